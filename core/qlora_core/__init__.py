@@ -1,0 +1,1 @@
+"""The trainer: everything that runs from a plan.json alone."""

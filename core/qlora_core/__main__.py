@@ -1,0 +1,77 @@
+"""``python -m qlora_core plan.json [--supervised]``: one run, from its plan alone."""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from qlora_core.events import EventLog
+from qlora_core.stop import StopRequest
+from qlora_profiles import codec, events
+from qlora_profiles.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, Interrupted, QloraRunError
+from qlora_profiles.plan import RunPlan
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the plan; every end but a kill is written to the event log."""
+    parser = argparse.ArgumentParser(prog="python -m qlora_core", description=__doc__)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--supervised", action="store_true", help="stop when standard input says so or ends")
+    options = parser.parse_args(argv)
+    plan = codec.load(options.plan, RunPlan)
+    output = Path(plan.run_values().output)
+    output.mkdir(parents=True, exist_ok=True)
+    stop = StopRequest()
+    stop.listen(options.supervised)
+    log = EventLog(output)
+    try:
+        return _run(plan, log, stop)
+    finally:
+        log.close()
+
+
+def _run(plan: RunPlan, log: EventLog, stop: StopRequest) -> int:
+    start = time.monotonic()
+    set_environment(plan)
+    try:
+        from qlora_core.run import run
+
+        return run(plan, log, stop)
+    except (Interrupted, KeyboardInterrupt) as error:
+        message = error.message if isinstance(error, Interrupted) else "stopped at once"
+        return _failed(log, start, "interrupted", EXIT_INTERRUPTED, message, None)
+    except QloraRunError as error:
+        print(error, file=sys.stderr)
+        return _failed(log, start, "failed", error.exit_code, error.message, error.fix)
+    except Exception as error:
+        traceback.print_exc()
+        return _failed(log, start, "failed", EXIT_INTERNAL, f"{type(error).__name__}: {error}", None)
+
+
+def set_environment(plan: RunPlan) -> None:
+    """What must be said before torch is imported: threads of the tokenizer, the allocator's ways."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    execution = plan.execution_values()
+    if execution.dataset_workers:
+        os.environ["RAYON_NUM_THREADS"] = str(execution.dataset_workers)
+    if execution.expandable_segments:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def _failed(log: EventLog, start: float, status: str, code: int, message: str, fix: str | None) -> int:
+    log.write(
+        events.DoneEvent,
+        status=status,
+        exit_code=code,
+        step=0,
+        seconds=time.monotonic() - start,
+        message=message,
+        fix=fix,
+    )
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What a run leaves behind: the adapter or the model, its tokenizer, and the records to use it again."""
+
+import json
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from qlora_profiles import codec
+from qlora_profiles.errors import UserError
+from qlora_profiles.plan import RunPlan
+
+ADAPTER = "lora_adapter"
+MERGED = "final_model"
+CONFIG = "training_config.json"
+BASE_RECORD = "base.json"
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "qlora-run")
+
+
+class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an adapter belongs to; written beside it."""
+
+    model: str
+    revision: str | None
+    fingerprint: str
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    stop_ids: tuple[int, ...]
+    method: str
+    system_prompt: str | None = None
+
+
+def save_trained(model: Any, tokenizer: Any, plan: RunPlan, stop_ids: tuple[int, ...], output: Path) -> Path:
+    """Write the adapter folder (``lora_adapter``), or the whole model (``final_model``) after full training."""
+    folder = output / (MERGED if plan.recipe_values().method == "full" else ADAPTER)
+    if folder.name == MERGED:
+        set_stop(model, tokenizer, stop_ids)
+    model.save_pretrained(str(folder), safe_serialization=True)
+    tokenizer.save_pretrained(str(folder))
+    codec.save(base_record(plan, stop_ids), folder / BASE_RECORD)
+    return folder
+
+
+def base_record(plan: RunPlan, stop_ids: tuple[int, ...]) -> BaseRecord:
+    """The record of the base that a plan trains on."""
+    recipe = plan.recipe_values()
+    return BaseRecord(
+        model=recipe.model,
+        revision=recipe.revision,
+        fingerprint=plan.model.fingerprint,
+        model_type=plan.model.model_type,
+        hidden_size=plan.model.hidden_size,
+        num_layers=plan.model.num_layers,
+        stop_ids=stop_ids,
+        method=recipe.method,
+        system_prompt=recipe.system_prompt,
+    )
+
+
+def set_stop(model: Any, tokenizer: Any, stop_ids: tuple[int, ...]) -> None:
+    """Let the model's own generation settings end at the trained stop token."""
+    model.generation_config.eos_token_id = list(stop_ids)
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id or stop_ids[-1]
+    model.config.use_cache = True
+
+
+def save_training_config(plan: RunPlan, output: Path) -> Path:
+    """``training_config.json``: every setting's value, and the versions that computed it."""
+    values = {scope: {k: r.value for k, r in getattr(plan, scope).items()} for scope in ("recipe", "execution", "run")}
+    path = output / CONFIG
+    text = json.dumps(values | {"versions": versions()}, indent=2, ensure_ascii=False, default=list)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the result depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def remove_own(folder: Path) -> None:
+    """Delete a merged model that an earlier end of the same run wrote.
+
+    Raises:
+        UserError: the folder is not ours to delete.
+    """
+    if not (folder / BASE_RECORD).is_file():
+        raise UserError(f"{folder}: holds something that this run did not write", "--output ANOTHER-FOLDER")
+    shutil.rmtree(folder)

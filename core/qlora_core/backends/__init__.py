@@ -1,0 +1,47 @@
+"""The registry of backends: who loads the model and computes a micro-batch.
+
+Third parties join through the entry-point group ``qlora_run.backends``: an entry is a class that keeps
+``protocol.Backend``, called without arguments. A backend is imported only when it is chosen.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from qlora_core.backends.protocol import Backend
+from qlora_profiles.errors import UserError
+from qlora_profiles.suggest import hint
+
+GROUP = "qlora_run.backends"
+
+BUILT_IN = {"peft": "qlora_core.backends.peft:PeftBackend"}
+
+
+def available() -> dict[str, Callable[[], Backend]]:
+    """Every installed backend by name; calling one imports it."""
+    found = {name: _importer(path) for name, path in BUILT_IN.items()}
+    found |= {entry.name: _importer(entry.value) for entry in entry_points(group=GROUP)}
+    return found
+
+
+def create(name: str) -> Backend:
+    """The backend called ``name``.
+
+    Raises:
+        UserError: no such backend is installed.
+    """
+    known = available()
+    if name not in known:
+        raise UserError(
+            f"backend {name}: not installed; there is {', '.join(known)}{hint(name, known)}", "--backend auto"
+        )
+    return known[name]()
+
+
+def _importer(path: str) -> Callable[[], Backend]:
+    def build() -> Backend:
+        module, _, attribute = path.partition(":")
+        backend: Backend = getattr(import_module(module), attribute)()
+        return backend
+
+    return build

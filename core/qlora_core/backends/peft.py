@@ -1,0 +1,127 @@
+"""The plain backend: transformers and PEFT as they are, on any device."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from qlora_core.backends.protocol import Loaded
+from qlora_core.loading import load_base, load_tokenizer
+from qlora_core.step.attention import implementation
+from qlora_core.step.forward import PackedLoss, causal_lm, packed_loss
+from qlora_core.step.limits import Limits
+from qlora_core.step.recompute import decoder_layers, recompute_layers
+from qlora_profiles.errors import UserError
+from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.plan import RunPlan
+from qlora_profiles.settings import Recipe
+
+
+class PeftBackend:
+    """Loads with transformers, adapts with PEFT, scores through ``step.forward``."""
+
+    name = "peft"
+
+    def __init__(self) -> None:
+        self._plan: RunPlan | None = None
+        self._scorer: PackedLoss | None = None
+        self._warn: Callable[[str], None] = lambda message: None
+
+    def supported(self, report: HardwareReport) -> str | None:
+        """It runs everywhere that torch runs."""
+        return None
+
+    def load(self, plan: RunPlan, warn: Callable[[str], None]) -> Loaded:
+        """Load the base, freeze it and put float32 adapters on; the whole model is trained for ``full``."""
+        self._plan, self._warn = plan, warn
+        recipe, execution, run = plan.recipe_values(), plan.execution_values(), plan.run_values()
+        config = _config(recipe, plan)
+        model = load_base(recipe, execution, run, implementation(execution.attention, config))
+        model.config.use_cache = False
+        if recipe.method != "full":
+            model = add_adapters(model, recipe)
+        return Loaded(model=model, tokenizer=load_tokenizer(recipe, run))
+
+    def num_layers(self, loaded: Loaded) -> int:
+        """Decoder layers of the loaded model."""
+        return len(decoder_layers(loaded.model))
+
+    def apply(self, loaded: Loaded, limits: Limits) -> PackedLoss:
+        """Set each layer's checkpointing flag and score with the plan's kernels."""
+        assert self._plan is not None
+        dropout = self._plan.recipe_values().lora_dropout
+        inner = causal_lm(loaded.model)
+        recompute_layers(inner, limits.layers_recomputed, dropout > 0, limits.offload_activations)
+        if self._scorer is None:
+            self._scorer = self._first_scorer(loaded)
+        return replace(self._scorer, chunk_tokens=limits.loss_chunk_tokens)
+
+    def _first_scorer(self, loaded: Loaded) -> PackedLoss:
+        import torch
+
+        assert self._plan is not None
+        execution = self._plan.execution_values()
+        dtype = None if execution.compute_dtype == "float32" else getattr(torch, execution.compute_dtype)
+        return packed_loss(
+            loaded.model,
+            attention=execution.attention,
+            kernel=execution.loss_kernel,
+            chunk_tokens=execution.loss_chunk_tokens,
+            autocast_dtype=dtype,
+            warn=self._warn,
+        )
+
+
+def _config(recipe: Recipe, plan: RunPlan) -> Any:
+    from transformers import AutoConfig
+
+    from qlora_core.loading import explained, hub_arguments, local_model
+
+    run = plan.run_values()
+    source = local_model(recipe, run)
+    with explained(source):
+        return AutoConfig.from_pretrained(source, **hub_arguments(recipe, run, source)).get_text_config()
+
+
+def add_adapters(model: Any, recipe: Recipe) -> Any:
+    """LoRA in float32 on the recipe's target modules; everything else is frozen.
+
+    Raises:
+        UserError: no layer has such a name; lists those that exist.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=target_names(recipe),
+        use_rslora=recipe.use_rslora,
+        bias="none",
+    )
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"target_modules: {error}", "--target-modules all-linear") from error
+    _leave_inputs_alone(adapted)
+    return adapted
+
+
+def _leave_inputs_alone(model: Any) -> None:
+    """Autocast gives an adapter its input in the compute dtype; PEFT's own cast to float32 would only be undone.
+
+    Without autocast (float32 arithmetic) there is nothing to cast.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
+
+
+def target_names(recipe: Recipe) -> str | list[str]:
+    """PEFT's form of the target modules."""
+    names = list(recipe.target_modules)
+    return "all-linear" if names == ["all-linear"] else names

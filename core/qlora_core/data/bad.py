@@ -1,0 +1,104 @@
+"""Rows that cannot be used: the value, the error that shows them, and the file they are set aside in."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from qlora_profiles.errors import UserError
+
+SHOWN_ROWS = 10
+SHOWN_LINES = 5
+REJECTED_NAME = "rejected.jsonl"
+
+
+class BadRow(Struct, frozen=True, kw_only=True):
+    """One row that cannot be used: where, why, the text around the fault, the way on, and the row itself."""
+
+    file: str
+    line: int
+    reason: str
+    excerpt: str = ""
+    fix: str = ""
+    raw: str = ""
+
+    def shown(self) -> str:
+        """``my.jsonl:42  reason  -> fix`` and, on a line of its own, the excerpt."""
+        way_on = f"  -> {self.fix}" if self.fix else ""
+        excerpt = f"\n  {self.excerpt}" if self.excerpt else ""
+        return f"{self.file}:{self.line}  {self.reason}{way_on}{excerpt}"
+
+
+class Reject(Exception):
+    """Raised while a row is read: it is bad, for this reason. Never leaves the data package.
+
+    ``at`` is the fault's position in the text that was read, where that is known.
+    """
+
+    def __init__(self, reason: str, *, fix: str = "", excerpt: str = "", at: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.fix = fix
+        self.excerpt = excerpt
+        self.at = at
+
+    def row(self, file: str, line: int, raw: str) -> BadRow:
+        """This reason as a value, at its place in the file."""
+        return BadRow(file=file, line=line, reason=self.reason, excerpt=self.excerpt, fix=self.fix, raw=raw)
+
+
+class BadRows(UserError):
+    """A file has rows that cannot be used. ``rows`` holds all of them, the message the first ten kinds.
+
+    ``total_rows`` is the number of rows in the file. With ``skippable=False`` the reader lost its place,
+    so setting rows aside is no way on.
+    """
+
+    def __init__(self, rows: Sequence[BadRow], total_rows: int, *, skippable: bool = True) -> None:
+        self.rows = list(rows)
+        self.total_rows = total_rows
+        super().__init__(_message(self.rows), _way_on(self.rows, total_rows, skippable))
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  -> {self.fix}" if self.fix else self.message
+
+
+def write_rejected(path: Path, rows: Iterable[BadRow]) -> None:
+    """Write one JSON object per bad row: line, reason, raw. Pure ASCII, so that broken text survives."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps({"line": row.line, "reason": row.reason, "raw": row.raw}) + "\n")
+
+
+def _message(rows: Sequence[BadRow]) -> str:
+    """The first ten kinds of fault; the rows that share a reason are told with the first of them."""
+    alike: dict[tuple[str, str], list[BadRow]] = {}
+    for row in rows:
+        alike.setdefault((row.reason, row.fix), []).append(row)
+    kinds = list(alike.values())
+    lines = [_kind(kind) for kind in kinds[:SHOWN_ROWS]]
+    hidden = sum(len(kind) for kind in kinds[SHOWN_ROWS:])
+    if hidden:
+        lines.append(f"and {hidden:,} more bad {_rows(hidden)}")
+    return "\n".join(lines)
+
+
+def _kind(kind: Sequence[BadRow]) -> str:
+    others = kind[1:]
+    if not others:
+        return kind[0].shown()
+    numbers = ", ".join(str(row.line) for row in others[:SHOWN_LINES])
+    dots = ", ..." if len(others) > SHOWN_LINES else ""
+    where = "line" if len(others) == 1 else "lines"
+    return f"{kind[0].shown()}\n  the same in {len(others):,} more {_rows(len(others))}: {where} {numbers}{dots}"
+
+
+def _way_on(rows: Sequence[BadRow], total_rows: int, skippable: bool) -> str | None:
+    if not skippable or len(rows) >= total_rows:
+        return None
+    return f"--skip-bad-rows sets {len(rows):,} of {total_rows:,} {_rows(total_rows)} aside ({REJECTED_NAME})"
+
+
+def _rows(count: int) -> str:
+    return "row" if count == 1 else "rows"

@@ -1,0 +1,121 @@
+"""A chat template made ready to render, the way the model's own tokenizer would render it."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from qlora_profiles.errors import UserError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Message = Mapping[str, str]
+MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+# Private-use characters: no text that people write holds them next to each other like this.
+OPEN, CLOSE = "\ue0f0\ue0f2", "\ue0f1\ue0f2"
+_BRACKETS = re.compile(f"({OPEN}|{CLOSE})")
+
+
+class TemplateFault(Exception):
+    """A template refused a conversation, or broke on it. The text is the template's own."""
+
+
+class ChatTemplate:
+    """A compiled chat template with a tokenizer's special tokens.
+
+    ``today`` is what ``strftime_now`` tells; ``None`` is the present day, as other programs would.
+    Raises ``UserError`` where the source is no template.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str], today: date | None = None) -> None:
+        from jinja2 import TemplateError
+
+        self.source = source
+        self.marks_answers = MARKER.search(source) is not None
+        self.tells_date = "strftime_now" in source
+        # tools and documents are defined and null elsewhere too; templates ask "is defined"
+        self._variables: dict[str, Any] = {**special_tokens, "tools": None, "documents": None}
+        try:
+            self._compiled = _environment(today).from_string(source)
+        except TemplateError as error:
+            raise UserError(f"the chat template cannot be read: {error}", "--chat-template chatml") from error
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+        """The conversation as text. Raises ``TemplateFault``."""
+        text = self._rendered(messages, add_generation_prompt)
+        return _BRACKETS.sub("", text) if self.marks_answers else text
+
+    def render_marked(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and the [start, end) characters that ``{% generation %}`` blocks wrote."""
+        pieces = _BRACKETS.split(self._rendered(messages, add_generation_prompt=False))
+        spans, start, length = [], 0, 0
+        for piece in pieces:
+            if piece == OPEN:
+                start = length
+            elif piece == CLOSE:
+                spans.append((start, length))
+            else:
+                length += len(piece)
+        return "".join(pieces[::2]), spans
+
+    def _rendered(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        try:
+            return self._compiled.render(
+                messages=messages, add_generation_prompt=add_generation_prompt, **self._variables
+            )
+        except Exception as error:  # a template is somebody's program: it may fail in any way
+            raise TemplateFault(str(error) or type(error).__name__) from error
+
+
+def _environment(today: date | None) -> "Environment":
+    """Sandboxed, as templates come from strangers; white space and extras as transformers sets them."""
+    from jinja2 import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def strftime_now(form: str) -> str:
+        now = datetime.now()
+        return (datetime.combine(today, now.time()) if today else now).strftime(form)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_generation_extension(), loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON; jinja's own filter would escape HTML characters."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _generation_extension() -> Any:
+    """The ``{% generation %}`` tag, which puts brackets around what it holds."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012  (jinja reads it from the class)
+
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_bracketed"), [], [], body).set_lineno(line)
+
+        def _bracketed(self, caller: Any) -> str:
+            return f"{OPEN}{caller()}{CLOSE}"
+
+    return Generation

@@ -1,0 +1,127 @@
+"""The one way from a recipe to tokenised rows, for the planner and for the trainer."""
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from qlora_core.data.bad import BadRow, BadRows
+from qlora_core.data.chat_tokenizer import ChatTokenizer
+from qlora_core.data.encoded import Encoded
+from qlora_core.data.facts import describe, quantiles
+from qlora_core.data.options import Conversation, DataOptions, DataSet
+from qlora_core.data.read import read_data
+from qlora_core.data.source import tokenizer_folder
+from qlora_core.data.split import split
+from qlora_profiles.facts import DataFacts
+from qlora_profiles.settings import Recipe, Run
+
+TEMPLATE_DATE = date(2026, 1, 1)
+"""What a template that writes the day sees while training: a run that goes on tomorrow must learn the same."""
+
+ASSUMED_ROWS = 1000
+ASSUMED_TOKENS = 400
+SUPERVISED_SHARE = 0.6
+
+TURN_TOKENS = 6
+ASCII_LETTERS_PER_TOKEN = 4.0
+OTHER_LETTERS_PER_TOKEN = 1.4
+"""About what tokenizers of today make of a text: English words, and Chinese."""
+
+
+class Tokenised(NamedTuple):
+    """A data file in this model's tokens, uncut, in file order."""
+
+    dataset: DataSet
+    chat: ChatTokenizer
+    encoded: list[Encoded]
+
+
+def tokenise(recipe: Recipe, run: Run, progress: Callable[[int, int], None] | None = None) -> Tokenised:
+    """Read, render and encode the recipe's data; with ``skip_bad_rows``, rows that the template refuses are set aside.
+
+    Raises ``UserError`` for whatever is wrong with it.
+    """
+    dataset = read_data(DataOptions.from_recipe(recipe))
+    chat = ChatTokenizer.from_folder(tokenizer_folder(recipe, run), recipe.chat_template, today=TEMPLATE_DATE)
+    refused: list[BadRow] | None = [] if recipe.skip_bad_rows else None
+    name = Path(recipe.data).name
+    encoded = chat.encode_all(dataset.conversations, progress=progress, file=name, rejected=refused)
+    return _without(refused, Tokenised(dataset, chat, encoded)) if refused else Tokenised(dataset, chat, encoded)
+
+
+def _without(refused: list[BadRow], found: Tokenised) -> Tokenised:
+    """The rows that are left, and the refused ones among those set aside."""
+    lines = {row.line for row in refused}
+    pairs = zip(found.dataset.conversations, found.encoded, strict=True)
+    kept = [(row, example) for row, example in pairs if row.line not in lines]
+    rejected = sorted([*found.dataset.rejected, *refused], key=lambda row: row.line)
+    if not kept:
+        raise BadRows(rejected, len(rejected))
+    dataset = replace(found.dataset, conversations=[row for row, _ in kept], rejected=rejected)
+    return Tokenised(dataset, found.chat, [example for _, example in kept])
+
+
+def read_facts(recipe: Recipe, run: Run) -> DataFacts:
+    """What a plan needs to know of the recipe's data."""
+    dataset, chat, encoded = tokenise(recipe, run)
+    return describe(dataset, encoded, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed)
+
+
+def estimated_facts(recipe: Recipe) -> DataFacts:
+    """Facts of real rows for a model whose tokenizer is not on this disk: tokens are guessed from the letters."""
+    dataset = read_data(DataOptions.from_recipe(recipe))
+    lengths = sorted(guessed_tokens(row) for row in dataset.conversations)
+    train, held_out = split(lengths, recipe.val_size, recipe.seed)
+    mean = sum(min(tokens, recipe.max_length) for tokens in train) / len(train)
+    return replace(
+        assumed_facts(recipe.max_length),
+        path=dataset.path,
+        fingerprint=dataset.fingerprint,
+        file_format=dataset.file_format,
+        row_shape=dataset.row_shape,
+        rows=len(lengths),
+        train_rows=len(train),
+        held_out_rows=len(held_out),
+        rows_rejected=len(dataset.rejected),
+        rows_cut=sum(tokens > recipe.max_length for tokens in lengths),
+        longest_tokens=lengths[-1],
+        mean_tokens=mean,
+        mean_supervised_tokens=SUPERVISED_SHARE * mean,
+        length_quantiles=quantiles(train),
+        notes=(*dataset.notes, "tokens are guessed from the letters: the model's tokenizer is not on this disk yet"),
+    )
+
+
+def guessed_tokens(row: Conversation) -> int:
+    """About how many tokens a row has in any tokenizer of today."""
+    texts = [turn.content for turn in row.turns] or [row.text or ""]
+    letters = sum(map(len, texts))
+    plain = sum(len(text.encode("ascii", "ignore")) for text in texts)
+    guess = plain / ASCII_LETTERS_PER_TOKEN + (letters - plain) / OTHER_LETTERS_PER_TOKEN
+    return round(guess) + TURN_TOKENS * len(texts)
+
+
+def assumed_facts(longest_tokens: int) -> DataFacts:
+    """Facts of no data at all, for a plan before there is any: usual instruction rows, some of them long."""
+    counts = dict.fromkeys(("rows_rejected", "rows_cut", "rows_dropped", "held_out_rows"), 0)
+    mean = float(min(ASSUMED_TOKENS, longest_tokens))
+    return DataFacts(
+        path="no data yet",
+        fingerprint="",
+        file_format="assumed",
+        row_shape="messages",
+        rows=ASSUMED_ROWS,
+        train_rows=ASSUMED_ROWS,
+        longest_tokens=longest_tokens,
+        mean_tokens=mean,
+        mean_supervised_tokens=SUPERVISED_SHARE * mean,
+        length_quantiles=tuple(min(longest_tokens, ASSUMED_TOKENS * tenth // 5 + 1) for tenth in range(11)),
+        template="chatml",
+        stop_token="end of turn",
+        exact=False,
+        notes=(f"no --data: planned for {ASSUMED_ROWS:,} usual rows, the longest of {longest_tokens:,} tokens",),
+        **counts,
+    )

@@ -1,0 +1,44 @@
+"""Writing ``events.jsonl``: whole lines, flushed one by one, so that a kill loses at most the line in hand."""
+
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qlora_profiles import events as schema
+
+E = TypeVar("E", bound=schema.Event)
+
+
+class EventLog:
+    """The open event file of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / schema.FILE_NAME
+        _drop_broken_tail(self.path)
+        self._file = self.path.open("a", encoding="utf-8", newline="\n")
+
+    def write(self, kind: type[E], **fields: Any) -> None:
+        """Append an event of ``kind``, stamped with the time."""
+        self._file.write(schema.encode(kind(time_s=time.time(), **fields)))
+        self._file.flush()
+
+    def warn(self, message: str) -> None:
+        """Append a warning."""
+        self.write(schema.WarningEvent, message=message)
+
+    def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
+        """Say what is being done now."""
+        self.write(schema.PhaseEvent, name=name, done=done, total=total)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _drop_broken_tail(path: Path) -> None:
+    """A process killed in mid-line leaves half a line; the next one must not write on behind it."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])

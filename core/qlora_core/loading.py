@@ -1,0 +1,118 @@
+"""Loading a base model and its tokenizer from a folder or the hub, in the precision that a plan names."""
+
+from pathlib import Path
+from typing import Any
+
+from qlora_profiles.errors import EnvironmentProblem, UserError
+from qlora_profiles.settings import Execution, Recipe, Run
+
+
+def local_model(recipe: Recipe, run: Run) -> str:
+    """Where the model is loaded from: a folder, ``local_dir`` once it holds it, or the hub id.
+
+    A hub model with ``local_dir`` is downloaded there first.
+    """
+    if Path(recipe.model).is_dir() or run.local_dir is None:
+        return recipe.model
+    folder = Path(run.local_dir)
+    if not (folder / "config.json").is_file():
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(recipe.model, revision=recipe.revision, local_dir=folder)
+    return str(folder)
+
+
+def hub_arguments(recipe: Recipe, run: Run, source: str) -> dict[str, Any]:
+    """What every ``from_pretrained`` call here passes on."""
+    arguments: dict[str, Any] = {"trust_remote_code": run.trust_remote_code}
+    if not Path(source).is_dir():
+        arguments |= {"revision": recipe.revision, "cache_dir": run.cache}
+    return arguments
+
+
+def load_tokenizer(recipe: Recipe, run: Run) -> Any:
+    """transformers' tokenizer of the base."""
+    from transformers import AutoTokenizer
+
+    source = local_model(recipe, run)
+    with explained(source):
+        return AutoTokenizer.from_pretrained(source, **hub_arguments(recipe, run, source))
+
+
+def load_base(recipe: Recipe, execution: Execution, run: Run, attention: str) -> Any:
+    """The base model on the plan's device: quantised, in the compute dtype, or float32 when all of it is trained."""
+    from transformers import AutoModelForCausalLM
+
+    source = local_model(recipe, run)
+    arguments = hub_arguments(recipe, run, source)
+    quantisation = quantisation_config(recipe, execution)
+    if quantisation is not None:
+        arguments["quantization_config"] = quantisation
+    with explained(source):
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=weight_dtype(recipe, execution),
+            device_map={"": execution.device if execution.device != "cuda" else 0},
+            attn_implementation=attention,
+            **arguments,
+        )
+    _keep_differentiable(model)
+    return model
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Stop bitsandbytes (0.50) from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    It does so in the first forward in eval mode, here the held-out rows, and never goes back: the packed
+    product has no backward, so every later gradient through it would silently be wrong.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def weight_dtype(recipe: Recipe, execution: Execution) -> Any:
+    """Trained weights are float32, frozen ones in the compute dtype."""
+    import torch
+
+    return torch.float32 if recipe.method == "full" else getattr(torch, execution.compute_dtype)
+
+
+def quantisation_config(recipe: Recipe, execution: Execution) -> Any:
+    """bitsandbytes' settings for the method, or ``None`` for a 16-bit base."""
+    if recipe.method not in ("qlora-4", "qlora-8"):
+        return None
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if recipe.method == "qlora-8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=recipe.quant_type,
+        bnb_4bit_use_double_quant=recipe.double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, execution.compute_dtype),
+    )
+
+
+class explained:
+    """Turn the libraries' errors while loading ``source`` into one line with a way on."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        name = type(error).__name__
+        if name == "GatedRepoError":
+            raise UserError(f"{self.source}: gated; your account needs access and a token", "hf auth login") from error
+        if isinstance(error, OSError):
+            said = str(error).strip().splitlines() or [name]
+            ways = "a local folder, HF_ENDPOINT=<mirror>, or: qlora-run demo"
+            raise UserError(f"{self.source}: cannot be loaded ({said[0]})", ways) from error
+        if isinstance(error, ImportError):
+            raise EnvironmentProblem(f"{self.source}: {error}", "qlora-run doctor") from error

@@ -1,0 +1,164 @@
+"""A whole run from its plan: prepare, load, train, write the artifacts."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qlora_core import adapters, artifacts, checkpoints
+from qlora_core.events import EventLog
+from qlora_core.prepare import PHASE, Prepared, prepare_data
+from qlora_core.stop import StopRequest
+from qlora_profiles import events
+from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentProblem, Interrupted
+from qlora_profiles.plan import RunPlan
+
+if TYPE_CHECKING:
+    from qlora_core.best import BestAdapter
+
+
+def run(plan: RunPlan, log: EventLog, stop: StopRequest) -> int:
+    """Train what the plan says; returns the exit code. Raises what went wrong."""
+    start = time.monotonic()
+    output = Path(plan.run_values().output)
+    checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest())
+    log.phase(PHASE)
+    data = prepare_data(plan, output, log)
+    trainer = _make_trainer(plan, data, log, stop, output)
+    _announce(plan, trainer, checkpoint, log)
+    _sample(plan, trainer, data, log, step=0 if checkpoint is None else None)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    done = trainer.state.global_step
+    if done < trainer.state.max_steps:
+        _finish(log, "interrupted", EXIT_INTERRUPTED, done, start, {}, trainer)
+        return EXIT_INTERRUPTED
+    _take_best(trainer, log, done)
+    _sample(plan, trainer, data, log, step=done)
+    files = _write_artifacts(plan, trainer, data, log, output)
+    _finish(log, "finished", EXIT_OK, done, start, files, trainer)
+    return EXIT_OK
+
+
+def _make_trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: StopRequest, output: Path) -> Any:
+    import transformers
+
+    from qlora_core import backends, device
+    from qlora_core.trainer import Job, StepTrainer
+
+    recipe = plan.recipe_values()
+    transformers.set_seed(recipe.seed)
+    backend = backends.create(plan.execution_values().backend)
+    reason = backend.supported(plan.report)
+    if reason is not None:
+        raise EnvironmentProblem(f"backend {backend.name} cannot run here: {reason}", "--backend auto")
+    memory = device.prepare(plan)
+    log.phase("loading the model")
+    loaded = backend.load(plan, log.warn)
+    adapters.initialise(loaded.model, recipe.seed)
+    loaded.tokenizer.chat_template = data.template
+    _stop_if_asked(stop)
+    return StepTrainer(
+        Job(
+            plan=plan,
+            backend=backend,
+            loaded=loaded,
+            train=data.train,
+            held_out=data.held_out,
+            log=log,
+            stop=stop,
+            memory=memory,
+            output=output,
+            best=_best(plan, output),
+        )
+    )
+
+
+def _best(plan: RunPlan, output: Path) -> "BestAdapter | None":
+    """What keeps the best adapter, where the recipe wants it and there is one."""
+    recipe = plan.recipe_values()
+    if recipe.keep == "last" or recipe.method == "full":
+        return None
+    from qlora_core.best import BestAdapter
+
+    return BestAdapter(output, events.all_events(output / events.FILE_NAME))
+
+
+def _take_best(trainer: Any, log: EventLog, done: int) -> None:
+    best = trainer.job.best
+    if best is not None and best.restore(trainer.model, done):
+        log.warn(f"the adapter of step {best.step} is kept: its held-out loss {best.loss:.3f} was the best")
+
+
+def _stop_if_asked(stop: StopRequest) -> None:
+    if stop:
+        raise Interrupted("stopped before the first step; nothing to save")
+
+
+def _announce(plan: RunPlan, trainer: Any, checkpoint: Path | None, log: EventLog) -> None:
+    log.write(
+        events.RunEvent,
+        steps_total=plan.time.steps,
+        first_step=checkpoints.step_of(checkpoint) + 1 if checkpoint else 1,
+        trainable_params=adapters.trainable_params(trainer.model),
+        recipe_digest=plan.recipe_digest(),
+        backend=plan.execution_values().backend,
+        device=plan.execution_values().device,
+        resumed_from=str(checkpoint) if checkpoint else None,
+    )
+
+
+def _sample(plan: RunPlan, trainer: Any, data: Prepared, log: EventLog, step: int | None) -> None:
+    """Answer the sample prompts, greedily, so that before and after differ by the training alone."""
+    prompts = plan.run_values().sample_prompts
+    if step is None or not prompts:
+        return
+    from qlora_core.device import autocast
+    from qlora_core.generate import Sampling, generate
+
+    log.phase("answering the sample prompts")
+    greedy = Sampling(temperature=0.0, max_new_tokens=128)
+    model, tokenizer = trainer.model, trainer.job.loaded.tokenizer
+    model.eval()
+    with autocast(plan.execution_values()):
+        answers = [generate(model, tokenizer, data.prompt_ids(p), data.stop_ids, greedy) for p in prompts]
+    model.train()
+    log.write(events.SampleEvent, step=step, samples=tuple(map(_sampled, prompts, answers)))
+
+
+def _sampled(prompt: str, answer: str) -> events.Sample:
+    return events.Sample(prompt=prompt, answer=answer)
+
+
+def _write_artifacts(plan: RunPlan, trainer: Any, data: Prepared, log: EventLog, output: Path) -> dict[str, str]:
+    log.phase("writing the adapter" if plan.recipe_values().method != "full" else "writing the model")
+    trained = artifacts.save_trained(trainer.model, trainer.job.loaded.tokenizer, plan, data.stop_ids, output)
+    files = {trained.name: str(trained), artifacts.CONFIG: str(artifacts.save_training_config(plan, output))}
+    if plan.run_values().merge and plan.recipe_values().method != "full":
+        files[artifacts.MERGED] = str(_merge(trainer, log, trained, output, plan))
+    return files
+
+
+def _merge(trainer: Any, log: EventLog, adapter: Path, output: Path, plan: RunPlan) -> Path:
+    from qlora_core.device import release
+    from qlora_core.loading import local_model
+    from qlora_core.merge import merge
+
+    log.phase("merging")
+    release(trainer)
+    target = output / artifacts.MERGED
+    if target.exists():
+        artifacts.remove_own(target)
+    return merge(adapter, target, base=local_model(plan.recipe_values(), plan.run_values()))
+
+
+def _finish(
+    log: EventLog, status: Any, code: int, step: int, start: float, files: dict[str, str], trainer: Any
+) -> None:
+    log.write(
+        events.DoneEvent,
+        status=status,
+        exit_code=code,
+        step=step,
+        seconds=time.monotonic() - start,
+        artifacts=files,
+        vram_peak_bytes=trainer.job.memory.peak_bytes(),
+    )

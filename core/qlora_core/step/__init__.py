@@ -1,0 +1,1 @@
+"""One optimizer step: the same gradient however it is cut, whatever the kernels."""

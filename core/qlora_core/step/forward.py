@@ -1,0 +1,131 @@
+"""From a packed micro-batch to its summed loss, for a model on transformers' own code."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from qlora_core.step.attention import sequence_arguments
+from qlora_core.step.loss import KERNELS, Head, head_of, usable
+from qlora_core.step.packing import Packed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedLoss:
+    """Summed cross entropy (nats, float32) of a packed micro-batch.
+
+    ``head`` is ``None`` for models whose logits only their own forward can make; they score through it.
+    """
+
+    model: Any
+    head: Head | None
+    attention: str
+    kernel: str
+    chunk_tokens: int
+    autocast_dtype: torch.dtype | None
+
+    def __call__(self, packed: Packed) -> Tensor:
+        """The sum over the micro-batch's supervised tokens."""
+        inputs = model_inputs(packed, self.attention)
+        with self.autocast(packed.input_ids.device.type):
+            if self.head is None:
+                logits = self.model(**inputs, logits_to_keep=packed.scored_at).logits[0]
+                return cross_entropy(logits.float(), packed.targets, reduction="sum")
+            hidden = decoder_of(self.model)(**inputs).last_hidden_state[0]
+            return KERNELS[self.kernel](hidden[packed.scored_at], packed.targets, self.head, self.chunk_tokens)
+
+    @torch.no_grad()
+    def token_losses(self, packed: Packed) -> Tensor:
+        """Cross entropy of each scored token (N, float32, no gradient), for held-out rows."""
+        inputs = model_inputs(packed, self.attention)
+        with self.autocast(packed.input_ids.device.type):
+            if self.head is None:
+                logits = self.model(**inputs, logits_to_keep=packed.scored_at).logits[0]
+                return cross_entropy(logits.float(), packed.targets, reduction="none")
+            hidden = decoder_of(self.model)(**inputs).last_hidden_state[0][packed.scored_at]
+            parts = zip(hidden.split(self.chunk_tokens), packed.targets.split(self.chunk_tokens), strict=True)
+            return torch.cat([cross_entropy(self.head.logits(h), t, reduction="none") for h, t in parts])
+
+    def autocast(self, device_type: str) -> AbstractContextManager[Any]:
+        """Arithmetic in the compute dtype; nothing where that is float32."""
+        return torch.autocast(device_type, self.autocast_dtype) if self.autocast_dtype else nullcontext()
+
+
+def packed_loss(
+    model: Any,
+    *,
+    attention: str,
+    kernel: str,
+    chunk_tokens: int,
+    autocast_dtype: torch.dtype | None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> PackedLoss:
+    """Choose what scores this model, after comparing its head with its own forward.
+
+    Falls back to a kernel that computes the same, and says so through ``warn``.
+    """
+    loss = PackedLoss(
+        model=model,
+        head=None,
+        attention=attention,
+        kernel=kernel,
+        chunk_tokens=chunk_tokens,
+        autocast_dtype=autocast_dtype,
+    )
+    head = head_of(model)
+    if kernel == "logits":
+        return loss
+    if head is None or not _same_logits(loss, head):
+        warn(f"loss kernel {kernel}: this architecture makes its logits in its own way; its own forward scores them")
+        return loss
+    if not usable(kernel, head):
+        warn(f"loss kernel {kernel} cannot score this model's head; chunked does")
+        kernel = "chunked"
+    return replace(loss, head=head, kernel=kernel)
+
+
+def decoder_of(model: Any) -> Any:
+    """The stack of layers below the head, adapters included."""
+    return causal_lm(model).get_decoder()
+
+
+def causal_lm(model: Any) -> Any:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@torch.no_grad()
+def _same_logits(loss: PackedLoss, head: Head) -> bool:
+    """Whether head(decoder(x)) is what the model's own forward makes of a few tokens."""
+    inner = causal_lm(loss.model)
+    was_training = inner.training
+    inner.eval()
+    try:
+        inputs = _probe_inputs(inner, loss.attention)
+        with loss.autocast(inputs["input_ids"].device.type):
+            ours = head.logits(inner.get_decoder()(**inputs).last_hidden_state[0])
+            return bool(torch.allclose(ours, inner(**inputs).logits[0].float(), rtol=2e-2, atol=2e-2))
+    finally:
+        inner.train(was_training)
+
+
+def _probe_inputs(inner: Any, attention: str) -> dict[str, Any]:
+    """Eight tokens of one sequence."""
+    device = inner.get_input_embeddings().weight.device
+    ids = torch.arange(8, device=device) % inner.config.get_text_config().vocab_size
+    boundaries = torch.tensor([0, 8], dtype=torch.int32, device=device)
+    positions = torch.arange(8, device=device)[None]
+    packed = Packed(
+        input_ids=ids[None], position_ids=positions, boundaries=boundaries, longest=8, scored_at=ids, targets=ids
+    )
+    return model_inputs(packed, attention)
+
+
+def model_inputs(packed: Packed, attention: str) -> dict[str, Any]:
+    """What a transformers model is called with for a packed micro-batch."""
+    inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "use_cache": False}
+    return inputs | sequence_arguments(attention, packed)

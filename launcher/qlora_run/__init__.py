@@ -1,0 +1,1 @@
+"""The command: probe, resolve, supervise, show. Never imports torch."""

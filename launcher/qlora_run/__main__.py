@@ -1,0 +1,61 @@
+"""The entry point: words in, exit code out, every foreseen error one line."""
+
+import os
+import sys
+
+from qlora_profiles.errors import EXIT_INTERRUPTED, EnvironmentProblem, QloraRunError, UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line (without the program's name)."""
+    if argv is None:
+        _speak_utf8()
+        argv = sys.argv[1:]
+    try:
+        from qlora_run.commands.streams import lasting_streams
+
+        with lasting_streams():
+            return _run(argv)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _run(argv: list[str]) -> int:
+    from qlora_run.view.console import print_error
+
+    try:
+        return _carried_out(argv)
+    except QloraRunError as error:
+        print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _carried_out(argv: list[str]) -> int:
+    """Parse and run. Raises QloraRunError for everything that a person or the machine can be the cause of."""
+    from qlora_run.cli.parser import parse_command
+    from qlora_run.commands import runner
+
+    for word in argv:
+        if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UserError(f"{word}: not in this system's encoding ({sys.getfilesystemencoding()})", "another name")
+    command = parse_command(argv)
+    try:
+        return runner(command)(command)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise EnvironmentProblem(f"{error.filename}: {error.strerror}", "another place or name") from error
+
+
+def _speak_utf8() -> None:
+    """Start over in UTF-8 mode where the locale knows only ASCII: no Chinese file name can be told there."""
+    if sys.getfilesystemencoding() != "ascii" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

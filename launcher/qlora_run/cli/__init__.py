@@ -1,0 +1,1 @@
+"""What a person wishes, from the words they wrote: command line, config files, foreign names, help."""

@@ -1,0 +1,96 @@
+"""Profile, config file and command line, weighed into one ``Request``: later ones win."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from qlora_profiles.alias_parts import Part
+from qlora_profiles.aliases import find
+from qlora_profiles.plan import Given, Profile, Request, Source
+from qlora_profiles.registry import settings
+from qlora_run.cli.commands import Command
+from qlora_run.cli.level import Wish, read_level
+from qlora_run.cli.names import canonical
+
+if TYPE_CHECKING:
+    from qlora_run.cli.config import ConfigFile
+
+FOUND_NAME = "qlora-run.yaml"
+"""The config file that is read when none is named and it lies in the working folder."""
+
+READS_FOUND_CONFIG = ("train", "doctor", "plan")
+"""Commands that read ``qlora-run.yaml`` of the working folder without being told."""
+
+
+def config_of(command: Command, cwd: Path) -> "ConfigFile | None":
+    """The config file that counts: the one named by ``--config``, else ``qlora-run.yaml`` in ``cwd``.
+
+    Raises:
+        UserError: it cannot be read, or has an unknown or repeated key.
+    """
+    named = command.options.get("config")
+    found = command.name in READS_FOUND_CONFIG and (cwd / FOUND_NAME).is_file()
+    if not named and not found:
+        return None
+    from qlora_run.cli.config import load_config
+
+    return load_config(cwd / (named or FOUND_NAME), named or FOUND_NAME)
+
+
+def with_config_options(command: Command, cwd: Path) -> Command:
+    """``command`` with the options that its config file sets (``profile``, ``auto``) and it did not say itself.
+
+    Raises:
+        UserError: as :func:`config_of`.
+    """
+    config = config_of(command, cwd)
+    added = {k: v for k, v in (config.options if config else {}).items() if k not in command.said}
+    known = {name: value for name, value in added.items() if name in command.options}
+    return msgspec.structs.replace(command, options=command.options | known, said=(*command.said, *known))
+
+
+def build_request(command: Command, profile: Profile | None, cwd: Path) -> Request:
+    """Everything asked for, each value typed and with its source; foreign names are explained in ``notes``.
+
+    Raises:
+        UserError: a value that a setting cannot have, or two names of one level that contradict each other.
+    """
+    config = config_of(command, cwd)
+    levels: list[tuple[Source, list[Wish]]] = [
+        ("profile", _of_profile(profile)),
+        ("config", list(config.wishes) if config else []),
+        ("cli", _of_command_line(command)),
+    ]
+    given: dict[str, Given] = {}
+    notes = [f"settings are read from {FOUND_NAME} in this folder"] if config and config.name == FOUND_NAME else []
+    parts: dict[str, Part] = {}
+    assumed: dict[str, str] = {}
+    for source, wishes in levels:
+        level = read_level(wishes, source, parts)
+        parts = level.parts
+        notes += level.notes
+        assumed = {name: note for name, note in assumed.items() if name not in level.given} | level.assumed
+        given = {name: g for name, g in (given | level.given).items() if g is not None}
+    told = tuple(dict.fromkeys((*notes, *assumed.values())))
+    return Request(given=given, profile=profile.name if profile else None, notes=told)
+
+
+def _of_profile(profile: Profile | None) -> list[Wish]:
+    if profile is None:
+        return []
+    place = f"profile {profile.name}"
+    return [Wish(name=name, raw=raw, label=name, place=place) for name, raw in profile.settings.items()]
+
+
+def _of_command_line(command: Command) -> list[Wish]:
+    """The wishes as written; of an option given twice the last counts, unless it is a list."""
+    wishes = [Wish(name=canonical(label), raw=raw, label=label) for label, raw in command.given_raw]
+    last = {wish.name: wish for wish in wishes}
+    return [wish for wish in wishes if _is_list(wish.name) or wish is last[wish.name]]
+
+
+def _is_list(name: str) -> bool:
+    row = find(name)
+    setting = settings().get(row.to[0] if row and row.to else name)
+    return setting is not None and setting.kind is tuple

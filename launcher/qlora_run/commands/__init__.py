@@ -1,0 +1,27 @@
+"""One module a command; the table says which function runs it. Each imports what it needs when it runs."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from qlora_run.cli.commands import Command
+
+MODULES = {
+    "train": "train",
+    "plan": "plan",
+    "doctor": "doctor",
+    "profiles": "profiles",
+    "resume": "again",
+    "replay": "again",
+    "chat": "talk",
+    "infer": "talk",
+    "merge": "merge",
+    "demo": "demo",
+    "help": "help",
+    "version": "help",
+}
+
+
+def runner(command: Command) -> Callable[[Command], int]:
+    """The function that carries out ``command`` and returns the exit code."""
+    run: Callable[[Command], int] = import_module(f"qlora_run.commands.{MODULES[command.name]}").run
+    return run

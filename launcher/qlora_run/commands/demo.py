@@ -1,0 +1,99 @@
+"""``demo``: the whole main job on an embedded tiny base, on the same road as ``--auto``."""
+
+import json
+import subprocess
+import sys
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from qlora_profiles.errors import EnvironmentProblem
+from qlora_profiles.jobs import ChatJob, ExactMatchJob
+from qlora_profiles.plan import Given, Request
+from qlora_profiles.registry import lookup, parse
+from qlora_run.child import child_environment
+from qlora_run.cli.commands import Command
+from qlora_run.commands.asked import plan_input
+
+RESULT = "demo_result.json"
+SAMPLES = 2
+
+
+def run(command: Command) -> int:
+    """Train the demo, count exact answers before and after, and show a few."""
+    from qlora_run.commands.train import start
+    from qlora_run.folder import with_output
+    from qlora_run.planning import PlanInput, make_plan
+
+    began = time.monotonic()
+    with as_file(files("qlora_core").joinpath("demo")) as folder:
+        asked = plan_input(command)
+        request = demo_request(folder, asked.request)
+        plan = with_output(make_plan(PlanInput(request=request, profile=asked.profile)))
+        output = Path(plan.run_values().output)
+        code = start(plan, as_json=command.options["json"], dry_run=command.options["dry_run"])
+        if code or command.options["dry_run"]:
+            return code
+        shares = exact_shares(folder, output)
+    return _close(output, shares, time.monotonic() - began)
+
+
+def demo_request(folder: Path, changes: Request) -> Request:
+    """What the demo asks for: its embedded base and rows, its recipe, 4 bits, a merged model."""
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    held_out = _held_out(folder)
+    values: dict[str, Any] = {
+        "model": str(folder / "base"),
+        "data": str(folder / "data" / "train.jsonl"),
+        "method": "qlora-4",
+        "merge": True,
+        "sample_prompts": [row["messages"][0]["content"] for row in held_out[:SAMPLES]],
+        **recipe,
+    }
+    given = {
+        name: Given(value=parse(lookup(name), value), source="profile", reason="the demo")
+        for name, value in values.items()
+    }
+    return Request(given=given | changes.given, notes=changes.notes)
+
+
+def _held_out(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "data" / "held_out.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def exact_shares(folder: Path, output: Path) -> dict[str, float]:
+    """Exact answers to unseen prompts: the base before, the adapter after, the merged model.
+
+    Raises:
+        EnvironmentProblem: the counting itself failed.
+    """
+    print("Counting exact answers to unseen prompts, before and after ...", flush=True)
+    models = {
+        "before": ChatJob(target=str(folder / "base"), load_in_4bit=True),
+        "after": ChatJob(target=str(output), base=str(folder / "base"), load_in_4bit=True),
+        "merged": ChatJob(target=str(output), merged=True),
+    }
+    job = ExactMatchJob(data=str(folder / "data" / "held_out.jsonl"), models=models)
+    command = [sys.executable, "-m", "qlora_core.exact_match", msgspec.json.encode(job).decode("utf-8")]
+    child = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment())
+    if child.returncode != 0:
+        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EnvironmentProblem(f"the demo's answers could not be counted: {last}", "qlora-run doctor")
+    shares: dict[str, float] = json.loads(child.stdout.strip().splitlines()[-1])
+    return shares
+
+
+def _close(output: Path, shares: dict[str, float], seconds: float) -> int:
+    result = {f"{name}_exact_match": share for name, share in shares.items()} | {"seconds": round(seconds, 1)}
+    (output / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(
+        f"exact answers to unseen prompts: before {shares['before']:.0%}, after {shares['after']:.0%}, "
+        f"merged {shares['merged']:.0%}, in {seconds:.0f} s  ({output / RESULT})"
+    )
+    print("Now with your own rows: qlora-run --auto --model FOLDER --data my.jsonl")
+    return 0

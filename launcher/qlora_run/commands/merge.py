@@ -1,0 +1,42 @@
+"""``merge``: adapter and base as one model."""
+
+from pathlib import Path
+from typing import Any
+
+from qlora_core.artifacts import MERGED
+from qlora_profiles.errors import UserError
+from qlora_profiles.jobs import MergeJob
+from qlora_run.child import run_job
+from qlora_run.cli.commands import Command
+from qlora_run.commands.target import adapter_in, target_of
+from qlora_run.view.words import quoted, shown_path
+
+
+def run(command: Command) -> int:
+    """Hand the merge over to the core."""
+    return run_job("qlora_core.merging", merge_job(command.options, set(command.said)))
+
+
+def merge_job(options: dict[str, Any], said: set[str]) -> MergeJob:
+    """The options as a job. Raises UserError: no adapter, or a place that is taken or cannot be written."""
+    target = target_of(options)
+    adapter, base = adapter_in(target, options)
+    output = Path(options["output"]).expanduser() if options.get("output") else adapter.parent / MERGED
+    _check_free(output)
+    names = [n for n in ("dtype", "trust_remote_code", "validate", "test_prompt") if n in said]
+    return MergeJob(target=str(target), output=str(output), base=base, **{n: options[n] for n in names})
+
+
+def _check_free(output: Path) -> None:
+    shown = shown_path(output)
+    if (output / "config.json").exists():
+        talk = f"qlora-run chat {quoted(shown)}"
+        raise UserError(f"{shown}: holds a model already", f"{talk}   or   -o ANOTHER-FOLDER")
+    if output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{shown}: holds other files already", "-o ANOTHER-FOLDER")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be written ({error.strerror or error})", "-o ANOTHER-FOLDER") from error
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{shown}: a file is in the way", "-o ANOTHER-FOLDER")

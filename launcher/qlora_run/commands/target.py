@@ -1,0 +1,130 @@
+"""What a person means by the folder of ``chat``, ``infer`` and ``merge``: checked before anything is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+from qlora_core.artifacts import ADAPTER, BASE_RECORD, MERGED, BaseRecord
+from qlora_profiles import codec
+from qlora_profiles.errors import UserError
+from qlora_run.folder import latest_run, look, newest_run, no_such_folder
+from qlora_run.planning import check_own_code
+from qlora_run.view.commands import on_run
+from qlora_run.view.words import quoted, shown_path
+
+WHAT = "a run's folder, an adapter's or a model's"
+
+
+def target_of(options: dict[str, Any]) -> Path:
+    """The folder named, or the latest finished run under ``runs``. Raises UserError where there is none."""
+    named = options.get("adapter")
+    if not named:
+        latest = latest_run()
+        if latest is None:
+            raise UserError("no finished run here (looked under runs)", "qlora-run chat FOLDER")
+        return latest
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise no_such_folder(folder)
+    return folder
+
+
+def talker_in(target: Path, options: dict[str, Any]) -> str | None:
+    """Make sure that ``target`` holds something to talk to, and that it can be loaded.
+
+    Returns an adapter's base, ``None`` for a whole model. Raises UserError.
+    """
+    if options.get("merged") and _adapter_in(target) and not _is_model(target / MERGED):
+        raise UserError(f"{shown_path(target)}: has no merged model", on_run("merge", target))
+    adapter = None if options.get("merged") else _adapter_in(target)
+    if adapter is not None:
+        return checked_base(adapter, options)
+    model = next((folder for folder in (target / MERGED, target) if _is_model(folder)), None)
+    if model is None:
+        raise nothing_in(target)
+    check_own_code(model, shown_path(model), bool(options.get("trust_remote_code")))
+    return None
+
+
+def adapter_in(target: Path, options: dict[str, Any]) -> tuple[Path, str]:
+    """The adapter folder in ``target``, and a base that fits it. Raises UserError."""
+    adapter = _adapter_in(target)
+    if adapter is not None:
+        return adapter, checked_base(adapter, options)
+    if _is_model(target / MERGED) or _is_model(target):
+        raise UserError(f"{shown_path(target)}: a whole model, no adapter to merge", on_run("chat", target))
+    raise nothing_in(target)
+
+
+def nothing_in(target: Path) -> UserError:
+    """The error for a folder without anything trained: a run that did not end, or no run at all."""
+    shown, found = shown_path(target), look(target)
+    if found.state == "unfinished":
+        return UserError(f"{shown}: not finished, stopped at step {found.last_step}", on_run("resume", target))
+    inside = newest_run(target)
+    fix = on_run("chat", inside) if inside else WHAT
+    return UserError(f"{shown}: nothing trained lies here (no {ADAPTER}, no {MERGED})", fix)
+
+
+def _adapter_in(target: Path) -> Path | None:
+    return next((f for f in (target / ADAPTER, target) if (f / "adapter_config.json").is_file()), None)
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def checked_base(adapter: Path, options: dict[str, Any]) -> str:
+    """The folder or hub id of an adapter's base, which is there and of its shape.
+
+    Raises:
+        UserError: no record of a base, no such folder or model, another architecture or size, or code of its own.
+    """
+    if not (adapter / BASE_RECORD).is_file():
+        raise UserError(f"{shown_path(adapter)}: an adapter of another program (no {BASE_RECORD})", "one trained here")
+    record = codec.load(adapter / BASE_RECORD, BaseRecord)
+    base = str(options.get("base") or _recorded_base(adapter, record))
+    try:
+        found = _shape_of(base, record.revision)
+    except UserError as error:
+        said, fix = (text.replace("--model ", "--base ") for text in (error.message, error.fix or ""))
+        raise UserError(said, fix or None) from error
+    wanted = (record.model_type, record.num_layers, record.hidden_size)
+    if found != wanted:
+        trained = f"{shown_path(record.model)} ({_words(wanted)})"
+        fix = f"--base {quoted(shown_path(record.model))}"
+        raise UserError(f"--base {base}  {_words(found)}; the adapter was trained on {trained}", fix)
+    if Path(base).is_dir():
+        check_own_code(Path(base), base, bool(options.get("trust_remote_code")))
+    return base
+
+
+def _recorded_base(adapter: Path, record: BaseRecord) -> str:
+    """The base that an adapter names; of a hub model, the folder where its run stored it."""
+    plan = look(adapter.parent).plan
+    if plan is None or Path(record.model).is_dir():
+        return record.model
+    run = plan.run_values()
+    if run.local_dir and _is_model(Path(run.local_dir)):
+        return run.local_dir
+    from qlora_run.model_facts.hub import cached_folder
+
+    stored = cached_folder(record.model, Path(run.cache), record.revision) if run.cache else None
+    return str(stored or record.model)
+
+
+def _shape_of(base: str, revision: str | None) -> tuple[str, int, int]:
+    """(architecture, layers, width); of a folder only its config is read."""
+    from qlora_run.model_facts import read_model_facts
+    from qlora_run.model_facts.config import dimensions
+    from qlora_run.model_facts.folder import read_config
+
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        sizes = dimensions(read_config(folder, base), base)
+        return sizes.model_type, sizes.num_layers, sizes.hidden_size
+    facts = read_model_facts(base, revision=revision)
+    return facts.model_type, facts.num_layers, facts.hidden_size
+
+
+def _words(shape: tuple[str, int, int]) -> str:
+    return f"{shape[0]}, {shape[1]} layers of {shape[2]}"

@@ -1,0 +1,100 @@
+"""The main command: plan, show the plan, train under watch, sum up."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from qlora_profiles import codec
+from qlora_profiles.errors import EnvironmentProblem, UserError
+from qlora_profiles.plan import RunPlan, recipe_differences
+from qlora_run.again import held_value
+from qlora_run.cli.commands import Command
+from qlora_run.commands.asked import plan_input
+from qlora_run.commands.plan import show
+from qlora_run.folder import PLAN, check_free, claim, look, occupied, wishes_agree, with_full_paths, with_output
+
+if TYPE_CHECKING:
+    from qlora_run.planning import PlanInput
+    from qlora_run.view.run_view import View
+
+
+def run(command: Command) -> int:
+    """Train what was asked for."""
+    asked = plan_input(command)
+    if asked.machine:
+        raise UserError(f"--as {asked.machine}: only a plan can be made for another machine", "qlora-run plan --as ...")
+    return start(plan_to_run(asked), as_json=command.options["json"], dry_run=command.options["dry_run"])
+
+
+def plan_to_run(asked: "PlanInput") -> RunPlan:
+    """The plan with its folder.
+
+    Where that holds an unfinished run of the same wishes, what nobody decided stays as it was there: a method
+    chosen by the memory that is free now must not part a run from its first half.
+    """
+    from qlora_run.planning import make_plan
+
+    plan = with_output(make_plan(asked))
+    old = look(_output(plan)).plan
+    changed = recipe_differences(old, plan) if old and not plan.run_values().overwrite else []
+    if old is None or not changed or not wishes_agree(old, plan):
+        return plan
+    held = {name: held_value(name, old.recipe[name]) for name, *_ in changed}
+    request = msgspec.structs.replace(asked.request, given=held | asked.request.given)
+    return with_output(make_plan(replace(asked, request=request, report=plan.report)))
+
+
+def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int:
+    """Claim the output folder, say what will be done, and do it; returns the exit code."""
+    from qlora_run.supervise import run_core
+
+    plan = with_output(plan)
+    output = _output(plan)
+    if dry_run:
+        check_free(output, plan)
+        show(plan, as_json=as_json)
+        return 0
+    check_checkpoint(plan)
+    with occupied(output):
+        claim(output, plan)
+        _save(plan, output)
+        if not as_json:
+            show(plan)
+        return run_core(output / PLAN, output, _view(plan, output, as_json))
+
+
+def check_checkpoint(plan: RunPlan) -> None:
+    """Raise UserError for a ``--resume FOLDER`` that this run cannot go on from."""
+    from qlora_core.checkpoints import choose
+
+    resume = plan.run_values().resume
+    if resume == "auto":
+        return
+    try:
+        choose(resume, _output(plan), plan.recipe_digest())
+    except (ValueError, KeyError) as error:
+        raise UserError(f"--resume {resume}: a damaged checkpoint", "--resume auto") from error
+
+
+def _output(plan: RunPlan) -> Path:
+    return Path(plan.run_values().output).expanduser()
+
+
+def _save(plan: RunPlan, output: Path) -> None:
+    try:
+        codec.save(with_full_paths(plan), output / PLAN)
+    except OSError as error:
+        said = f"{output / PLAN}: cannot be written ({error.strerror or error})"
+        raise EnvironmentProblem(said, "--output on another disk") from error
+
+
+def _view(plan: RunPlan, output: Path, as_json: bool) -> "View":
+    if as_json:
+        from qlora_run.view.json_view import JsonView
+
+        return JsonView()
+    from qlora_run.view.run_view import run_view
+
+    return run_view(plan, output)

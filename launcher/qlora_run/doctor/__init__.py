@@ -1,0 +1,1 @@
+"""What this machine can train, and what stands in the way: each finding with the command that mends it."""

@@ -1,0 +1,102 @@
+"""The dimensions of a language model, from its config.json."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from qlora_profiles.errors import UserError
+
+Config = Mapping[str, Any]
+
+FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma": {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
+    "gemma2": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
+    "gemma3_text": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262208,
+        "tie_word_embeddings": True,
+    },
+}
+"""What a config may leave out because it is the architecture's own default."""
+
+LOGIT_EDITS = ("logit_scale", "logits_scaling", "output_multiplier")
+
+TEXT_PARTS = ("text_config", "llm_config", "language_config")
+"""Where a model that also sees or hears keeps the config of its language part."""
+
+
+class Dimensions(NamedTuple):
+    """The sizes of a decoder-only transformer."""
+
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    tied_embeddings: bool
+
+
+def text_config(config: Config) -> dict[str, Any]:
+    """The language part of a config, with its family's defaults filled in."""
+    part = next((config[name] for name in TEXT_PARTS if isinstance(config.get(name), Mapping)), config)
+    shared = {name: config[name] for name in ("model_type", "tie_word_embeddings") if name in config}
+    merged = {**shared, **part}
+    return {**FAMILY_DEFAULTS.get(str(merged.get("model_type")), {}), **merged}
+
+
+def dimensions(config: Config, where: str) -> Dimensions:
+    """The sizes that a config names.
+
+    Raises:
+        UserError: it lacks one that every decoder has.
+    """
+    text = text_config(config)
+    missing = [k for k in ("num_hidden_layers", "hidden_size", "num_attention_heads") if not text.get(k)]
+    if missing:
+        raise UserError(f"{where}: its config.json names no {missing[0]}; not a language model")
+    heads, hidden = text["num_attention_heads"], text["hidden_size"]
+    return Dimensions(
+        model_type=str(text.get("model_type", "unknown")),
+        num_layers=text["num_hidden_layers"],
+        hidden_size=hidden,
+        intermediate_size=text.get("intermediate_size") or 4 * hidden,
+        num_heads=heads,
+        num_kv_heads=text.get("num_key_value_heads") or heads,
+        head_dim=text.get("head_dim") or hidden // heads,
+        vocab_size=text.get("vocab_size") or 0,
+        tied_embeddings=bool(text.get("tie_word_embeddings", False)),
+    )
+
+
+def sliding_window(config: Config) -> int | None:
+    """Tokens that a windowed layer sees, where the config switches windows on."""
+    text = text_config(config)
+    return text.get("sliding_window") if text.get("use_sliding_window", True) else None
+
+
+def quantised(config: Config) -> str | None:
+    """How the checkpoint is quantised already: ``"bitsandbytes 4-bit"``, ``"gptq"``; ``None`` when it is not."""
+    entry = config.get("quantization_config") or text_config(config).get("quantization_config")
+    if not isinstance(entry, Mapping):
+        return None
+    method = str(entry.get("quant_method") or "unknown")
+    if method == "bitsandbytes" or entry.get("load_in_4bit"):
+        return "bitsandbytes 4-bit" if entry.get("load_in_4bit") else "bitsandbytes 8-bit"
+    return method
+
+
+def own_logits(config: Config) -> bool:
+    """Whether logits are more than the head's product (scaled, say), so that only the model's forward makes them."""
+    text = text_config(config)
+    return any(text.get(name) not in (None, 1, 1.0) for name in LOGIT_EDITS)
+
+
+def stored_dtype(config: Config) -> str | None:
+    """The number format that a config says the weights are stored in."""
+    text = text_config(config)
+    name = text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
+    return str(name).removeprefix("torch.") if name else None

@@ -1,0 +1,134 @@
+"""A model in a local folder: what lies there, and what is missing."""
+
+import json
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from qlora_profiles.errors import UserError
+from qlora_profiles.facts import ModelFacts
+from qlora_run.model_facts.config import Config, quantised
+from qlora_run.model_facts.layout import tensors_from_config
+from qlora_run.model_facts.safetensors_header import Tensors, read_header
+from qlora_run.model_facts.summary import fingerprint, summarise
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
+OTHER_FORMATS = (
+    (".bin", "PyTorch .bin weights only; safetensors are needed"),
+    (".pth", "PyTorch .pth weights only; safetensors are needed"),
+    (".gguf", "a GGUF file only; it is made for inference and cannot be trained"),
+)
+
+
+def read_folder(folder: Path, source: str) -> ModelFacts:
+    """The facts of the model in ``folder``; ``source`` is what it is called in them and in errors.
+
+    Raises:
+        UserError: no config, no weights, damaged weights, no tokenizer.
+    """
+    config = read_config(folder, source)
+    files = weight_files(folder, source)
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise UserError(
+            f"--model {source}  no tokenizer (tokenizer.json) beside the weights", "copy it there from the original"
+        )
+    tensors = {name: tensor for file in files for name, tensor in read_header(file).items()}
+    return facts_of(source, config, tensors, sum(file.stat().st_size for file in files))
+
+
+def facts_of(source: str, config: Config, tensors: Tensors, file_bytes: int | None) -> ModelFacts:
+    """Facts from headers; the packed tensors of a quantised checkpoint tell no shape, so its config does."""
+    identity = fingerprint(config, tensors)
+    if quantised(config) is None:
+        return summarise(source, config, tensors, exact=True, fingerprint=identity, file_bytes=file_bytes)
+    planned = tensors_from_config(config, source)
+    return summarise(source, config, planned, exact=False, fingerprint=identity, file_bytes=file_bytes)
+
+
+def read_config(folder: Path, source: str) -> dict[str, Any]:
+    """``config.json`` of a folder.
+
+    Raises:
+        UserError: there is none (an adapter says whose it is), or it is no JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise _no_config(folder, source)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})", "download it again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a model's config", "download it again")
+    return config
+
+
+def _no_config(folder: Path, source: str) -> UserError:
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = json.loads(adapter.read_text(encoding="utf-8-sig")).get("base_model_name_or_path", "BASE")
+        return UserError(f"--model {source}  holds an adapter, not a model", f"--model {base}")
+    near = [child.name for child in _models_in(folder)]
+    said = f"--model {source}  no config.json there"
+    if near:
+        return UserError(f"{said}, but in {', '.join(near[:3])}", f"--model {source}/{near[0]}")
+    return UserError(f"{said}: not a model folder", "a folder with config.json and *.safetensors")
+
+
+def weight_files(folder: Path, source: str) -> list[Path]:
+    """The safetensors files of a model, all of them there.
+
+    Raises:
+        UserError: none, other formats only, or a shard is missing.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        return _shards(folder, index, source)
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    found = sorted(folder.glob("model*.safetensors"))
+    if found:
+        return found
+    others = (said for suffix, said in OTHER_FORMATS if any(folder.glob(f"*{suffix}")))
+    raise UserError(
+        f"--model {source}  {next(others, 'no weights (*.safetensors) there')}", "download the safetensors weights"
+    )
+
+
+def _shards(folder: Path, index: Path, source: str) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{index}: damaged", "download it again") from error
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        said = f"{len(missing)} of {len(names)} weight files are missing ({missing[0]})"
+        raise UserError(f"--model {source}  {said}", "download it again")
+    return [folder / name for name in names]
+
+
+def no_such_folder(model: str) -> UserError:
+    """The error for a path that is not there, with the model folders near it."""
+    path = Path(model).expanduser()
+    prefix = model[: len(model) - len(path.name)] if model.endswith(path.name) else ""
+    near = _nearest(path.name, [child.name for child in _models_in(path.parent)])
+    if near:
+        nearby = ", ".join(prefix + name for name in near)
+        return UserError(f"--model {model}  no such folder; nearby: {nearby}", f"--model {prefix}{near[0]}")
+    return UserError(f"--model {model}  no such folder", "a model's folder, a hub id, or: qlora-run demo")
+
+
+def _nearest(name: str, names: Iterable[str]) -> list[str]:
+    """Up to three names, the most alike first."""
+    listed = sorted(names)
+    alike = get_close_matches(name, listed, n=3, cutoff=0.3)
+    return (alike + [n for n in listed if n not in alike])[:3]
+
+
+def _models_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if (child / "config.json").is_file())
+    except OSError:
+        return []

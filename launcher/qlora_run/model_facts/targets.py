@@ -1,0 +1,38 @@
+"""Which layers get an adapter."""
+
+from collections.abc import Sequence
+
+from qlora_profiles.errors import UserError
+from qlora_profiles.facts import LinearShape, ModelFacts
+from qlora_profiles.suggest import hint
+
+ALL_LINEAR = "all-linear"
+
+
+def discover_targets(facts: ModelFacts, target_modules: Sequence[str]) -> list[LinearShape]:
+    """The linear layers of one decoder layer that ``target_modules`` names, in the layer's order.
+
+    A name is the last part (``q_proj``) or any longer end of the path (``self_attn.q_proj``).
+
+    Raises:
+        UserError: a name that no layer has; lists those that exist.
+    """
+    if ALL_LINEAR in target_modules:
+        return list(facts.linears)
+    for name in target_modules:
+        if not any(_named(shape, name) for shape in facts.linears):
+            known = [short_name(shape) for shape in facts.linears]
+            raise UserError(
+                f"target_modules: {facts.name} has no layer {name}{hint(name, known)}; it has {', '.join(known)}",
+                f"--target-modules {ALL_LINEAR}",
+            )
+    return [shape for shape in facts.linears if any(_named(shape, name) for name in target_modules)]
+
+
+def short_name(shape: LinearShape) -> str:
+    """The last part of a layer's name: ``q_proj``."""
+    return shape.name.rsplit(".", 1)[-1]
+
+
+def _named(shape: LinearShape, name: str) -> bool:
+    return f".{shape.name}".endswith(f".{name}")

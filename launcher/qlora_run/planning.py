@@ -1,0 +1,175 @@
+"""From a request to a plan: probe, look at the model and the data, resolve."""
+
+import json
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qlora_profiles.catalogue import load_profile
+from qlora_profiles.errors import UserError
+from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.machines import load_machine
+from qlora_profiles.plan import Given, Profile, Request, RunPlan
+from qlora_profiles.registry import lookup
+from qlora_profiles.settings import Recipe, Run
+from qlora_run.backends import backend_reasons
+from qlora_run.calibration import Calibration, load
+from qlora_run.model_facts import read_model_facts
+from qlora_run.probe import probe
+from qlora_run.resolve import default_model, merged_wishes, resolve, usual_length
+
+if TYPE_CHECKING:
+    from qlora_profiles.facts import DataFacts, ModelFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanInput:
+    """What a plan is made for.
+
+    ``machine`` is a shipped machine or a saved report instead of this one; ``report`` one in hand.
+    ``only_planning`` allows what a run could not do: a known model that is not on this disk, data that does not
+    exist yet.
+    """
+
+    request: Request = field(default_factory=Request)
+    profile: Profile | None = None
+    report: HardwareReport | None = None
+    machine: str | None = None
+    only_planning: bool = False
+
+
+def profile_named(name: str | None) -> Profile | None:
+    """A profile of the catalogue, or none. Raises UserError for a name that is not there."""
+    return load_profile(name) if name else None
+
+
+def make_plan(asked: PlanInput) -> RunPlan:
+    """The plan of an input. Raises UserError or EnvironmentProblem for what cannot be."""
+    if not asked.only_planning:
+        check_data_named(asked.request)
+    report = machine_report(asked)
+    calibration = load(report)
+    request = with_model(asked, report, calibration)
+    wished = Request(given=merged_wishes(request, asked.profile))
+    model = read_model_facts(
+        wished.value("model"),
+        cache=_path(wished.value("cache")),
+        local_dir=_path(wished.value("local_dir")),
+        revision=wished.value("revision"),
+        allow_known=asked.only_planning,
+    )
+    check_own_code(model_folder(wished), wished.value("model"), wished.value("trust_remote_code", False))
+    data = read_data_facts(wished, model, asked.only_planning)
+    reasons = backend_reasons(report)
+    return resolve(report, request, model, data, asked.profile, backends=reasons, calibration=calibration)
+
+
+def check_data_named(request: Request) -> None:
+    """Raise UserError where no data was named and none lies where it is looked for."""
+    usual = Path(lookup("data").default)
+    if "data" in request.given or usual.exists():
+        return
+    here = sorted(path.name for path in Path.cwd().glob("*.jsonl"))
+    raise UserError(f"no --data was given, and there is no {usual} here", f"--data {here[0] if here else 'FILE'}")
+
+
+def machine_report(asked: PlanInput) -> HardwareReport:
+    """The machine that is planned for."""
+    if asked.report is not None:
+        return asked.report
+    if asked.machine:
+        return load_machine(asked.machine)
+    return probe(_path(asked.request.value("output")), _path(asked.request.value("cache")))
+
+
+def with_model(asked: PlanInput, report: HardwareReport, calibration: Calibration) -> Request:
+    """The request with a model: the one asked for, or one that suits the machine and the data."""
+    wished = merged_wishes(asked.request, asked.profile)
+    if "model" in wished:
+        return asked.request
+    pick = default_model(report, rows_without_model(Request(given=wished)), calibration)
+    model = Given(value=pick.name, source="probe", reason=pick.reason)
+    return Request(
+        given=asked.request.given | {"model": model},
+        profile=asked.request.profile,
+        notes=asked.request.notes,
+    )
+
+
+def rows_without_model(wished: Request) -> "DataFacts | None":
+    """The rows as far as they can be known before there is a tokenizer; ``None`` where there are none to read yet."""
+    from qlora_core.data.planning import estimated_facts
+
+    recipe = _recipe(wished, usual_length())
+    try:
+        return estimated_facts(recipe) if Path(recipe.data).exists() else None
+    except UserError:
+        return None  # reading it again, with a model, says what is wrong
+
+
+def model_folder(request: Request) -> Path | None:
+    """The folder on this disk that holds the model asked for: its own, ``local_dir``, or one of the hub's cache."""
+    for folder in filter(None, (_path(request.value("model")), _path(request.value("local_dir")))):
+        if (folder / "config.json").is_file():
+            return folder
+    from qlora_run.model_facts.hub import cached_folder
+
+    return cached_folder(request.value("model"), _path(request.value("cache")), request.value("revision"))
+
+
+def check_own_code(folder: Path | None, model: str, allowed: bool) -> None:
+    """Refuse a model that only its own Python code can load, unless running that is allowed.
+
+    Raises:
+        UserError: it needs ``--trust-remote-code``.
+    """
+    if allowed or folder is None:
+        return
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+    if config.get("auto_map") and not _built_in(str(config.get("model_type"))):
+        raise UserError(
+            f"--model {model}  comes with Python code of its own that must run to load it",
+            "--trust-remote-code, if you trust its authors",
+        )
+
+
+def _built_in(model_type: str) -> bool:
+    """Whether the installed transformers knows the architecture itself, by its own list, read without importing it.
+
+    Where there is no such list, loading the model will tell.
+    """
+    spec = find_spec("transformers")
+    listed = Path(spec.origin or "").parent / "models" / "auto" / "auto_mappings.py" if spec else None
+    return listed is None or not listed.is_file() or f'"{model_type}"' in listed.read_text(encoding="utf-8")
+
+
+def read_data_facts(request: Request, model: "ModelFacts", only_planning: bool) -> "DataFacts":
+    """Read and tokenise the data; for a plan alone, guess what is not on this disk: the rows, or the tokenizer."""
+    from qlora_core.data.planning import assumed_facts, estimated_facts, read_facts
+    from qlora_core.data.source import tokenizer_on_disk
+
+    recipe, run = _recipe(request, usual_length(model), model.max_positions), _run(request)
+    if only_planning and "data" not in request.given and not Path(recipe.data).exists():
+        return assumed_facts(recipe.max_length)
+    if only_planning and not model.exact and tokenizer_on_disk(recipe, run) is None:
+        return estimated_facts(recipe)
+    return read_facts(recipe, run)
+
+
+def _recipe(wished: Request, length: int, most: int | None = None) -> Recipe:
+    """The wishes as a recipe, as far as reading data needs one; rows are cut at ``length`` unless they say else."""
+    names = Recipe.__struct_fields__
+    values: dict[str, Any] = {"model": "", "method": "qlora-4", "max_length": length}
+    values |= {name: given.value for name, given in wished.given.items() if name in names}
+    values["max_length"] = min(values["max_length"], most or values["max_length"])
+    return Recipe(**values)
+
+
+def _run(request: Request) -> Run:
+    values = {name: given.value for name, given in request.given.items() if name in Run.__struct_fields__}
+    return Run(**({"output": ""} | values))
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text else None

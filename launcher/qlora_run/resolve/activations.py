@@ -1,0 +1,182 @@
+"""What one decoder layer keeps for its backward, from its shapes: bytes for each token of a micro-batch.
+
+Legend: h hidden size, q and kv widths of queries and of keys, i width of the MLP, c bytes of a value in the
+arithmetic, s of one in the residual stream. Eager modules keep float32 copies where the fused kernels of some
+backends keep their input only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qlora_profiles.facts import LinearShape, ModelFacts
+from qlora_run.resolve.setup import Setup
+
+NORMED_IN_FLOAT32 = ("gemma", "gemma2", "gemma3", "gemma3_text")
+"""Architectures whose norms multiply with their weight before they go back to 16 bits."""
+SCORE_CAPPED = ("gemma2",)
+"""Architectures whose attention is computed eagerly, with all scores in memory."""
+
+SAME_INPUT = {
+    "attention": ("q_proj", "k_proj", "v_proj", "qkv_proj"),
+    "output": ("o_proj",),
+    "mlp": ("gate_proj", "up_proj", "gate_up_proj"),
+    "down": ("down_proj",),
+}
+"""Linear layers that read one and the same tensor."""
+
+FLOAT32 = 4
+
+INT8_HOLDS_INPUTS = True
+"""bitsandbytes (0.50) keeps the input of an 8-bit product where recomputing does not free it."""
+NO_OUTLIERS_WIDTH, ALL_OUTLIERS_WIDTH = 1600, 3584
+"""8-bit products keep columns with outliers a second time, in 16 bits. Before the down projection their share
+grows with the hidden size: none at the first, all at the second (measured at 4,096 tokens)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """Bytes per token (``_token``) and per squared token of the micro-batch (``_square``).
+
+    Attributes:
+        kept_token: what a layer that does not recompute keeps.
+        kept_square: the same for kernels that keep a T x T mask or the scores.
+        input_token: what a layer that recomputes keeps.
+        shared_token: the part of ``kept_token`` that is that same input.
+        backward_token: gradients that live together at the worst moment of a layer's backward.
+        product_token: what they include that is gone while a weight is expanded.
+        first_token: gradients at the norm behind the last layer, where backward begins.
+        block_token: the largest tensors that come and go: they leave gaps in the allocator's memory.
+    """
+
+    kept_token: int
+    kept_square: int
+    input_token: int
+    shared_token: int
+    backward_token: int
+    product_token: int
+    first_token: int
+    block_token: int
+
+
+def layer_cost(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> LayerCost:
+    """The cost of an average layer of this model under this setup."""
+    hidden, inner, c = model.hidden_size, model.intermediate_size, setup.compute_bytes
+    eager_16bit = not setup.fused_kernels and c < FLOAT32
+    own_copy = eager_16bit and not setup.full  # of the input: the norm's, in float32
+    held = _held_by_8bit(model, setup)
+    return LayerCost(
+        kept_token=sum(kept(model, setup) for kept in (_norms, _attention, _mlp)) + _inputs(model, targets, setup),
+        kept_square=_square(model, setup),
+        input_token=setup.stream_bytes * hidden + held,
+        shared_token=0 if own_copy else setup.stream_bytes * hidden,
+        backward_token=_backward(model, setup),
+        product_token=c * inner,
+        first_token=(24 if eager_16bit else 3 * c) * hidden,
+        block_token=(FLOAT32 if held else c) * inner,
+    )
+
+
+def _norms(model: ModelFacts, setup: Setup) -> int:
+    """Norms keep their input, in float32 when they are eager; the squared means are one value a norm."""
+    width = FLOAT32 if not setup.fused_kernels else setup.compute_bytes
+    kept = (width * model.hidden_size + FLOAT32) * model.layer_norms
+    if model.query_key_norms:
+        kept += width * _query_key(model) + FLOAT32 * (model.num_heads + model.num_kv_heads)
+    return kept + (_norm_weights(model, setup) if setup.full else 0)
+
+
+def _norm_weights(model: ModelFacts, setup: Setup) -> int:
+    """A trained weight needs its other factor, the normalised input, in that input's format."""
+    kept = setup.stream_bytes * model.layer_norms * model.hidden_size
+    if model.query_key_norms:
+        width = FLOAT32 if model.model_type in NORMED_IN_FLOAT32 else setup.compute_bytes
+        kept += width * _query_key(model)
+    return kept
+
+
+def _query_key(model: ModelFacts) -> int:
+    return (model.num_heads + model.num_kv_heads) * model.head_dim
+
+
+def _attention(model: ModelFacts, setup: Setup) -> int:
+    """Queries, keys, values and the result; some kernels want keys and values expanded to all heads."""
+    query, key = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    expanded = query if setup.expands_heads else key
+    return setup.compute_bytes * (query + 2 * expanded + query) + FLOAT32 * model.num_heads
+
+
+def _mlp(model: ModelFacts, setup: Setup) -> int:
+    """Gate and up; eager modules keep the activated gate too. Down's input counts among the inputs."""
+    return setup.compute_bytes * (2 if setup.fused_kernels else 3) * model.intermediate_size
+
+
+def _inputs(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> int:
+    """What the trained layers keep of what they read."""
+    c = setup.compute_bytes
+    if setup.full:
+        return c * sum(_once(model.linears) if c == FLOAT32 else _cast_inputs(model.linears))
+    ranks = c * setup.lora_r * len(targets)
+    if setup.lora_dropout > 0:
+        mask = 1 if setup.device == "cuda" else c
+        copies = (c + mask) * sum(shape.in_features for shape in targets)  # each its own, and a mask
+        return ranks + copies + _held_by_8bit(model, setup)
+    if _holds_inputs(setup):
+        attended = c * model.num_heads * model.head_dim  # counted with the attention already
+        return ranks + _held_by_8bit(model, setup) - attended
+    return ranks + c * sum(_once(targets))
+
+
+def _groups(reading: Sequence[LinearShape]) -> dict[str, int]:
+    """The width of each distinct input."""
+    names = {shape.name.rsplit(".", 1)[-1]: shape.in_features for shape in reading}
+    group_of = {name: group for group, members in SAME_INPUT.items() for name in members}
+    return {group_of.get(name, name): width for name, width in names.items()}
+
+
+def _once(reading: Sequence[LinearShape]) -> list[int]:
+    """The same without what the output projection reads: attention keeps it anyway."""
+    return [width for group, width in _groups(reading).items() if group != "output"]
+
+
+def _cast_inputs(reading: Sequence[LinearShape]) -> list[int]:
+    """Behind a float32 norm each trained layer casts for itself; the others read what is 16 bits already."""
+    behind_norms = (*SAME_INPUT["attention"], *SAME_INPUT["mlp"])
+    named = [(shape.name.rsplit(".", 1)[-1], shape.in_features) for shape in reading]
+    return [width for name, width in named if name in behind_norms or name in SAME_INPUT["down"]]
+
+
+def _held_by_8bit(model: ModelFacts, setup: Setup) -> int:
+    """bitsandbytes' 8-bit product holds what it reads, also in a layer that recomputes."""
+    if not _holds_inputs(setup):
+        return 0
+    widths = _groups(model.linears)
+    span = ALL_OUTLIERS_WIDTH - NO_OUTLIERS_WIDTH
+    share = min(1.0, max(0.0, (model.hidden_size - NO_OUTLIERS_WIDTH) / span))
+    return setup.compute_bytes * (sum(widths.values()) + round(share * widths.get("down", 0)))
+
+
+def _holds_inputs(setup: Setup) -> bool:
+    return setup.method == "qlora-8" and INT8_HOLDS_INPUTS
+
+
+def _square(model: ModelFacts, setup: Setup) -> int:
+    """Eager attention keeps scores and probabilities of every head, ``sdpa`` its mask as numbers."""
+    if model.model_type in SCORE_CAPPED:
+        return model.num_heads * (3 * setup.compute_bytes + FLOAT32)
+    return setup.compute_bytes if setup.attention == "sdpa" else 0
+
+
+def _backward(model: ModelFacts, setup: Setup) -> int:
+    """At the down projection: the gradient of what it read, from the base and from the adapter, and its own.
+
+    Before, in the layer's second forward, a fused gate-and-up exists three times over while its adapter is added.
+    A norm at the end of the layer works in float32; an 8-bit product quantises its input, through 16 bits and a
+    mask of outliers.
+    """
+    c, hidden, inner = setup.compute_bytes, model.hidden_size, model.intermediate_size
+    joined = any(shape.name.endswith("gate_up_proj") for shape in model.linears)
+    down = 2 * c * inner + (3 if joined else 1) * setup.stream_bytes * hidden
+    if setup.method == "qlora-8":
+        down = max(down, 5 * inner + 2 * c * hidden)
+    eager_16bit = c < FLOAT32 and not setup.fused_kernels
+    return max(down, 22 * hidden) if model.post_norms and eager_16bit else down

@@ -1,0 +1,149 @@
+"""When a recipe cannot fit: the nearest ones that do, and taking one when that is allowed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from qlora_profiles.catalogue import nearest_profile
+from qlora_profiles.errors import UserError
+from qlora_profiles.plan import Given
+from qlora_profiles.registry import flag, lookup
+from qlora_run.model_facts import known_configs, known_facts
+from qlora_run.model_facts.targets import discover_targets
+from qlora_run.resolve.fit import BITSANDBYTES, bitsandbytes_missing, budget_bytes, search_for
+from qlora_run.resolve.footprint import footprint_of
+from qlora_run.resolve.memory import memory_costs, smallest_peak
+from qlora_run.resolve.setup import Setup
+from qlora_run.resolve.situation import Situation, in_gib, torch_version
+
+SHORTEST = 128
+SMALLEST_RANK = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Settings that would make the run fit, and the peak that they lead to."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    peak_bytes: int
+
+    @property
+    def text(self) -> str:
+        """As it is typed: ``--max-length 1024 (5.1 GiB)``."""
+        flags = " ".join(f"{flag(lookup(name))} {value}" for name, value in self.values.items())
+        return f"{flags} ({in_gib(self.peak_bytes)})"
+
+
+def cannot_fit(s: Situation) -> UserError:
+    """The error that names what is needed, what there is, and what would fit."""
+    execution = next(execution_changes(s), None)
+    if execution is not None:
+        return UserError(f"{_needed(s)}, with your {_wishes_text(s)}", execution.text)
+    changes = [change.text for change in (*recipe_changes(s), *smaller_models(s))]
+    fixes = [*_fitting_profile(s), *changes]
+    return UserError(_needed(s), " or ".join(fixes[:3]) or "a machine with more memory, or a smaller --model")
+
+
+def _fitting_profile(s: Situation) -> list[str]:
+    """The profile made for this machine, when the plan came from another one."""
+    near = nearest_profile(s.report)
+    return [f"--profile {near}"] if s.profile not in (None, near) else []
+
+
+def _needed(s: Situation) -> str:
+    method = _smallest_method(s)
+    need = search_for(s, method).smallest().memory
+    budget = budget_bytes(s)
+    where = "VRAM" if s.on_cuda else "memory"
+    room = f" of the {in_gib(budget)} {where} there is" if budget is not None else ""
+    return (
+        f"{s.model.name} with {method} at {s.longest_tokens:,} tokens needs "
+        f"{in_gib(need.peak_bytes + need.error_bytes)}{room}"
+    )
+
+
+def _wishes_text(s: Situation) -> str:
+    names = [name for name in ("token_budget", "layers_recomputed") if name in s.wishes]
+    return " and ".join(f"{name} {s.wishes[name].value:,}" for name in names)
+
+
+def _method(s: Situation) -> str | None:
+    return str(s.wishes["method"].value) if "method" in s.wishes else BITSANDBYTES.get(s.model.quantised or "")
+
+
+def _smallest_method(s: Situation) -> str:
+    """The method asked for, else the smallest that the machine can run."""
+    return _method(s) or ("lora" if bitsandbytes_missing(s) else "qlora-4")
+
+
+def execution_changes(s: Situation) -> Iterator[Change]:
+    """Other values for the execution settings that a person fixed, the recipe kept."""
+    fixed = [name for name in ("layers_recomputed", "token_budget") if name in s.wishes]
+    for freed in [[name] for name in fixed] + ([fixed] if len(fixed) > 1 else []):
+        found = search_for(_without(s, freed), _smallest_method(s)).run()
+        if found is not None:
+            values = {name: getattr(found.best, name) for name in freed}
+            yield Change(values=values, peak_bytes=found.best.memory.peak_bytes)
+
+
+def _without(s: Situation, names: list[str]) -> Situation:
+    return replace(s, wishes={name: given for name, given in s.wishes.items() if name not in names})
+
+
+def recipe_changes(s: Situation) -> Iterator[Change]:
+    """Recipes near this one that fit, the nearest first: another method, shorter examples, a smaller rank."""
+    method = _smallest_method(s)
+    can_shrink = method != "qlora-4" and s.model.quantised is None and not bitsandbytes_missing(s)
+    if can_shrink and (found := search_for(s, "qlora-4").run()):
+        yield Change(values={"method": "qlora-4"}, peak_bytes=found.best.memory.peak_bytes)
+    yield from _shorter(s, method, {})
+    yield from _smaller_rank(s, method)
+    if can_shrink:
+        yield from _shorter(s, "qlora-4", {"method": "qlora-4"})
+
+
+def _shorter(s: Situation, method: str, also: dict[str, Any]) -> Iterator[Change]:
+    """The longest length below this one that fits."""
+    length = search_for(s, method).longest(s.longest_tokens - 1)
+    if length >= SHORTEST:
+        smallest = search_for(s, method, max_length=length).smallest()
+        yield Change(values={**also, "max_length": length}, peak_bytes=smallest.memory.peak_bytes)
+
+
+def _smaller_rank(s: Situation, method: str) -> Iterator[Change]:
+    rank = s.value("lora_r") // 2 if method != "full" else 0
+    while rank >= SMALLEST_RANK:
+        found = search_for(s, method, rank=rank).run()
+        if found is not None:
+            yield Change(values={"lora_r": rank}, peak_bytes=found.best.memory.peak_bytes)
+            return
+        rank //= 2
+
+
+def smaller_models(s: Situation) -> Iterator[Change]:
+    """The largest model of the same family that would fit; never taken without a person's word."""
+    setup = Setup.from_values(s.value, _smallest_method(s), torch_version(s.report))
+    footprint = footprint_of(s.gpu, setup, s.measured)
+    budget = budget_bytes(s)
+    fitting: list[tuple[int, str, int]] = []
+    for name in known_configs():
+        facts = known_facts(name)
+        if facts is None or facts.model_type != s.model.model_type or facts.params >= s.model.params:
+            continue
+        costs = memory_costs(facts, discover_targets(facts, ("all-linear",)), setup, footprint)
+        memory = smallest_peak(costs, s.longest_tokens, budget)
+        if memory.fits:
+            fitting.append((facts.params, name, memory.peak_bytes))
+    if fitting:
+        _, name, peak_bytes = max(fitting, key=lambda entry: (entry[0], -len(entry[1])))
+        yield Change(values={"model": name}, peak_bytes=peak_bytes)
+
+
+def taken(s: Situation, change: Change) -> dict[str, Given]:
+    """The wishes with a change taken, each saying what it replaces."""
+    wishes = dict(s.wishes)
+    for name, value in change.values.items():
+        before = s.wishes[name].value if name in s.wishes else s.value(name) if name in s.chosen else "auto"
+        reason = f"{before} does not fit; changed as --allow-recipe-change allows"
+        wishes[name] = Given(value=value, source="tuner", reason=reason)
+    return wishes

@@ -1,0 +1,31 @@
+"""Whether what a run writes fits on the disk."""
+
+from collections.abc import Callable
+from typing import Any
+
+from qlora_profiles.errors import UserError
+from qlora_profiles.facts import ModelFacts
+from qlora_profiles.units import MIB
+from qlora_run.resolve.situation import in_gib
+
+RECORDS_BYTES = 64 * MIB
+"""Tokenizer, logs and records."""
+
+
+def written_bytes(model: ModelFacts, trained_params: int, value: Callable[[str], Any]) -> int:
+    """Bytes of the checkpoints kept (and the one being written), the result and the merged model."""
+    state = 2 if value("optimizer") == "adamw-8bit" else 8
+    kept: int = value("save_total_limit") + 1
+    checkpoints = kept * trained_params * (4 + state)
+    merged = model.params * 2 if value("merge") and value("method") != "full" else 0
+    return checkpoints + trained_params * 4 + merged + RECORDS_BYTES
+
+
+def check_disk(free_bytes: int | None, needed_bytes: int, merge: bool) -> None:
+    """Raises: UserError when the output folder's disk is too small."""
+    if free_bytes is not None and needed_bytes > free_bytes:
+        smaller = "--merge no, " if merge else ""
+        raise UserError(
+            f"not enough disk: the run writes {in_gib(needed_bytes)}, {in_gib(free_bytes)} are free",
+            f"{smaller}--save-total-limit 1, or --output on another disk",
+        )

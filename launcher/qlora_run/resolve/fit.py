@@ -1,0 +1,234 @@
+"""Method, token budget, recomputed layers, loss kernel: decided together, because each changes what the others need."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, cast
+
+from qlora_profiles.errors import EnvironmentProblem, UserError
+from qlora_profiles.facts import ModelFacts
+from qlora_profiles.plan import Resolved
+from qlora_run.resolve.footprint import footprint_of
+from qlora_run.resolve.kernel_rules import loss_kernels
+from qlora_run.resolve.machine_rules import offload_bytes, ram_budget_bytes
+from qlora_run.resolve.memory import memory_costs
+from qlora_run.resolve.search import Candidate, Found, Search, Variant, compared, described
+from qlora_run.resolve.setup import Setup
+from qlora_run.resolve.situation import Choice, Situation, asked, in_gib, torch_version, version_of
+from qlora_run.resolve.speed import rates, work_of_step
+
+BITSANDBYTES = {"bitsandbytes 4-bit": "qlora-4", "bitsandbytes 8-bit": "qlora-8"}
+
+
+WORTH_PRECISION = 0.25
+"""How much slower an unquantised base may be and still be chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The method, why, and the execution found for it."""
+
+    method: Choice
+    search: Search
+    found: Found
+
+
+def search_for(s: Situation, method: str, max_length: int | None = None, rank: int | None = None) -> Search:
+    """The search for a method, with a shorter length or a smaller rank put in where one is to be tried."""
+    length = max_length or s.value("max_length")
+    longest = min(length, s.longest_tokens)
+    variants = tuple(_variants(s, method, length, rank))
+    setup = _setup(s, method, rank, variants[0].loss_kernel, variants[0].offload_activations)
+    return Search(
+        variants=variants,
+        rates=rates(s.report, s.gpu, setup),
+        longest_tokens=longest,
+        most_tokens=longest * s.value("examples_per_step"),
+        budget_bytes=budget_bytes(s),
+        token_budget=_wish(s, "token_budget"),
+        layers_recomputed=_wish(s, "layers_recomputed"),
+    )
+
+
+def _variants(s: Situation, method: str, length: int, rank: int | None) -> Iterator[Variant]:
+    """Loss kernels, each with and without activations in main memory; a person's choice is the only one."""
+    choices = product(_offloads(s), loss_kernels(s, method))
+    for order, (offload, kernel) in enumerate(choices):
+        setup = _setup(s, method, rank, kernel, offload)
+        costs = memory_costs(s.model, s.targets, setup, footprint_of(s.gpu, setup, s.measured))
+        yield Variant(
+            rank=order,
+            loss_kernel=kernel,
+            offload_activations=offload,
+            costs=costs,
+            work=work_of_step(s.model, s.data, setup, costs, s.value("examples_per_step"), length),
+            most_offloaded_bytes=offload_bytes(s.report) if offload else None,
+        )
+
+
+def _setup(s: Situation, method: str, rank: int | None, kernel: str, offload: bool) -> Setup:
+    own = {"loss_kernel": kernel, "offload_activations": offload} | ({"lora_r": rank} if rank else {})
+    value = partial(_own_or_decided, s, own)
+    return Setup.from_values(value, method, torch_version(s.report))
+
+
+def _own_or_decided(s: Situation, own: Mapping[str, Any], name: str) -> Any:
+    return own[name] if name in own else s.value(name)
+
+
+def _offloads(s: Situation) -> tuple[bool, ...]:
+    """Whether activations wait in main memory: a person's choice, or what the search finds better."""
+    if "offload_activations" in s.wishes:
+        return (bool(s.wishes["offload_activations"].value),)
+    return (False, True) if s.on_cuda and offload_bytes(s.report) else (False,)
+
+
+def _wish(s: Situation, name: str) -> int | None:
+    return cast(int, s.wishes[name].value) if name in s.wishes else None
+
+
+def budget_bytes(s: Situation) -> int | None:
+    """The memory that limits the run: the card's, or main memory without one."""
+    wished: int | None = s.value("vram_budget_bytes")
+    return wished if s.on_cuda or wished is not None else ram_budget_bytes(s)
+
+
+def find_fit(s: Situation) -> Fit | None:
+    """The method and execution, or ``None`` when no method allowed fits."""
+    if "method" in s.wishes:
+        given = s.wishes["method"]
+        _check_method(s, str(given.value))
+        return _fit(s, asked(given))
+    if s.model.quantised is not None:
+        reason = f"the checkpoint is {s.model.quantised} already"
+        return _fit(s, Choice(BITSANDBYTES[s.model.quantised], "probe", reason))
+    return _automatic(s)
+
+
+def _fit(s: Situation, method: Choice) -> Fit | None:
+    search = search_for(s, method.value)
+    found = search.run()
+    return Fit(method=method, search=search, found=found) if found else None
+
+
+def _automatic(s: Situation) -> Fit | None:
+    """The least quantised that fits, unless holding it leaves so little room that it would be much slower."""
+    plain = _fit(s, Choice("lora", "probe", "the base fits in full precision: nothing is lost to quantisation"))
+    if bitsandbytes_missing(s):
+        return plain
+    bits = 32 if s.value("compute_dtype") == "float32" else 16
+    if plain is None:
+        smallest = search_for(s, "lora").smallest().memory.peak_bytes
+        return _fit(s, Choice("qlora-4", "probe", f"{bits}-bit LoRA needs {in_gib(smallest)}"))
+    small = _fit(s, Choice("qlora-4", "tuner", ""))
+    slower = plain.found.best.step_seconds / small.found.best.step_seconds - 1 if small else 0.0
+    if small is None or slower <= WORTH_PRECISION:
+        return plain
+    reason = f"{bits}-bit LoRA fits, but leaves so little room that it is {slower:.0%} slower"
+    return Fit(method=Choice("qlora-4", "tuner", reason), search=small.search, found=small.found)
+
+
+def bitsandbytes_missing(s: Situation) -> bool:
+    """True where the report lists packages and bitsandbytes is not among them."""
+    return bool(s.report.packages) and version_of(s.report, "bitsandbytes") is None
+
+
+def _check_method(s: Situation, method: str) -> None:
+    """Raises: UserError or EnvironmentProblem where the method asked for cannot be run."""
+    if method in BITSANDBYTES.values() and bitsandbytes_missing(s):
+        missing = f"method {method}: bitsandbytes is not installed"
+        raise EnvironmentProblem(missing, "pip install bitsandbytes, or --method lora")
+    held = BITSANDBYTES.get(s.model.quantised or "")
+    if held is not None and held != method:
+        stored = f"method {method}: {s.model.name} is stored in {s.model.quantised}"
+        raise UserError(stored, f"--method {held}, or the original model")
+
+
+def check_trainable(model: ModelFacts) -> None:
+    """Raises: UserError for a checkpoint that is quantised in a way that cannot be trained here."""
+    if model.quantised is not None and model.quantised not in BITSANDBYTES:
+        raise UserError(
+            f"{model.name}: stored quantised ({model.quantised}), which cannot be trained here",
+            "the original, unquantised model; --method qlora-4 quantises it while loading",
+        )
+
+
+def settle(s: Situation, fit: Fit) -> None:
+    """Record what was found, each with what another value would do."""
+    best = fit.found.best
+    s.resolved("method", fit.method)
+    for name, resolved in (
+        ("token_budget", _token_budget(fit, best)),
+        ("layers_recomputed", _layers(s, fit, best)),
+        ("loss_kernel", _loss_kernel(s, fit, best)),
+        ("offload_activations", _offload(s, fit, best)),
+    ):
+        s.chosen[name] = _asked(s, name) or resolved
+
+
+def runner_up(s: Situation, fit: Fit) -> str | None:
+    """The best of the executions that were not taken, and why: ``6,144 tokens, 30 of 36 recomputed: 3% slower``."""
+    best, other = fit.found.best, fit.found.runner_up
+    if other is None:
+        return None
+    return f"{described(other, best, s.model.num_layers)}: {compared(best, other)}"
+
+
+def _asked(s: Situation, name: str) -> Resolved | None:
+    if name not in s.wishes:
+        return None
+    choice = asked(s.wishes[name])
+    return Resolved(value=choice.value, source=choice.source, reason=choice.reason)
+
+
+def _token_budget(fit: Fit, best: Candidate) -> Resolved:
+    smaller = max(fit.search.token_budgets[0], best.token_budget // 2)
+    other = fit.search.candidate(smaller, best.layers_recomputed, best.variant)
+    changed = None if smaller == best.token_budget else f"{smaller:,}: {compared(best, other)}"
+    reason = f"fastest of {fit.found.fitting:,} that fit" if fit.found.fitting > 1 else "the only one that fits"
+    return Resolved(value=best.token_budget, source="tuner", reason=reason, if_changed=changed)
+
+
+def _layers(s: Situation, fit: Fit, best: Candidate) -> Resolved:
+    total = s.model.num_layers
+    other_count = total if best.layers_recomputed < total else 0
+    other = fit.search.candidate(best.token_budget, other_count, best.variant)
+    return Resolved(
+        value=best.layers_recomputed,
+        source="tuner",
+        reason=_layers_reason(best.layers_recomputed, total),
+        if_changed=f"{other_count}: {compared(best, other)}",
+    )
+
+
+def _layers_reason(count: int, total: int) -> str:
+    if count == 0:
+        return "everything fits: nothing is computed twice"
+    return f"the other {total - count} fit" if count < total else f"all {total}: memory is tight"
+
+
+def _loss_kernel(s: Situation, fit: Fit, best: Candidate) -> Resolved:
+    """The first choice needs no reason beyond its own; any other one says what the first would do."""
+    chosen = best.variant.loss_kernel
+    first = fit.search.variants[0].loss_kernel
+    if chosen == first:
+        return s.chosen["loss_kernel"]
+    twin = next(v for v in fit.search.variants if v.loss_kernel == first and _offloads_alike(v, best.variant))
+    other = fit.search.candidate(best.token_budget, best.layers_recomputed, twin)
+    return Resolved(
+        value=chosen, source="tuner", reason="its tiles are smaller", if_changed=f"{first}: {compared(best, other)}"
+    )
+
+
+def _offloads_alike(one: Variant, other: Variant) -> bool:
+    return one.offload_activations == other.offload_activations
+
+
+def _offload(s: Situation, fit: Fit, best: Candidate) -> Resolved:
+    if not best.variant.offload_activations:
+        return s.chosen["offload_activations"]
+    twins = (v for v in fit.search.variants if v.loss_kernel == best.variant.loss_kernel and not v.offload_activations)
+    others = (fit.search.candidate(best.token_budget, best.layers_recomputed, twin) for twin in twins)
+    changed = next((f"no: {compared(best, other)}" for other in others), None)
+    return Resolved(value=True, source="tuner", reason="the card has no room for them", if_changed=changed)

@@ -1,0 +1,105 @@
+"""What a process takes of a device beside its tensors: the context, libraries, workspaces, gaps between tensors."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qlora_profiles.hardware import Gpu
+from qlora_profiles.units import GIB, MIB
+from qlora_run.resolve.setup import Setup
+
+if TYPE_CHECKING:
+    from qlora_run.calibration import Fitted
+
+CONTEXT_GIB = (
+    ((12, 0), 0.60),
+    ((10, 0), 0.80),
+    ((9, 0), 0.73),
+    ((8, 6), 0.45),
+    ((8, 0), 0.65),
+    ((7, 5), 0.35),
+    ((0, 0), 0.35),
+)
+"""CUDA context, kernels and libraries by lowest capability: measured on an H200 (0.73, torch 2.11). The contexts
+alone are said to be 0.14 (T4), 0.22 (L4) and 0.49 (A100); the rest is guessed with care until a run has measured."""
+UNKNOWN_CONTEXT_GIB = 0.75
+CONTEXT_8BIT_BYTES = 64 * MIB
+"""bitsandbytes' own cuBLAS handle for 8-bit products."""
+CPU_PROCESS_BYTES = GIB
+"""The process with its libraries, where main memory is the device's."""
+
+HOPPER = (9, 0)
+THREADS_WITH_CUBLAS = 2
+"""Forward and backward run in threads of their own, each with its cuBLAS workspace inside torch's allocator."""
+
+SMALL_GAPS, BLOCK_GAPS, TILE_GAPS, HEAD_GAPS, PAGE_BYTES = 0.2, 1.6, 0.2, 0.5, 20 * MIB
+"""What growing segments lose: a share of what lies in small tensors, so many of a layer's largest blocks, a share
+of the tile of logits and of a trained head's gradient, and half a page."""
+FIXED_SEGMENTS_GAPS = 0.03
+"""Share of the passing memory that segments of fixed size lose beyond that (Windows)."""
+CPU_GAPS = 0.05
+
+UNCERTAIN_PASSING, UNCERTAIN_STAYING, UNCERTAIN_CONTEXT_BYTES = 0.03, 0.005, int(0.15 * GIB)
+"""The error bar before anything was measured here: weights are counted, activations are within a few percent."""
+UNCERTAIN_METHODS, UNCERTAIN_FIXED_SEGMENTS = {"qlora-8": 0.06, "full": 0.06}, 0.05
+"""More where outliers of the data decide, where tensors of the size of a weight come and go, and where segments of
+fixed size leave gaps of their own."""
+MEASURED_BYTES = 48 * MIB
+"""What is left of the error bar's fixed part once the context was measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """A process on a device: fixed bytes, how passing memory turns into pages, and how well all that is known.
+
+    ``scale`` is measured over predicted passing memory, ``uncertain_share`` its error bar; ``measured`` says that
+    they come from runs on this machine.
+    """
+
+    context_bytes: int
+    workspace_bytes: int = 0
+    scale: float = 1.0
+    uncertain_share: float = UNCERTAIN_PASSING
+    uncertain_bytes: int = UNCERTAIN_CONTEXT_BYTES
+    measured: bool = False
+
+
+def footprint_of(gpu: Gpu | None, setup: Setup, measured: "Fitted | None" = None) -> Footprint:
+    """The footprint on this machine: as measured here, else guessed from the card's generation."""
+    if setup.device == "cpu":
+        return Footprint(context_bytes=CPU_PROCESS_BYTES)
+    capability = gpu.capability if gpu is not None else None
+    workspace = THREADS_WITH_CUBLAS * _workspace_bytes(capability)
+    of_method = method_context_bytes(setup.method)
+    if measured is None:
+        return Footprint(
+            context_bytes=_context_bytes(capability) + of_method,
+            workspace_bytes=workspace,
+            uncertain_share=_uncertain_share(setup),
+        )
+    return Footprint(
+        context_bytes=measured.context_bytes + of_method,
+        workspace_bytes=workspace,
+        scale=measured.scale,
+        uncertain_share=max(measured.uncertain_share, UNCERTAIN_METHODS.get(setup.method, 0.0)),
+        uncertain_bytes=MEASURED_BYTES,
+        measured=True,
+    )
+
+
+def method_context_bytes(method: str) -> int:
+    """What a method's libraries take outside torch's allocator."""
+    return CONTEXT_8BIT_BYTES if method == "qlora-8" else 0
+
+
+def _uncertain_share(setup: Setup) -> float:
+    usual = UNCERTAIN_PASSING if setup.expandable_segments else UNCERTAIN_FIXED_SEGMENTS
+    return max(usual, UNCERTAIN_METHODS.get(setup.method, 0.0))
+
+
+def _context_bytes(capability: tuple[int, int] | None) -> int:
+    known = (size for lowest, size in CONTEXT_GIB if capability is not None and capability >= lowest)
+    return int(next(known, UNKNOWN_CONTEXT_GIB) * GIB)
+
+
+def _workspace_bytes(capability: tuple[int, int] | None) -> int:
+    return 32 * MIB if capability is None or capability >= HOPPER else 8 * MIB

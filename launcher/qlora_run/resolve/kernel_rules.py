@@ -1,0 +1,91 @@
+"""One small function for each setting that picks a kernel."""
+
+from typing import Any
+
+from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
+from qlora_run.resolve.activations import SCORE_CAPPED
+from qlora_run.resolve.loss_cost import loss_chunk_tokens as tile_tokens
+from qlora_run.resolve.machine_rules import has_bf16, ram_budget_bytes, torch_at_least
+from qlora_run.resolve.situation import Choice, Situation, version_of
+
+LARGEST_HEAD_DIM = 256
+
+
+def attention(s: Situation) -> Choice:
+    """torch's kernel for sequences of different lengths where it runs, else plain scaled dot products."""
+    missing = _varlen_missing(s)
+    if missing is None:
+        return Choice("varlen", "probe", "torch's own kernel for packed examples: no mask, no padding")
+    return Choice("sdpa", "probe", missing)
+
+
+def _varlen_missing(s: Situation) -> str | None:
+    checks = (
+        (not s.on_cuda, "the packed kernel needs an NVIDIA card"),
+        (not torch_at_least(s, 2, 10), "the packed kernel needs torch 2.10"),
+        (not has_bf16(s.gpu), "the packed kernel needs a card of capability 8.0"),
+        (s.chosen["compute_dtype"].value == "float32", "the packed kernel computes in 16 bits only"),
+        (s.model.head_dim > LARGEST_HEAD_DIM, f"heads of {s.model.head_dim} are too wide for the packed kernel"),
+        (s.model.model_type in SCORE_CAPPED, f"{s.model.model_type} caps its attention scores; no packed kernel does"),
+    )
+    return next((reason for failed, reason in checks if failed), None)
+
+
+def attention_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """A kernel that this machine or model cannot use."""
+    if value == "varlen" and (missing := _varlen_missing(s)):
+        return UserError(f"attention varlen: {missing}", "--attention sdpa")
+    if value == "flash" and version_of(s.report, "flash-attn") is None:
+        return EnvironmentProblem("attention flash: the package flash-attn is not installed", "--attention auto")
+    if value == "flash" and not has_bf16(s.gpu):
+        return UserError("attention flash: needs a card of capability 8.0", "--attention sdpa")
+    return None
+
+
+def loss_kernel(s: Situation) -> Choice:
+    """The chunked kernel: the same everywhere, and nothing of a frozen head is computed twice."""
+    if s.model.own_logits:
+        return Choice("logits", "probe", "this architecture makes its logits in its own way")
+    return Choice("chunked", "default", "never holds all logits; loss and gradient in one pass")
+
+
+def loss_kernels(s: Situation, method: str) -> tuple[str, ...]:
+    """The kernels that compute this loss here, the simplest first; a person's own, or the only one that can."""
+    first = str(s.value("loss_kernel"))
+    if "loss_kernel" in s.wishes or first != "chunked" or method == "full" or _liger_missing(s):
+        return (first,)
+    return (first, "liger")
+
+
+def loss_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """A kernel that is not installed."""
+    if value == "torch" and not torch_at_least(s, 2, 13):
+        old = f"loss_kernel torch: needs torch 2.13, {s.report.torch.version} is here"
+        return EnvironmentProblem(old, "--loss-kernel chunked")
+    if value == "liger" and (missing := _liger_missing(s)):
+        return EnvironmentProblem(f"loss_kernel liger: {missing}", "--loss-kernel chunked")
+    return None
+
+
+def _liger_missing(s: Situation) -> str | None:
+    triton = version_of(s.report, "triton") or version_of(s.report, "triton-windows")
+    checks = (
+        (not s.on_cuda, "needs an NVIDIA card"),
+        (version_of(s.report, "liger-kernel") is None, "the package liger-kernel is not installed"),
+        (triton is None, "Triton is missing"),
+    )
+    return next((reason for failed, reason in checks if failed), None)
+
+
+def loss_chunk_tokens(s: Situation) -> Choice:
+    """As many tokens at a time as keep the tile of logits small."""
+    budget = s.value("vram_budget_bytes") if s.on_cuda else ram_budget_bytes(s)
+    vocabulary = s.model.vocab_size
+    return Choice(tile_tokens(vocabulary, budget), "tuner", f"a small tile of {vocabulary:,} logits a token")
+
+
+def optimizer_kernel(s: Situation) -> Choice:
+    """One fused pass over all values where torch has it."""
+    if s.value("device") in ("cuda", "cpu"):
+        return Choice("fused", "probe", "one pass over all values, same mathematics")
+    return Choice("plain", "probe", "no fused optimizer on this device")

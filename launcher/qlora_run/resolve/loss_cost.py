@@ -1,0 +1,91 @@
+"""What scoring takes at the end of a forward, by kernel. Legend: V vocabulary, H hidden size, N scored tokens."""
+
+from dataclasses import dataclass
+
+from qlora_profiles.facts import ModelFacts
+from qlora_profiles.units import MIB
+from qlora_run.resolve.activations import FLOAT32, SCORE_CAPPED
+from qlora_run.resolve.setup import Setup
+
+LARGEST_TILE_BYTES, TILE_SHARE = 320 * MIB, 0.027
+"""Most memory for a tile of logits, and its share of a smaller budget."""
+LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
+
+LOGIT_BYTES, CAPPED_LOGIT_BYTES, TRAINED_LOGIT_BYTES = 8, 12, 12
+"""Bytes for each logit of a tile: float32 values and their exponentials; with a cap, its slope; with a trained
+head, which computes its tile again in backward, the logarithms and two gradients."""
+WHOLE_LOGIT_BYTES = 14
+"""The same where all logits exist at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossCost:
+    """Bytes of the loss: for each token, for each token of a tile, and whatever its size.
+
+    ``chunk_tokens`` is how many tokens a tile has, ``columns`` into how many parts a kernel that sizes its tiles
+    by itself cuts them (V over H); one of the two is 0.
+    """
+
+    token: int
+    tile_token: int
+    chunk_tokens: int
+    columns: int
+    fixed: int
+
+    def tile_bytes(self, tokens: int) -> int:
+        """The tile of logits while ``tokens`` are scored."""
+        if not self.columns:
+            return self.tile_token * min(tokens, self.chunk_tokens)
+        rows = -(-tokens // self.columns)
+        return self.tile_token * min(tokens, 1 << (rows - 1).bit_length())
+
+    def bytes(self, tokens: int) -> int:
+        """All of it while ``tokens`` are scored."""
+        return self.token * tokens + self.tile_bytes(tokens) + self.fixed
+
+
+def loss_cost(model: ModelFacts, setup: Setup) -> LossCost:
+    """The cost of the setup's kernel; a head that is trained is always scored in chunks."""
+    vocabulary, c = model.vocab_size, setup.compute_bytes
+    token = _token(model, setup)
+    if setup.loss_kernel == "logits" or model.own_logits:
+        return LossCost(token=token + WHOLE_LOGIT_BYTES * vocabulary, tile_token=0, chunk_tokens=0, columns=0, fixed=0)
+    if setup.loss_kernel == "liger" and not setup.full:
+        columns = -(-vocabulary // model.hidden_size)
+        return LossCost(token=token + FLOAT32, tile_token=c * vocabulary, chunk_tokens=0, columns=columns, fixed=0)
+    return LossCost(
+        token=token,
+        tile_token=_logit_bytes(model, setup) * vocabulary,
+        chunk_tokens=setup.loss_chunk_tokens,
+        columns=0,
+        fixed=_head_bytes(model, setup) if setup.full else 0,
+    )
+
+
+def _head_bytes(model: ModelFacts, setup: Setup) -> int:
+    """A trained head's copy in the arithmetic and its gradient; and the next tile's, where that outweighs the tile."""
+    head = setup.compute_bytes * model.vocab_size * model.hidden_size
+    tile_then_gone = (TRAINED_LOGIT_BYTES - setup.compute_bytes) * model.vocab_size * setup.loss_chunk_tokens
+    return 2 * head + max(0, head - tile_then_gone)
+
+
+def _logit_bytes(model: ModelFacts, setup: Setup) -> int:
+    if setup.full:
+        return TRAINED_LOGIT_BYTES
+    return CAPPED_LOGIT_BYTES if model.model_type in SCORE_CAPPED else LOGIT_BYTES
+
+
+def _token(model: ModelFacts, setup: Setup) -> int:
+    """Outside the tile: what the last norm kept, its result, the scored part and its gradient."""
+    eager_16bit = setup.compute_bytes < FLOAT32 and not setup.fused_kernels
+    kept = FLOAT32 if eager_16bit else setup.compute_bytes
+    return (kept + 3 * setup.stream_bytes) * model.hidden_size
+
+
+def loss_chunk_tokens(vocab_size: int, budget_bytes: int | None) -> int:
+    """The largest power of two (64 to 1,024) of supervised tokens whose tile of logits stays small."""
+    room = LARGEST_TILE_BYTES if budget_bytes is None else min(LARGEST_TILE_BYTES, int(TILE_SHARE * budget_bytes))
+    chunk = LARGEST_CHUNK
+    while chunk > SMALLEST_CHUNK and chunk * vocab_size * LOGIT_BYTES > room:
+        chunk //= 2
+    return chunk

@@ -1,0 +1,211 @@
+"""One small function for each setting that follows from the machine alone."""
+
+from typing import Any
+
+from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
+from qlora_profiles.hardware import Gpu, HardwareReport
+from qlora_profiles.units import GIB
+from qlora_run.resolve.situation import Choice, Situation, in_gib, torch_version, version_of
+
+BF16_CAPABILITY = (8, 0)
+UNSLOTH_TRANSFORMERS = (5, 17, 0)
+
+RESERVE_BYTES = int(0.1 * GIB)
+DISPLAY_RESERVE_BYTES = int(0.3 * GIB)
+WINDOWS_RESERVE_BYTES = int(0.2 * GIB)
+"""Kept free on a card: always, where it also draws the desktop, and where Windows manages its memory."""
+RAM_RESERVE_BYTES = GIB
+
+
+def device(s: Situation) -> Choice:
+    """CUDA with a CUDA build of torch and an NVIDIA card, else the CPU."""
+    cards = s.report.cuda_gpus
+    if cards:
+        return Choice("cuda", "probe", f"{cards[0].name} with a CUDA build of torch")
+    return Choice("cpu", "probe", why_no_cuda(s))
+
+
+def why_no_cuda(s: Situation) -> str:
+    """Why CUDA is not used, in a few words."""
+    vendors = {gpu.vendor for gpu in s.report.gpus}
+    if "nvidia" in vendors:
+        version = s.report.torch.version
+        return f"torch {version} is not a CUDA build" if version else "torch is not installed"
+    others = {"amd": "AMD cards", "intel": "Intel cards", "apple": "Apple's GPU"}
+    named = [words for vendor, words in others.items() if vendor in vendors]
+    return f"no NVIDIA card; {named[0]} are not planned for yet" if named else "no NVIDIA card found"
+
+
+def device_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """A device that this torch or this machine does not have."""
+    if value == "cuda" and not s.report.cuda_gpus:
+        return EnvironmentProblem(f"device cuda: {why_no_cuda(s)}", "qlora-run doctor, or --device cpu")
+    if value in ("mps", "xpu") and s.report.torch.build != value:
+        return EnvironmentProblem(f"device {value}: this torch is not built for it", "--device auto")
+    return None
+
+
+def backend(s: Situation) -> Choice:
+    """Unsloth where it is whole and a backend for it is installed, else plain PEFT."""
+    missing = s.backends.get("unsloth", "no backend for it is installed") or unsloth_missing(s)
+    if missing is None:
+        return Choice("unsloth", "probe", "everything that it needs is here; fewer and fused kernels")
+    installed = version_of(s.report, "unsloth") is not None
+    return Choice("peft", "probe", f"unsloth: {missing}" if installed else "runs wherever torch runs")
+
+
+def backend_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """A backend that is not installed, or cannot run here."""
+    if value not in s.backends:
+        return UserError(f"backend {value}: not installed; there is {', '.join(s.backends)}", "--backend auto")
+    reason = s.backends[value] or (unsloth_missing(s) if value == "unsloth" else None)
+    return EnvironmentProblem(f"backend {value}: {reason}", "--backend auto, or qlora-run doctor") if reason else None
+
+
+def unsloth_missing(s: Situation) -> str | None:
+    """The first thing that keeps Unsloth from running, or ``None``."""
+    triton = version_of(s.report, "triton") or version_of(s.report, "triton-windows")
+    transformers = version_of(s.report, "transformers")
+    checks = (
+        (not s.on_cuda, "needs an NVIDIA card"),
+        (s.report.platform.system != "linux", "chosen by itself on Linux only"),
+        (version_of(s.report, "unsloth") is None, "not installed"),
+        (version_of(s.report, "unsloth-zoo") is None, "unsloth_zoo is missing"),
+        (triton is None, "Triton is missing"),
+        (transformers is not None and transformers > UNSLOTH_TRANSFORMERS, "needs transformers 5.17.0 or older"),
+        (len(s.report.cuda_gpus) > 1, "uses one card; this machine has more"),
+    )
+    return next((reason for failed, reason in checks if failed), None)
+
+
+def compute_dtype(s: Situation) -> Choice:
+    """bfloat16 where the card has it in hardware, float16 on older ones, float32 on CPU."""
+    if not s.on_cuda:
+        return Choice("float32", "probe", "the CPU computes it fastest and exactly")
+    if has_bf16(s.gpu):
+        return Choice("bfloat16", "probe", f"the card has it ({_capability(s.gpu)})")
+    return Choice("float16", "probe", f"cards before 8.0 only emulate bfloat16 ({_capability(s.gpu)})")
+
+
+def compute_dtype_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """A format that the device computes too slowly to be meant, or not at all."""
+    if value == "bfloat16" and s.on_cuda and not has_bf16(s.gpu):
+        return UserError(f"compute_dtype bfloat16: the card has none ({_capability(s.gpu)})", "--compute-dtype float16")
+    if value == "float16" and s.value("device") == "cpu":
+        return UserError("compute_dtype float16: a CPU trains in float32 or bfloat16", "--compute-dtype float32")
+    return None
+
+
+def has_bf16(gpu: Gpu | None) -> bool:
+    """Whether a card computes bfloat16 in hardware."""
+    return gpu is not None and (gpu.capability or (0, 0)) >= BF16_CAPABILITY
+
+
+def _capability(gpu: Gpu | None) -> str:
+    if gpu is None or gpu.capability is None:
+        return "capability unknown"
+    return f"capability {gpu.capability[0]}.{gpu.capability[1]}"
+
+
+def vram_budget_bytes(s: Situation) -> Choice:
+    """What is free on the card now, less a reserve for whatever else draws on it."""
+    if s.gpu is None:
+        return Choice(None, "probe", "no card; main memory is the limit")
+    free, reserve = free_vram_bytes(s.gpu), vram_reserve_bytes(s.report, s.gpu)
+    if free is None:
+        return Choice(None, "probe", "the card's memory could not be read")
+    left: int | None = s.value("leave_free_bytes")
+    if left is not None:
+        return Choice(max(1, free - left), "probe", f"{in_gib(free)} free, {in_gib(left)} left free as asked")
+    kept = "the desktop and others" if reserve > RESERVE_BYTES else "others"
+    return Choice(max(1, free - reserve), "probe", f"{in_gib(free)} free, {in_gib(reserve)} kept for {kept}")
+
+
+def vram_budget_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """More than the card has, or the same said twice."""
+    if value is not None and s.value("leave_free_bytes") is not None:
+        return UserError("both vram_budget_bytes and leave_free_bytes are given", "only one of --vram and --leave-free")
+    total = s.gpu.vram_total_bytes if s.gpu else None
+    if total is not None and value is not None and value > total:
+        return UserError(
+            f"vram_budget_bytes: {in_gib(value)} of a card with {in_gib(total)}", "--vram-budget-bytes auto"
+        )
+    return None
+
+
+def free_vram_bytes(gpu: Gpu) -> int | None:
+    """Free memory of a card; nine tenths of all where only the total is known."""
+    if gpu.vram_free_bytes is not None:
+        return gpu.vram_free_bytes
+    return None if gpu.vram_total_bytes is None else int(0.9 * gpu.vram_total_bytes)
+
+
+def vram_reserve_bytes(report: HardwareReport, gpu: Gpu) -> int:
+    """Memory of the card that the run leaves alone."""
+    managed = report.is_windows or report.platform.wsl
+    draws = gpu.drives_display or (gpu.drives_display is None and managed)
+    return RESERVE_BYTES + (DISPLAY_RESERVE_BYTES if draws else 0) + (WINDOWS_RESERVE_BYTES if managed else 0)
+
+
+def ram_budget_bytes(s: Situation) -> int | None:
+    """Main memory that a run on the CPU may take."""
+    free = s.report.memory.ram_available_bytes
+    return None if free is None else max(1, min(free - RAM_RESERVE_BYTES, int(0.9 * free)))
+
+
+def offload_bytes(report: HardwareReport) -> int | None:
+    """Page-locked main memory that activations may take: half of what is free, and none but on Linux itself."""
+    free = report.memory.ram_available_bytes
+    on_linux = report.platform.system == "linux" and not report.platform.wsl
+    return free // 2 if free is not None and on_linux else None
+
+
+def workers(s: Situation) -> Choice:
+    """Data loader processes; the rows are tokenised beforehand, so they have little to do."""
+    if not s.on_cuda:
+        return Choice(0, "probe", "rows are tokenised beforehand; the CPU is busy computing")
+    if s.report.platform.system != "linux":
+        return Choice(0, "probe", "starting processes here costs more than they do: rows are tokenised beforehand")
+    return Choice(_spare_cores(s), "probe", "they hardly matter: rows are tokenised beforehand")
+
+
+def dataset_workers(s: Situation) -> Choice:
+    """Processes that tokenise; worth their start for many rows only, and not on Windows."""
+    if s.report.platform.system != "linux":
+        return Choice(0, "probe", "in this process: new ones start slowly on this system")
+    if s.data.rows < 20_000:
+        return Choice(0, "probe", f"{s.data.rows:,} rows are tokenised in seconds")
+    return Choice(_spare_cores(s), "probe", f"{s.data.rows:,} rows, {s.report.cpu_cores_logical or 'unknown'} cores")
+
+
+def _spare_cores(s: Situation) -> int:
+    cores = s.report.cpu_cores_logical or s.report.cpu_cores_physical or 1
+    return max(0, min(4, cores - 1))
+
+
+def pin_memory(s: Situation) -> Choice:
+    """Page-locked copies on CUDA under Linux."""
+    if s.on_cuda and s.on_linux:
+        return Choice(True, "probe", "copies to the card overlap with computing")
+    reason = "page-locked memory is scarce on this system" if s.on_cuda else "nothing is copied to a card"
+    return Choice(False, "probe", reason)
+
+
+def expandable_segments(s: Situation) -> Choice:
+    """The growing allocator, where the driver offers it."""
+    if s.on_cuda and s.on_linux:
+        return Choice(True, "probe", "less memory lost between blocks of different sizes")
+    return Choice(False, "probe", "not available on Windows and WSL" if s.on_cuda else "for CUDA only")
+
+
+def expandable_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """Asked for where the driver does not have it."""
+    if value and s.on_cuda and not s.on_linux:
+        return UserError("expandable_segments: not available on Windows and WSL", "--expandable-segments no")
+    return None
+
+
+def torch_at_least(s: Situation, major: int, minor: int) -> bool:
+    """Whether the installed torch is this new."""
+    version = torch_version(s.report)
+    return version is not None and version >= (major, minor)

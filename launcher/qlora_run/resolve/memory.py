@@ -1,0 +1,221 @@
+"""The peak of a training step in closed form: what stays, plus the largest instant.
+
+Nothing is summed that does not live at the same time. The instants are the loss at the end of a forward, the
+backward of the layer where most is alive, and the optimizer step; evaluation keeps nothing for a backward and
+never exceeds the loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from qlora_profiles.facts import LinearShape, MemoryEstimate, MemoryPart, ModelFacts
+from qlora_run.resolve import footprint as rates
+from qlora_run.resolve import weights
+from qlora_run.resolve.activations import LayerCost, layer_cost
+from qlora_run.resolve.footprint import Footprint
+from qlora_run.resolve.loss_cost import LossCost, loss_cost
+from qlora_run.resolve.setup import Setup
+
+Instant = Literal["loss", "backward of a layer", "optimizer step"]
+
+LENGTH_STEP = 64
+"""Lengths are tried in multiples of this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """The coefficients of the peak, in bytes; worked out once for a model, a setup and a device."""
+
+    base_bytes: int
+    base_name: str
+    state_bytes: int
+    gradient_bytes: int
+    optimizer_step_bytes: int
+    footprint: Footprint
+    gaps_bytes: int
+    gaps_block_token: int
+    gaps_tile: float
+    gaps_share: float
+    num_layers: int
+    layer: LayerCost
+    offloaded_token: int
+    cast_layer_bytes: int
+    head_gradient_bytes: int
+    expanded_down_bytes: int
+    expanded_widest_bytes: int
+    mask_square: int
+    rotary_token: int
+    loss: LossCost
+
+
+def memory_costs(
+    model: ModelFacts, targets: Sequence[LinearShape], setup: Setup, footprint: Footprint | None = None
+) -> Costs:
+    """The coefficients for a model under a setup; without ``footprint``, for a card of which nothing is known."""
+    footprint = footprint or rates.footprint_of(None, setup)
+    trained = weights.trained_params(model, targets, setup)
+    head = 4 * model.vocab_size * model.hidden_size if setup.full else 0
+    on_cpu, growing = setup.device == "cpu", setup.expandable_segments
+    small = 0 if on_cpu else round(rates.SMALL_GAPS * weights.small_bytes(model, targets, setup))
+    layer = layer_cost(model, targets, setup)
+    return Costs(
+        base_bytes=weights.base_bytes(model, setup),
+        base_name=f"base {weights.weight_bits(setup)}-bit",
+        state_bytes=weights.state_bytes(trained, setup),
+        gradient_bytes=weights.gradient_bytes(trained),
+        optimizer_step_bytes=_step_bytes(model, setup, trained, head),
+        footprint=footprint,
+        gaps_bytes=0 if on_cpu else small + round(rates.HEAD_GAPS * head) + rates.PAGE_BYTES // 2,
+        gaps_block_token=0 if on_cpu else round(rates.BLOCK_GAPS * layer.block_token),
+        gaps_tile=0.0 if on_cpu else rates.TILE_GAPS,
+        gaps_share=rates.CPU_GAPS if on_cpu else 0.0 if growing else rates.FIXED_SEGMENTS_GAPS,
+        num_layers=model.num_layers,
+        layer=layer,
+        offloaded_token=setup.stream_bytes * model.hidden_size if setup.offload_activations else 0,
+        cast_layer_bytes=weights.cast_bytes(model, targets, setup),
+        head_gradient_bytes=head,
+        expanded_down_bytes=weights.expanded_bytes(model, setup, "down_proj"),
+        expanded_widest_bytes=weights.expanded_bytes(model, setup),
+        mask_square=1 + setup.compute_bytes if setup.attention == "sdpa" else 0,
+        rotary_token=2 * setup.stream_bytes * model.head_dim,
+        loss=loss_cost(model, setup),
+    )
+
+
+def _step_bytes(model: ModelFacts, setup: Setup, trained: int, head_gradient: int) -> int:
+    """A plain optimizer's temporaries; a tied head and embedding that add up their two gradients just before."""
+    plain = trained * 4 if setup.optimizer_kernel == "plain" else 0
+    return max(plain, head_gradient if model.tied_embeddings else 0)
+
+
+def peak(
+    costs: Costs, tokens: int, recomputed: int, budget_bytes: int | None = None, accumulating: bool = True
+) -> MemoryEstimate:
+    """The peak of a micro-batch of ``tokens`` tokens with ``recomputed`` layers that recompute.
+
+    ``accumulating`` where a step may have several micro-batches: the gradients of the first are then there while
+    the next is computed.
+    """
+    worst = _worst(costs, tokens, recomputed, accumulating)
+    parts = _parts(costs, worst, tokens)
+    known = costs.footprint
+    staying = costs.base_bytes + costs.state_bytes + worst.gradients
+    error = known.uncertain_share * worst.passing + rates.UNCERTAIN_STAYING * staying + known.uncertain_bytes
+    return MemoryEstimate(
+        parts=parts,
+        instant=worst.instant,
+        peak_bytes=sum(part.bytes for part in parts),
+        error_bytes=round(error),
+        budget_bytes=budget_bytes,
+        calibrated=known.measured,
+    )
+
+
+def passing_bytes(costs: Costs, tokens: int, recomputed: int, accumulating: bool = True) -> int:
+    """The part of the peak that comes and goes in a step, as predicted before any measurement."""
+    return _worst(costs, tokens, recomputed, accumulating).passing
+
+
+class _Worst(NamedTuple):
+    """The instant of the peak: tensors that pass, what is lost around them, gradients that exist by then."""
+
+    instant: Instant
+    used: int
+    gaps: int
+    gradients: int
+
+    @property
+    def passing(self) -> int:
+        return self.used + self.gaps
+
+
+def _worst(costs: Costs, tokens: int, recomputed: int, accumulating: bool) -> _Worst:
+    """The largest instant; a trained head's gradient is the one that backward has from its start."""
+    before = {
+        "loss": costs.gradient_bytes if accumulating else 0,
+        "backward of a layer": costs.gradient_bytes if accumulating else costs.head_gradient_bytes,
+        "optimizer step": costs.gradient_bytes,
+    }
+    instants = (
+        _Worst(name, used, gaps, before[name]) for name, (used, gaps) in _instants(costs, tokens, recomputed).items()
+    )
+    return max(instants, key=lambda worst: worst.passing + worst.gradients)
+
+
+def _instants(costs: Costs, tokens: int, recomputed: int) -> dict[Instant, tuple[int, int]]:
+    """(Bytes that pass, bytes of workspaces and of gaps between tensors) at each instant."""
+    kept = _kept(costs, tokens, recomputed)
+    casts = costs.num_layers * costs.cast_layer_bytes
+    open_casts = (costs.num_layers - recomputed) * costs.cast_layer_bytes
+    fixed = costs.gaps_bytes + costs.footprint.workspace_bytes
+    lost = fixed + costs.gaps_block_token * tokens
+    at_loss = kept + casts + costs.loss.bytes(tokens)
+    in_backward = kept + open_casts + _backward(costs, tokens, recomputed)
+    return {
+        "loss": (at_loss, lost + round(costs.gaps_tile * costs.loss.tile_bytes(tokens) + costs.gaps_share * at_loss)),
+        "backward of a layer": (in_backward, lost + round(costs.gaps_share * in_backward)),
+        "optimizer step": (costs.optimizer_step_bytes, fixed),
+    }
+
+
+def smallest_peak(costs: Costs, tokens: int, budget_bytes: int | None = None) -> MemoryEstimate:
+    """The least memory that a micro-batch can take: every layer recomputes, or all but the last.
+
+    The last layer is the first in backward: recomputing it may save nothing.
+    """
+    every = peak(costs, tokens, costs.num_layers, budget_bytes)
+    but_one = peak(costs, tokens, max(0, costs.num_layers - 1), budget_bytes)
+    return min(every, but_one, key=lambda estimate: estimate.peak_bytes)
+
+
+def longest_that_fits(costs: Costs, budget_bytes: int | None, most_tokens: int) -> int:
+    """The longest example (a multiple of 64, at most ``most_tokens``) that fits with every saving in use, or 0."""
+    low, high = 0, most_tokens // LENGTH_STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = smallest_peak(costs, middle * LENGTH_STEP, budget_bytes).fits
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low * LENGTH_STEP
+
+
+def _kept(costs: Costs, tokens: int, recomputed: int) -> int:
+    """What all layers keep until backward reaches them, and what they share."""
+    layer, open_layers = costs.layer, costs.num_layers - recomputed
+    of_open = layer.kept_token * tokens + layer.kept_square * tokens**2
+    of_recomputed = recomputed * (layer.input_token - costs.offloaded_token) * tokens
+    on_its_way = costs.offloaded_token * tokens if recomputed else 0
+    shared = costs.rotary_token * tokens + costs.mask_square * tokens**2
+    return of_recomputed + on_its_way + open_layers * of_open + shared
+
+
+def _backward(costs: Costs, tokens: int, recomputed: int) -> int:
+    """What the worst moment of backward adds: the norm behind the last layer, or the last layer itself.
+
+    Recomputed layers are spread so that the last one is open unless all recompute: then its activations exist
+    while everything else is still kept.
+    """
+    layer = costs.layer
+    again = 0
+    if recomputed >= costs.num_layers:
+        of_layer = layer.kept_token * tokens + layer.kept_square * tokens**2
+        again = of_layer - layer.shared_token * tokens + costs.cast_layer_bytes
+    gradients, product = layer.backward_token * tokens, layer.product_token * tokens
+    at_down = gradients - product + max(product, costs.expanded_down_bytes)
+    at_widest = gradients - 4 * product + costs.expanded_widest_bytes  # the MLP's own tensors are gone, or not yet
+    return max(layer.first_token * tokens, again + at_down, again + at_widest)
+
+
+def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:
+    """The peak by component; they add up to it, so only what lives at that instant is in them."""
+    of_loss = costs.loss.bytes(tokens) if worst.instant == "loss" else 0
+    in_step = worst.used if worst.instant == "optimizer step" else 0
+    scale = costs.footprint.scale
+    sizes = {
+        costs.base_name: costs.base_bytes,
+        "adapter, gradients, optimizer": costs.state_bytes + worst.gradients + round(scale * in_step),
+        "activations": round(scale * (worst.used - of_loss - in_step)),
+        "loss": round(scale * of_loss),
+        "kernels and context": costs.footprint.context_bytes + round(scale * worst.gaps),
+    }
+    return tuple(MemoryPart(name=name, bytes=size) for name, size in sizes.items() if size > 0)

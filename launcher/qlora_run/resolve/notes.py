@@ -1,0 +1,56 @@
+"""What a person should know of a plan beside its values."""
+
+from collections.abc import Iterator
+
+from qlora_run.resolve.fit import Fit
+from qlora_run.resolve.machine_rules import free_vram_bytes, has_bf16, why_no_cuda
+from qlora_run.resolve.situation import Situation, in_gib
+
+
+def notes_of(s: Situation, fit: Fit) -> Iterator[str]:
+    """The notes that apply, the most important first."""
+    yield from _about_device(s)
+    yield from _about_model(s)
+    yield from _about_wishes(s)
+    memory = fit.found.best.memory
+    if memory.budget_bytes is None:
+        yield "how much memory is free could not be read: whether the plan fits is not known"
+
+
+def _about_device(s: Situation) -> Iterator[str]:
+    vendors = {gpu.vendor for gpu in s.report.gpus}
+    if not s.on_cuda and "nvidia" in vendors and s.value("device") == "cpu" and not s.report.cuda_gpus:
+        name = next(gpu.name for gpu in s.report.gpus if gpu.vendor == "nvidia")
+        yield f"PLANNED ON THE CPU although there is a {name}: {why_no_cuda(s)}; many times slower (qlora-run doctor)"
+    cards = s.report.cuda_gpus
+    if s.on_cuda and len(cards) > 1:
+        roomier = max(cards, key=lambda gpu: free_vram_bytes(gpu) or 0)
+        more = (free_vram_bytes(roomier) or 0) - (free_vram_bytes(cards[0]) or 0)
+        hint = f"; card {roomier.index} has {in_gib(more)} more free (CUDA_VISIBLE_DEVICES={roomier.index})"
+        yield f"{len(cards)} cards: this plan uses the first{hint if more > 2**28 else ''}"
+
+
+def _about_model(s: Situation) -> Iterator[str]:
+    model = s.model
+    if not model.exact and model.quantised is None:
+        yield f"{model.name}: shape from a list of known models; the weights' own headers are read before training"
+    dense = sum(shape.params for shape in model.linears) * model.num_layers
+    if model.layer_linear_params > 1.05 * dense:
+        yield "mixture of experts: the experts get no adapter and are counted unquantised; the estimate is rough"
+    if not s.data.exact:
+        yield "not all rows were counted: the longest example is taken to be as long as max_length allows"
+
+
+def _about_wishes(s: Situation) -> Iterator[str]:
+    if s.value("optimizer_kernel") == "paged" and s.report.is_windows:
+        yield "paged optimizer on Windows: kept as you asked, though it is not known to work there"
+    if s.value("optimizer_kernel") == "paged" and not s.on_cuda:
+        yield "paged optimizer: does nothing without a CUDA card"
+    if s.value("method") == "full" and s.chosen["learning_rate"].source == "default":
+        yield "full training with the learning rate of an adapter (2e-4): 1e-5 to 2e-5 is usual"
+    budget = s.value("vram_budget_bytes")
+    free = free_vram_bytes(s.gpu) if s.gpu else None
+    if free is not None and budget is not None and budget > free:
+        yield f"the VRAM budget ({in_gib(budget)}) is more than is free now ({in_gib(free)})"
+    if s.on_cuda and s.value("compute_dtype") == "float32" and has_bf16(s.gpu):
+        yield "float32 arithmetic: about four times slower than bfloat16 on this card"

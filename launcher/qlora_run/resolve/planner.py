@@ -1,0 +1,152 @@
+"""From a report, wishes, a model and data to a plan in which every setting says why."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from qlora_profiles.catalogue import check_profile
+from qlora_profiles.errors import UserError
+from qlora_profiles.facts import DataFacts, ModelFacts, TimeEstimate
+from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.plan import Profile, Request, Resolved, RunPlan
+from qlora_profiles.registry import settings
+from qlora_profiles.settings import Scope
+from qlora_run.calibration.records import Calibration
+from qlora_run.model_facts.targets import discover_targets
+from qlora_run.resolve.changes import cannot_fit, execution_changes, recipe_changes, taken
+from qlora_run.resolve.defaults import why_default
+from qlora_run.resolve.disk import check_disk, written_bytes
+from qlora_run.resolve.fit import Fit, check_trainable, find_fit, runner_up, settle
+from qlora_run.resolve.notes import notes_of
+from qlora_run.resolve.recipe_rules import shortened
+from qlora_run.resolve.rules import apply_rules
+from qlora_run.resolve.setup import Setup
+from qlora_run.resolve.situation import Choice, Situation, asked, merged_wishes, torch_version
+from qlora_run.resolve.speed import estimate_time, total_steps
+from qlora_run.resolve.weights import adapter_params
+
+PEFT_ONLY: Mapping[str, str | None] = {"peft": None}
+"""Backends by name, with the reason why one cannot run here."""
+
+
+def resolve(
+    report: HardwareReport,
+    request: Request,
+    model: ModelFacts,
+    data: DataFacts,
+    profile: Profile | None = None,
+    backends: Mapping[str, str | None] = PEFT_ONLY,
+    calibration: Calibration | None = None,
+) -> RunPlan:
+    """The plan of a run: the recipe as asked for, and the fastest execution of it that fits this machine.
+
+    A value that somebody gave is kept, or the plan fails with the reason and a value that works; what is learned
+    changes only where ``allow_recipe_change`` says so. ``calibration`` is what earlier runs measured here.
+
+    Raises:
+        UserError: nothing fits, or a value is out of what the model, the data or the disk allow.
+        EnvironmentProblem: the software of this machine lacks something that was asked for.
+    """
+    check_trainable(model)
+    if data.train_rows < 1:
+        raise UserError(f"{data.path}: no rows left to train on", "more rows, or a smaller --val-size")
+    differences = check_profile(profile, report) if profile else []
+    calibration = calibration or Calibration()
+    situation = Situation(
+        report=report,
+        model=model,
+        data=data,
+        wishes=merged_wishes(request, profile),
+        backends=backends,
+        profile=profile.name if profile else None,
+        calibration=calibration,
+    )
+    _decide(situation)
+    fit = find_fit(situation)
+    if fit is None:
+        situation, fit = _changed(situation)
+    settle(situation, fit)
+    situation.notes += [*notes_of(situation, fit), *(difference.text for difference in differences), *request.notes]
+    situation.notes += calibration.notes
+    return _plan(situation, fit)
+
+
+def _decide(s: Situation) -> None:
+    """Decide everything but method, token budget and recomputed layers."""
+    wishes = s.wishes
+    for name, setting in settings().items():
+        if name in wishes and not setting.tuned:
+            s.resolved(name, asked(wishes[name]))
+        elif not setting.tuned:
+            s.resolved(name, Choice(setting.default, "default", why_default(setting)))
+    s.resolved("model", asked(wishes["model"]) if "model" in wishes else _default_model(s))
+    s.targets = tuple(discover_targets(s.model, s.value("target_modules")))
+    _check_layers(s)
+    apply_rules(s)
+    s.resolved("output", asked(wishes["output"]) if "output" in wishes else _output(s))
+
+
+def _default_model(s: Situation) -> Choice:
+    return Choice(s.model.source, "probe", "you named none; this one trains well on this machine")
+
+
+def _output(s: Situation) -> Choice:
+    return Choice(f"runs/{s.model.name.lower()}", "default", "named after the model")
+
+
+def _check_layers(s: Situation) -> None:
+    """Raises: UserError for more recomputed layers than the model has."""
+    given = s.wishes.get("layers_recomputed")
+    if given is not None and given.value > s.model.num_layers:
+        raise UserError(
+            f"layers_recomputed {given.value}: {s.model.name} has {s.model.num_layers} layers",
+            f"--layers-recomputed {s.model.num_layers}",
+        )
+
+
+def _changed(s: Situation) -> tuple[Situation, Fit]:
+    """The nearest recipe that fits, where changing it is allowed.
+
+    Raises:
+        UserError: it is not, or nothing fits.
+    """
+    allowed = s.value("allow_recipe_change") and next(execution_changes(s), None) is None
+    change = next(recipe_changes(s), None) if allowed else None
+    if change is None:
+        raise cannot_fit(s)
+    data = shortened(s.data, change.values["max_length"]) if "max_length" in change.values else s.data
+    changed = replace(s, wishes=taken(s, change), data=data, chosen={}, notes=[])
+    _decide(changed)
+    fit = find_fit(changed)
+    if fit is None:
+        raise cannot_fit(s)
+    changed.notes.append(f"the recipe was changed so that it fits: {change.text}")
+    return changed, fit
+
+
+def _plan(s: Situation, fit: Fit) -> RunPlan:
+    trained = s.model.params if s.value("method") == "full" else adapter_params(s.model, s.targets, s.value("lora_r"))
+    check_disk(s.report.disk.output_free_bytes, written_bytes(s.model, trained, s.value), s.value("merge"))
+    return RunPlan(
+        recipe=_scope(s, "recipe"),
+        execution=_scope(s, "execution"),
+        run=_scope(s, "run"),
+        report=s.report,
+        model=s.model,
+        data=s.data,
+        memory=fit.found.best.memory,
+        time=_time(s, fit),
+        profile=s.profile,
+        runner_up=runner_up(s, fit),
+        notes=tuple(s.notes),
+    )
+
+
+def _scope(s: Situation, scope: Scope) -> dict[str, Resolved]:
+    return {name: s.chosen[name] for name, setting in settings().items() if setting.scope == scope}
+
+
+def _time(s: Situation, fit: Fit) -> TimeEstimate:
+    steps = total_steps(s.data.train_rows, s.value("examples_per_step"), s.value("epochs"), s.value("max_steps"))
+    setup = Setup.from_values(s.value, s.value("method"), torch_version(s.report))
+    scale = s.measured.speed_scale if s.measured else None
+    return estimate_time(s.report, s.gpu, setup, steps, fit.found.best.step_seconds, scale)

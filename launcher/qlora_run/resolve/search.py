@@ -1,0 +1,208 @@
+"""The fastest execution that fits: how many tokens at a time, how many layers recompute, which loss kernel, and
+whether activations wait in main memory.
+
+For a token budget and a set of kernels, fewer recomputed layers are always faster and always larger, so one number
+decides each and the search is short. What does not fit does not count; near ties go to the simpler setting, then to
+the one that leaves more room.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cached_property
+
+from qlora_profiles.facts import MemoryEstimate
+from qlora_run.resolve.memory import Costs, longest_that_fits, peak
+from qlora_run.resolve.speed import CUT_LOSS, Rates, Work, step_seconds
+
+NEAR_TIE = 1.01
+SMALLEST_BUDGET = 256
+STEP = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Kernels whose memory and time differ; the lower the ``rank``, the simpler they are.
+
+    ``most_offloaded_bytes`` is how much main memory may take for activations, ``None`` where it is no limit.
+    """
+
+    rank: int
+    loss_kernel: str
+    offload_activations: bool
+    costs: Costs
+    work: Work
+    most_offloaded_bytes: int | None = None
+
+    def holds(self, tokens: int, recomputed: int) -> bool:
+        """Whether main memory has room for what the recomputing layers put there."""
+        needed = recomputed * self.costs.offloaded_token * tokens
+        return self.most_offloaded_bytes is None or needed <= self.most_offloaded_bytes
+
+    def longest(self, budget_bytes: int | None, most_tokens: int) -> int:
+        """The longest example that fits both memories with every layer recomputing, or 0."""
+        a_token = self.costs.num_layers * self.costs.offloaded_token
+        if a_token and self.most_offloaded_bytes is not None:
+            most_tokens = min(most_tokens, self.most_offloaded_bytes // a_token)
+        return longest_that_fits(self.costs, budget_bytes, most_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An execution with what it takes."""
+
+    variant: Variant
+    token_budget: int
+    layers_recomputed: int
+    step_seconds: float
+    memory: MemoryEstimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The execution chosen, out of how many that fit, and the best of the others."""
+
+    best: Candidate
+    fitting: int
+    runner_up: Candidate | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """One model and method on one machine.
+
+    Attributes:
+        variants: kernels to choose from, the simplest first.
+        longest_tokens: the longest example; it is computed whole, whatever the token budget.
+        most_tokens: most that one step can have.
+        budget_bytes: most memory; ``None`` where nothing limits it.
+        token_budget: a person's own, or ``None``.
+        layers_recomputed: a person's own, or ``None``.
+    """
+
+    variants: tuple[Variant, ...]
+    rates: Rates
+    longest_tokens: int
+    most_tokens: int
+    budget_bytes: int | None
+    token_budget: int | None = None
+    layers_recomputed: int | None = None
+
+    @property
+    def costs(self) -> Costs:
+        """Those of the simplest variant."""
+        return self.variants[0].costs
+
+    def candidate(self, token_budget: int, layers_recomputed: int, variant: Variant | None = None) -> Candidate:
+        """One execution, whether it fits or not."""
+        variant = variant or self.variants[0]
+        return Candidate(
+            variant=variant,
+            token_budget=token_budget,
+            layers_recomputed=layers_recomputed,
+            step_seconds=step_seconds(variant.work, self.rates, token_budget, layers_recomputed),
+            memory=self.memory(variant, token_budget, layers_recomputed),
+        )
+
+    def memory(self, variant: Variant, token_budget: int, layers_recomputed: int) -> MemoryEstimate:
+        """The peak of the largest micro-batch."""
+        several = token_budget < self.most_tokens
+        return peak(variant.costs, self.largest_batch(token_budget), layers_recomputed, self.budget_bytes, several)
+
+    def largest_batch(self, token_budget: int) -> int:
+        """Most tokens of a micro-batch: the budget, an example that is longer, or all that a step has."""
+        return min(max(token_budget, self.longest_tokens), self.most_tokens)
+
+    @cached_property
+    def token_budgets(self) -> list[int]:
+        """The budgets worth trying: from the longest example to a whole step, in steps of a half and a third."""
+        if self.token_budget is not None:
+            return [self.token_budget]
+        smallest = max(SMALLEST_BUDGET, -(-self.longest_tokens // STEP) * STEP)
+        largest = max(smallest, int(CUT_LOSS * self.variants[0].work.step_tokens) + STEP)
+        grid, power = {smallest}, SMALLEST_BUDGET
+        while power < 2 * largest:
+            grid |= {power, power * 5 // 4, power * 3 // 2, power * 7 // 4}
+            power *= 2
+        enough = min(tokens for tokens in grid if tokens >= largest) if max(grid) >= largest else largest
+        return sorted(tokens for tokens in grid if smallest <= tokens <= enough)
+
+    def fits(self, variant: Variant, token_budget: int, layers_recomputed: int) -> bool:
+        """Whether an execution fits both memories."""
+        inside = self.memory(variant, token_budget, layers_recomputed).fits
+        return inside and variant.holds(self.largest_batch(token_budget), layers_recomputed)
+
+    def fewest_recomputed(self, token_budget: int, variant: Variant | None = None) -> int | None:
+        """The fewest layers that must recompute for this budget to fit; ``None`` when it cannot."""
+        variant = variant or self.variants[0]
+        if self.layers_recomputed is not None:
+            return self.layers_recomputed if self.fits(variant, token_budget, self.layers_recomputed) else None
+        total = self.costs.num_layers
+        fewest = bisect_left(range(total), True, key=lambda n: self.memory(variant, token_budget, n).fits)
+        return fewest if self.fits(variant, token_budget, fewest) else None
+
+    def longest(self, most_tokens: int) -> int:
+        """The longest example that any of the variants can take, or 0."""
+        return max(variant.longest(self.budget_bytes, most_tokens) for variant in self.variants)
+
+    def run(self) -> Found | None:
+        """The fastest execution that fits, or ``None``."""
+        candidates, count = [], 0
+        for variant in self.variants:
+            for tokens in self.token_budgets:
+                layers = self.fewest_recomputed(tokens, variant)
+                if layers is not None and not self._idle(variant, layers):
+                    candidates.append(self.candidate(tokens, layers, variant))
+                    count += 1 if self.layers_recomputed is not None else self.costs.num_layers - layers + 1
+        if not candidates:
+            return None
+        best = self._best(candidates)
+        others = [candidate for candidate in candidates if candidate is not best]
+        return Found(best=best, fitting=count, runner_up=self._best(others) if others else None)
+
+    def _idle(self, variant: Variant, layers: int) -> bool:
+        """Whether a variant differs from a simpler one in name only: nothing to offload where nothing recomputes."""
+        return layers == 0 and variant.offload_activations and not self.variants[0].offload_activations
+
+    def _best(self, candidates: list[Candidate]) -> Candidate:
+        """The fastest; of those as good as equal the simplest, the smallest, the one of fewest tokens."""
+        fastest = min(candidate.step_seconds for candidate in candidates)
+        near = [candidate for candidate in candidates if candidate.step_seconds <= NEAR_TIE * fastest]
+        return min(near, key=lambda c: (c.variant.rank, c.memory.peak_bytes, c.token_budget))
+
+    def smallest(self) -> Candidate:
+        """The execution that takes the least memory."""
+        total, tokens = self.costs.num_layers, self.token_budgets[0]
+        tried = (total, max(0, total - 1)) if self.layers_recomputed is None else (self.layers_recomputed,)
+        candidates = [self.candidate(tokens, count, v) for count in tried for v in self.variants]
+        held = [c for c in candidates if c.variant.holds(self.largest_batch(tokens), c.layers_recomputed)]
+        return min(held or candidates, key=lambda c: c.memory.peak_bytes)
+
+
+def compared(chosen: Candidate, other: Candidate) -> str:
+    """Another execution in a person's words: ``2,048: 9% slower, 0.9 GiB less``, without its name."""
+    return f"{_speed_words(chosen, other)}, {_memory_words(chosen, other)}"
+
+
+def described(candidate: Candidate, chosen: Candidate, total_layers: int) -> str:
+    """An execution by what sets it apart from the chosen one: ``6,144 tokens, 30 of 36 recomputed, liger``."""
+    words = [f"{candidate.token_budget:,} tokens", f"{candidate.layers_recomputed} of {total_layers} recomputed"]
+    if candidate.variant.loss_kernel != chosen.variant.loss_kernel:
+        words.append(candidate.variant.loss_kernel)
+    if candidate.variant.offload_activations != chosen.variant.offload_activations:
+        words.append("activations offloaded" if candidate.variant.offload_activations else "nothing offloaded")
+    return ", ".join(words)
+
+
+def _speed_words(chosen: Candidate, other: Candidate) -> str:
+    ratio = other.step_seconds / chosen.step_seconds
+    if abs(ratio - 1) <= NEAR_TIE - 1:
+        return "as fast"
+    return f"{ratio - 1:.0%} slower" if ratio > 1 else f"{1 - ratio:.0%} faster"
+
+
+def _memory_words(chosen: Candidate, other: Candidate) -> str:
+    gained = (other.memory.peak_bytes - chosen.memory.peak_bytes) / 2**30
+    if abs(gained) < 0.05:
+        return "the same memory"
+    words = f"{abs(gained):.1f} GiB {'more' if gained > 0 else 'less'}"
+    return words if other.memory.fits else f"{words}: too much"

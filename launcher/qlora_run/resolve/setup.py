@@ -1,0 +1,74 @@
+"""The few settings that decide how much memory and time a micro-batch takes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qlora_profiles.settings import Execution, Recipe, values_of
+
+FUSED_BACKENDS = ("unsloth",)
+"""Backends whose norms and activations are single kernels that keep their inputs only."""
+
+GROUPING_TORCH = (2, 12)
+"""From here on torch's packed kernel lets queries share key heads; before, they are expanded to all heads."""
+
+OF_BACKEND = ("method", "fused_kernels", "expands_heads")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Everything but the tokens of a micro-batch and the layers recomputed."""
+
+    method: str
+    double_quant: bool
+    lora_r: int
+    lora_dropout: float
+    optimizer: str
+    device: str
+    compute_dtype: str
+    attention: str
+    loss_kernel: str
+    loss_chunk_tokens: int
+    optimizer_kernel: str
+    expandable_segments: bool
+    offload_activations: bool
+    fused_kernels: bool
+    expands_heads: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe, execution: Execution, torch: tuple[int, ...] | None = None) -> "Setup":
+        """The part of a plan that counts; ``torch`` is its version, where it is known."""
+        values: dict[str, Any] = values_of(recipe) | values_of(execution)
+        return cls.from_values(values.__getitem__, recipe.method, torch)
+
+    @classmethod
+    def from_values(cls, value: Callable[[str], Any], method: str, torch: tuple[int, ...] | None = None) -> "Setup":
+        """From settings by name, with the method put in."""
+        values = {name: value(name) for name in cls.__slots__ if name not in OF_BACKEND}
+        old = torch is not None and torch < GROUPING_TORCH
+        return cls(
+            method=method,
+            fused_kernels=value("backend") in FUSED_BACKENDS,
+            expands_heads=values["attention"] == "sdpa" or (values["attention"] == "varlen" and old),
+            **values,
+        )
+
+    @property
+    def compute_bytes(self) -> int:
+        """Bytes of a value in the arithmetic."""
+        return 4 if self.compute_dtype == "float32" else 2
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of a value between layers: a trained embedding is float32, and so is all that is added to it."""
+        return 4 if self.full else self.compute_bytes
+
+    @property
+    def quantised(self) -> bool:
+        """True where the base is kept in 4 or 8 bits and expanded for each product."""
+        return self.method in ("qlora-4", "qlora-8")
+
+    @property
+    def full(self) -> bool:
+        """True where the whole model is trained and there is no adapter."""
+        return self.method == "full"

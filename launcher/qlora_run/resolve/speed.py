@@ -1,0 +1,217 @@
+"""How long an optimizer step may take: a roofline from the data sheet, with a floor set by kernel launches.
+
+Fitted to one H200 with six models from 0.6B to 8B; good for choosing between executions of one machine, rough in
+seconds anywhere else.
+"""
+
+import math
+from dataclasses import dataclass
+
+from qlora_profiles.facts import DataFacts, ModelFacts, TimeEstimate
+from qlora_profiles.hardware import Gpu, HardwareReport
+from qlora_run.resolve.cards import card_of
+from qlora_run.resolve.memory import Costs
+from qlora_run.resolve.setup import Setup
+
+MATMUL_SHARE = 0.65
+BANDWIDTH_SHARE = 0.9
+ATTENTION_SHARE = 0.35
+"""What of the data sheet is reached by matrix products, by copies and by attention."""
+
+TOUCHES, FUSED_TOUCHES, INT8_TOUCHES = 26, 17, 60
+"""How often each kept byte is read or written over forward and backward: eager modules, fused kernels, and 8-bit
+products, which quantise what they read and look for outliers in it."""
+
+LAUNCH_SECONDS = {
+    "qlora-4": (0.0053, 0.0042),
+    "qlora-8": (0.0069, 0.0058),
+    "lora": (0.0037, 0.0030),
+    "full": (0.0029, 0.0025),
+}
+"""Time of the host to launch one layer's kernels, forward and backward, and once more when it recomputes."""
+LOGIT_TOUCHES = {"liger": 12}
+USUAL_LOGIT_TOUCHES = 60
+"""Bytes read or written for each logit by a kernel that fuses everything, and by the others."""
+LIGER_LAUNCH_SECONDS = 0.015
+"""Liger asks the card how many tokens count, and waits for the answer."""
+OFFLOAD_BYTES_PER_SECOND = 12e9
+"""Copies between the card and page-locked memory, each way; the card computes nothing meanwhile."""
+HOST_FACTOR = {"windows": 1.4, "linux": 1.0}
+
+FLOAT32_SHARE = 0.25
+"""Float32 products run at about a quarter of the 16-bit rate."""
+
+CORE_FLOPS = 30e9
+"""Float32 operations per second of one CPU core in a matrix product."""
+CORE_EXPANDS = 0.3e9
+"""4-bit values that one CPU core expands per second."""
+CPU_LAUNCH_SECONDS = 0.001
+
+CUT_LOSS = 1.08
+"""Micro-batches are never quite full: a step needs a little more of them than its tokens say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What the machine computes in a second: operations, attention's operations, bytes moved, weights expanded."""
+
+    flops: float
+    attention_flops: float
+    bytes: float
+    expanded_params: float
+    layer_launch_seconds: float
+    recompute_launch_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a step has to compute, whatever the machine.
+
+    ``step_tokens`` are the tokens of a typical optimizer step, ``scored_share`` the supervised part of them.
+    """
+
+    step_tokens: float
+    scored_share: float
+    mean_tokens: float
+    linear_params: int
+    expanded_params: int
+    head_params: int
+    attention_width: int
+    kept_token_bytes: int
+    num_layers: int
+    trains_weights: bool
+    dense_attention: bool
+    touches: int
+    logit_touches: int
+    offloaded_token_bytes: int
+    loss_launch_seconds: float
+
+
+def rates(report: HardwareReport, gpu: Gpu | None, setup: Setup) -> Rates:
+    """The machine's rates on the device of the setup."""
+    if setup.device == "cuda" and gpu is not None:
+        return _card_rates(report, gpu, setup)
+    cores = report.cpu_cores_physical or max(1, (report.cpu_cores_logical or 2) // 2)
+    return Rates(
+        flops=cores * CORE_FLOPS,
+        attention_flops=cores * CORE_FLOPS * 0.5,
+        bytes=20e9,
+        expanded_params=cores * CORE_EXPANDS,
+        layer_launch_seconds=CPU_LAUNCH_SECONDS,
+        recompute_launch_seconds=CPU_LAUNCH_SECONDS / 2,
+    )
+
+
+def _card_rates(report: HardwareReport, gpu: Gpu, setup: Setup) -> Rates:
+    card = card_of(gpu)
+    peak = card.tflops * 1e12 * (FLOAT32_SHARE if setup.compute_bytes == 4 else 1.0)
+    moved = card.bandwidth_gbs * 1e9 * BANDWIDTH_SHARE
+    host = HOST_FACTOR.get(report.platform.system, 1.0)
+    once, again = LAUNCH_SECONDS[setup.method]
+    return Rates(
+        flops=peak * MATMUL_SHARE,
+        attention_flops=peak * ATTENTION_SHARE,
+        bytes=moved,
+        expanded_params=moved / (0.5 + setup.compute_bytes),
+        layer_launch_seconds=once * host,
+        recompute_launch_seconds=again * host,
+    )
+
+
+def work_of_step(
+    model: ModelFacts, data: DataFacts, setup: Setup, costs: Costs, examples: int, max_length: int
+) -> Work:
+    """The work of a typical step of ``examples`` examples."""
+    mean = max(1.0, min(data.mean_tokens, float(max_length)))
+    return Work(
+        step_tokens=mean * examples,
+        scored_share=min(1.0, data.mean_supervised_tokens / max(1.0, data.mean_tokens)),
+        mean_tokens=mean,
+        linear_params=model.layer_linear_params,
+        expanded_params=model.layer_linear_params if setup.quantised else 0,
+        head_params=model.vocab_size * model.hidden_size,
+        attention_width=model.num_heads * model.head_dim,
+        kept_token_bytes=costs.layer.kept_token,
+        num_layers=model.num_layers,
+        trains_weights=setup.full,
+        dense_attention=setup.attention == "sdpa",
+        touches=_touches(setup),
+        logit_touches=LOGIT_TOUCHES.get(setup.loss_kernel, USUAL_LOGIT_TOUCHES) * model.vocab_size,
+        offloaded_token_bytes=costs.offloaded_token,
+        loss_launch_seconds=LIGER_LAUNCH_SECONDS if setup.loss_kernel == "liger" else 0.0,
+    )
+
+
+def _touches(setup: Setup) -> int:
+    if setup.method == "qlora-8":
+        return INT8_TOUCHES
+    return FUSED_TOUCHES if setup.fused_kernels else TOUCHES
+
+
+def micro_batches(work: Work, token_budget: int) -> float:
+    """Micro-batches of a typical step, on average."""
+    return max(1.0, CUT_LOSS * work.step_tokens / token_budget)
+
+
+def step_seconds(work: Work, machine: Rates, token_budget: int, recomputed: int) -> float:
+    """Seconds of a typical optimizer step, cut into micro-batches of at most ``token_budget`` tokens."""
+    count = micro_batches(work, token_budget)
+    again = recomputed / work.num_layers
+    computing = _token_seconds(work, machine, again, work.step_tokens / count) * work.step_tokens / count
+    computing += (2 + again) * work.expanded_params / machine.expanded_params
+    computing += 2 * recomputed * work.offloaded_token_bytes * work.step_tokens / count / OFFLOAD_BYTES_PER_SECOND
+    launching = work.num_layers * machine.layer_launch_seconds + recomputed * machine.recompute_launch_seconds
+    launching += work.loss_launch_seconds
+    return count * float((computing**4 + launching**4) ** 0.25)
+
+
+def _token_seconds(work: Work, machine: Rates, again: float, tokens: float) -> float:
+    """Seconds of computing for each token; ``again`` is the share of layers computed a second time.
+
+    Frozen weights take 2 operations forward and 2 backward for each value, trained ones 2 more.
+    """
+    passes = (6 if work.trains_weights else 4) + 2 * again
+    products = passes * work.linear_params + 4 * work.scored_share * work.head_params
+    seen = 2 * tokens if work.dense_attention else work.mean_tokens
+    attention = (6 + 2 * again) * work.attention_width * seen * work.num_layers
+    moved = work.touches * work.kept_token_bytes * work.num_layers * (1 + 0.4 * again)
+    moved += work.scored_share * work.logit_touches
+    return products / machine.flops + attention / machine.attention_flops + moved / machine.bytes
+
+
+def total_steps(train_rows: int, examples_per_step: int, epochs: float, max_steps: int | None) -> int:
+    """Optimizer steps of the whole run; the last step of an epoch may be smaller."""
+    by_epochs = math.ceil(epochs * math.ceil(train_rows / examples_per_step))
+    return max(1, by_epochs if max_steps is None else max_steps)
+
+
+def estimate_time(
+    report: HardwareReport,
+    gpu: Gpu | None,
+    setup: Setup,
+    steps: int,
+    seconds: float,
+    measured_scale: float | None = None,
+) -> TimeEstimate:
+    """A range around ``steps`` x ``seconds``, wider where less is known of the machine.
+
+    ``measured_scale`` is what earlier runs here took over what was predicted.
+    """
+    if measured_scale is not None:
+        seconds *= measured_scale
+        low, high, basis = 0.85, 1.2, "measured on this card"
+    elif setup.device != "cuda" or gpu is None:
+        low, high, basis = 0.5, 2.0, "rough, from the number of CPU cores"
+    elif card_of(gpu).listed:
+        low, high, basis = 0.75, 1.5, "rough, from the card's data sheet"
+    else:
+        low, high, basis = 0.4, 2.5, "very rough: this card is not in the table, its generation stands in"
+    total = steps * seconds
+    return TimeEstimate(
+        steps=steps,
+        step_seconds=seconds,
+        seconds_low=low * total,
+        seconds_high=high * total,
+        basis=basis,
+        measured_scale=measured_scale,
+    )

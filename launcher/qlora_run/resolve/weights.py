@@ -1,0 +1,75 @@
+"""What stays in memory through a run: the base, the adapter, its gradients and the optimizer's state."""
+
+from collections.abc import Sequence
+
+from qlora_profiles.facts import LinearShape, ModelFacts
+from qlora_profiles.units import MIB
+from qlora_run.resolve.setup import Setup
+
+SMALL_TENSOR_BYTES = MIB
+"""Tensors up to this size share the allocator's small pages."""
+
+
+def weight_bits(setup: Setup) -> int:
+    """Bits of a weight of the base, as a person names them."""
+    return {"qlora-4": 4, "qlora-8": 8, "full": 32}.get(setup.method, 8 * setup.compute_bytes)
+
+
+def base_bytes(model: ModelFacts, setup: Setup) -> int:
+    """All weights as they lie in memory: only the decoder's linear layers are quantised; experts are not."""
+    inside = {"qlora-4": _bytes_4bit(setup.double_quant), "qlora-8": 1.001, "full": 4.0}.get(setup.method)
+    outside = 4 if setup.full else setup.compute_bytes
+    plain = sum(shape.params for shape in model.linears) * model.num_layers
+    quantised = min(plain, model.layer_linear_params)
+    return round(quantised * (inside or outside) + (model.params - quantised) * outside)
+
+
+def _bytes_4bit(double_quant: bool) -> float:
+    """Half a byte and a scale for each 64 values: 8 bits (and one more scale for 256 of them), or float32."""
+    return 0.5 + (1 / 64 + 4 / (64 * 256) if double_quant else 4 / 64)
+
+
+def adapter_params(model: ModelFacts, targets: Sequence[LinearShape], rank: int) -> int:
+    """Values in a LoRA adapter: rank x (in + out) for each target of each layer."""
+    return model.num_layers * rank * sum(shape.in_features + shape.out_features for shape in targets)
+
+
+def trained_params(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> int:
+    """Values that the optimizer moves."""
+    return model.params if setup.full else adapter_params(model, targets, setup.lora_r)
+
+
+def state_bytes(trained: int, setup: Setup) -> int:
+    """The adapter (a base trained whole counts as base) and AdamW's two moments."""
+    return trained * ((0 if setup.full else 4) + (2 if setup.optimizer == "adamw-8bit" else 8))
+
+
+def gradient_bytes(trained: int) -> int:
+    """Gradients in float32."""
+    return trained * 4
+
+
+def small_bytes(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> int:
+    """The part of adapter and state that lies in small tensors."""
+    if setup.full:
+        return 0
+    sizes = [setup.lora_r * width for shape in targets for width in (shape.in_features, shape.out_features)]
+    small = sum(size for size in sizes if 4 * size <= SMALL_TENSOR_BYTES)
+    return model.num_layers * (state_bytes(small, setup) + gradient_bytes(small))
+
+
+def cast_bytes(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> int:
+    """16-bit copies of float32 weights in one layer: autocast makes them, and backward needs them again."""
+    if setup.compute_bytes == 4:
+        return 0
+    linears = model.layer_linear_params if setup.full else adapter_params(model, targets, setup.lora_r)
+    return setup.compute_bytes * linears // model.num_layers
+
+
+def expanded_bytes(model: ModelFacts, setup: Setup, name: str = "") -> int:
+    """The widest weight (of those whose name ends so) expanded for a product, with a double quantisation's scales."""
+    if not setup.quantised:
+        return 0
+    widest = max((shape.params for shape in model.linears if shape.name.endswith(name)), default=0)
+    scales = widest // 16 if setup.method == "qlora-4" and setup.double_quant else 0
+    return widest * setup.compute_bytes + scales

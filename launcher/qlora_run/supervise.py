@@ -1,0 +1,223 @@
+"""Running the core in a child process: start it, show what it does, stop it gently, explain its death.
+
+Nothing the core's libraries do to their process reaches the launcher: their output goes to ``run.log``, and a
+crash ends the child alone. The child obeys one word on its standard input; when the launcher dies, the end of
+that input means the same.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+import psutil
+
+from qlora_profiles import codec
+from qlora_profiles.errors import EnvironmentProblem
+from qlora_profiles.events import FILE_NAME
+from qlora_profiles.plan import RunPlan
+from qlora_run.ending import Ending, ending, last_lines_of
+from qlora_run.tail import Tail
+from qlora_run.view.lines import LOG_NAME
+from qlora_run.view.run_view import View
+from qlora_run.view.state import RunState, fold
+
+POLL_SECONDS = 0.2
+STOPPING = "Saving after this step... Ctrl-C again stops at once."
+KILLING = "Stopping at once."
+
+
+def run_core(
+    plan_path: Path,
+    output: Path,
+    view: View,
+    env: Mapping[str, str] | None = None,
+    command: Sequence[str] | None = None,
+) -> int:
+    """Run a plan in a child process under ``view`` and return the exit code.
+
+    ``env`` adds to the environment; ``command`` stands in for the core.
+
+    Raises:
+        EnvironmentProblem: the child could not be started.
+    """
+    return supervise(plan_path, output, view, env, command).exit_code
+
+
+def supervise(
+    plan_path: Path,
+    output: Path,
+    view: View,
+    env: Mapping[str, str] | None = None,
+    command: Sequence[str] | None = None,
+) -> Ending:
+    """As ``run_core``, but tell all about the end."""
+    plan = codec.load(plan_path, RunPlan)
+    output.mkdir(parents=True, exist_ok=True)
+    command = command or [sys.executable, "-m", "qlora_core", str(plan_path), "--supervised"]
+    log_path = output / LOG_NAME
+    tail = Tail(output / FILE_NAME)
+    with log_path.open("ab") as log:
+        log_start = log.seek(0, os.SEEK_END)
+        watch = _Watch(tail, view, fold(tail.new_events()).closed())
+        with _interrupts() as interrupts:
+            child = _start(command, child_environment(plan, env or {}), log)
+            killed = _follow(child, watch, interrupts)
+    end = ending(child.returncode, watch.state, killed, output, last_lines_of(log_path, log_start))
+    watch.end(end)
+    return end
+
+
+def child_environment(plan: RunPlan, extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the core. What a person set for torch stays; ``extra`` wins over all."""
+    ours = {
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # a random.py in the current folder must not become the standard library's
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
+    weak = {"TOKENIZERS_PARALLELISM": "true"}
+    if plan.execution_values().expandable_segments:
+        weak["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    return weak | dict(os.environ) | ours | dict(extra)
+
+
+def _start(command: Sequence[str], env: dict[str, str], log: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start the child out of reach of the terminal's Ctrl-C, which is the launcher's to pass on."""
+    try:
+        if sys.platform == "win32":
+            flags = subprocess.CREATE_NEW_PROCESS_GROUP
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, creationflags=flags
+            )
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, start_new_session=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"the training process cannot be started: {error}", "qlora-run doctor") from error
+
+
+class _Interrupts:
+    """Counts how often a person asked for the end."""
+
+    count = 0
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+
+
+@contextmanager
+def _interrupts() -> Iterator[_Interrupts]:
+    """Ctrl-C, and the polite kill of a service manager, are counted instead of raised.
+
+    Python lets only the main thread decide about signals; in another one they stay as they were.
+    """
+    interrupts = _Interrupts()
+    before = {}
+    with suppress(ValueError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, interrupts.on_signal)
+    try:
+        yield interrupts
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Watch:
+    """The state of the run, and the view that follows it.
+
+    A view whose stream is gone (a closed pipe) is let go; the training does not depend on being seen.
+    """
+
+    def __init__(self, tail: Tail, view: View, state: RunState) -> None:
+        self.tail, self.view, self.state = tail, view, state
+        self.seen = True
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self.seen = False
+
+    def begin(self) -> None:
+        with self._showing():
+            self.view.begin(self.state)
+
+    def look(self) -> None:
+        """Take in what is new and show it."""
+        for event in self.tail.new_events():
+            self.state = self.state.after(event)
+            if self.seen:
+                with self._showing():
+                    self.view.event(event, self.state)
+        if self.seen:
+            with self._showing():
+                self.view.tick(self.state)
+
+    def say(self, text: str) -> None:
+        if self.seen:
+            with self._showing():
+                self.view.say(text)
+
+    def end(self, end: Ending) -> None:
+        if self.seen:
+            with self._showing():
+                self.view.end(end.state, end.problem)
+
+
+def _follow(child: subprocess.Popen[bytes], watch: _Watch, interrupts: _Interrupts) -> bool:
+    """Watch the child until it is gone; returns whether it was killed on request."""
+    asked = 0
+    try:
+        watch.begin()
+        while not _ended(child):
+            watch.look()
+            if interrupts.count > asked:
+                asked += 1
+                watch.say(STOPPING if asked == 1 else KILLING)
+                _ask_to_stop(child) if asked == 1 else _kill(child)
+        watch.look()
+    finally:
+        _hang_up(child)
+        while not _ended(child):  # the launcher fails: what was learned is saved first
+            if interrupts.count > asked:
+                _kill(child)
+    return asked > 1
+
+
+def _ended(child: subprocess.Popen[bytes]) -> bool:
+    try:
+        child.wait(POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _ask_to_stop(child: subprocess.Popen[bytes]) -> None:
+    with suppress(OSError):
+        assert child.stdin is not None
+        child.stdin.write(b"stop\n")
+        child.stdin.flush()
+
+
+def _hang_up(child: subprocess.Popen[bytes]) -> None:
+    """Close the child's standard input: one that still runs, because we fail, saves and ends."""
+    with suppress(OSError):
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End the child and all that it started."""
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(child.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    child.kill()

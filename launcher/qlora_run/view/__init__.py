@@ -1,0 +1,1 @@
+"""What a person sees: plans, live progress, closing summaries, errors. Nothing here decides anything."""

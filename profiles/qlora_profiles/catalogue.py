@@ -1,0 +1,147 @@
+"""The profiles that come with the program: named settings for classes of machines, and what differs on yours."""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from qlora_profiles.codec import explain
+from qlora_profiles.errors import UserError
+from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.plan import Machine, Profile
+from qlora_profiles.registry import lookup, parse
+from qlora_profiles.suggest import hint
+from qlora_profiles.units import GIB
+
+_FOLDER = files("qlora_profiles") / "profiles"
+NEAR_ENOUGH = 0.9
+"""A card sold as 12 GB has a little less; this share of it still counts as the same class."""
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """One way in which a machine is not the one that a profile is made for, and what that does."""
+
+    what: str
+    effect: str
+
+    @property
+    def text(self) -> str:
+        """In one line."""
+        return f"{self.what}: {self.effect}"
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    """A profile as it is written: its name is the file's."""
+
+    about: str
+    machine: Machine
+    settings: dict[str, Any]
+
+
+@cache
+def profile_names() -> tuple[str, ...]:
+    """The profiles by name: by system, the smallest card first."""
+    names = [entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml")]
+    return tuple(sorted(names, key=lambda name: (name.split("-")[0], len(name), name)))
+
+
+@cache
+def load_profile(name: str) -> Profile:
+    """The profile called ``name``.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    if name not in profile_names():
+        near = hint(name, profile_names())
+        raise UserError(f"unknown profile {name}{near}", f"one of {', '.join(profile_names())}")
+    return read_profile((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), name)
+
+
+def read_profile(text: str, name: str) -> Profile:
+    """A profile from its YAML.
+
+    Raises:
+        UserError: not YAML, an unknown key or setting, or a value that its setting does not allow.
+    """
+    import yaml
+
+    try:
+        written = msgspec.convert(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)), _File)
+        settings = {key: parse(lookup(key), raw) for key, raw in written.settings.items()}
+    except yaml.YAMLError as error:
+        raise UserError(f"profile {name}: not YAML ({str(error).splitlines()[0]})") from error
+    except msgspec.ValidationError as error:
+        raise UserError(f"profile {name}: {explain(error, _File)}") from error
+    except UserError as error:
+        raise UserError(f"profile {name}: {error.message}", error.fix) from error
+    return Profile(name=name, about=written.about, machine=written.machine, settings=settings)
+
+
+def check_profile(profile: Profile, report: HardwareReport) -> list[Difference]:
+    """What of this machine differs from the one that the profile is made for, and what would happen.
+
+    Raises:
+        UserError: the profile cannot run here; names the one that can.
+    """
+    if profile.machine.cpu:
+        return _cpu_differences(profile, report)
+    if not report.cuda_gpus:
+        raise UserError(
+            f"profile {profile.name}: made for an NVIDIA card with a CUDA build of torch; {_without_cuda(report)}",
+            f"--profile {nearest_profile(report)}, or qlora-run doctor",
+        )
+    return [*_system_difference(profile, report), *_vram_difference(profile, report)]
+
+
+def _without_cuda(report: HardwareReport) -> str:
+    if any(gpu.vendor == "nvidia" for gpu in report.gpus):
+        return f"there is a card, but torch {report.torch.version or '(none)'} cannot use it"
+    return "there is no such card"
+
+
+def _cpu_differences(profile: Profile, report: HardwareReport) -> list[Difference]:
+    if not report.cuda_gpus:
+        return []
+    better = f"profile {profile.name} leaves the {report.cuda_gpus[0].name} unused"
+    return [Difference(what=better, effect=f"many times slower than {nearest_profile(report)}")]
+
+
+def _system_difference(profile: Profile, report: HardwareReport) -> list[Difference]:
+    made_for, found = profile.machine.system, report.platform.system
+    if made_for is None or made_for == found:
+        return []
+    slower, safe = "a little slower than it could be here", "what is unsafe here is left to the planner"
+    what = f"profile {profile.name} is made for {made_for.capitalize()}, this is {found}"
+    return [Difference(what=what, effect=slower if made_for == "windows" else safe)]
+
+
+def _vram_difference(profile: Profile, report: HardwareReport) -> list[Difference]:
+    made_for, total = profile.machine.vram_gib, report.cuda_gpus[0].vram_total_bytes
+    if made_for is None or total is None or nearest_size(profile, total):
+        return []
+    what = f"profile {profile.name} is made for {made_for:g} GiB of VRAM, this card has {total / GIB:.0f}"
+    if total < made_for * GIB:
+        return [Difference(what=what, effect=f"it may not fit; {nearest_profile(report)} is made for this card")]
+    return [Difference(what=what, effect=f"it fits easily; {nearest_profile(report)} makes more of this card")]
+
+
+def nearest_size(profile: Profile, total_bytes: int) -> bool:
+    """Whether a card's memory is of the profile's class: enough, and less than the next size up."""
+    made_for = (profile.machine.vram_gib or 0) * GIB
+    sizes = sorted({load_profile(name).machine.vram_gib or 0 for name in profile_names()})
+    larger = [size for size in sizes if size * GIB > made_for]
+    return total_bytes >= NEAR_ENOUGH * made_for and (not larger or total_bytes < NEAR_ENOUGH * larger[0] * GIB)
+
+
+def nearest_profile(report: HardwareReport) -> str:
+    """The profile made for a machine like this: its system, and the largest card that is not larger than its own."""
+    if not report.cuda_gpus:
+        return "cpu"
+    system = "windows" if report.is_windows else "linux"
+    total = report.cuda_gpus[0].vram_total_bytes or 0
+    profiles = [load_profile(name) for name in profile_names()]
+    mine = sorted((p.machine.vram_gib or 0, p.name) for p in profiles if p.machine.system == system)
+    return next((name for size, name in reversed(mine) if total >= NEAR_ENOUGH * size * GIB), mine[0][1])

@@ -1,0 +1,52 @@
+"""The one exception tree, and what each branch means for the exit code.
+
+::
+
+    QloraRunError
+    |-- UserError              exit 2: a person's mistake; one line, no traceback
+    |-- EnvironmentProblem     exit 3: the machine cannot do it; points to ``doctor``
+    `-- Interrupted            exit 130: stopped on request, checkpoint written first
+
+Anything else that escapes is an internal error: traceback, exit 1.
+"""
+
+EXIT_OK = 0
+EXIT_INTERNAL = 1
+EXIT_USER = 2
+EXIT_ENVIRONMENT = 3
+EXIT_INTERRUPTED = 130
+
+
+class QloraRunError(Exception):
+    """An error that is told to a person in one line: what is wrong, and ``fix``: the way on.
+
+    ``fix`` is a command or a setting, never prose about the program's insides.
+    """
+
+    exit_code = EXIT_INTERNAL
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}  -> {self.fix}" if self.fix else self.message
+
+
+class UserError(QloraRunError):
+    """A person's mistake: a file, a value, a name."""
+
+    exit_code = EXIT_USER
+
+
+class EnvironmentProblem(QloraRunError):
+    """The machine or its software cannot do what the plan needs."""
+
+    exit_code = EXIT_ENVIRONMENT
+
+
+class Interrupted(QloraRunError):
+    """A person asked the run to stop; what was trained is saved."""
+
+    exit_code = EXIT_INTERRUPTED

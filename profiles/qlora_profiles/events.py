@@ -1,0 +1,162 @@
+"""What the core says while it works: one JSON object a line in ``events.jsonl``, only ever appended.
+
+The live view, the report and an examination after a crash read the same file.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+FILE_NAME = "events.jsonl"
+
+
+class _Event(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """``time_s`` is seconds since the epoch."""
+
+    time_s: float
+
+
+class RunEvent(_Event, frozen=True, kw_only=True, tag="run"):
+    """A process began or resumed: written once the first step can start."""
+
+    steps_total: int
+    first_step: int
+    trainable_params: int
+    recipe_digest: str
+    backend: str
+    device: str
+    resumed_from: str | None = None
+
+
+class PhaseEvent(_Event, frozen=True, kw_only=True, tag="phase"):
+    """What is being done when it is not a step: loading, preparing data, merging."""
+
+    name: str
+    done: int | None = None
+    total: int | None = None
+
+
+class StepEvent(_Event, frozen=True, kw_only=True, tag="step"):
+    """One optimizer step. ``loss`` is nats per supervised token; tokens count the whole step.
+
+    ``grad_norm`` is before clipping; ``None`` where it overflowed and the scaler left the step out (float16).
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float | None
+    supervised_tokens: int
+    tokens: int
+    examples: int
+    micro_batches: int
+    step_seconds: float
+    epoch: float
+    vram_peak_bytes: int | None = None
+
+
+class EvalEvent(_Event, frozen=True, kw_only=True, tag="eval"):
+    """Held-out rows: mean loss per supervised token, and each row's own mean loss."""
+
+    step: int
+    loss: float
+    rows: int
+    row_losses: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """A prompt and what the model answered."""
+
+    prompt: str
+    answer: str
+
+
+class SampleEvent(_Event, frozen=True, kw_only=True, tag="sample"):
+    """Answers to the sample prompts at a step; step 0 is before training."""
+
+    step: int
+    samples: tuple[Sample, ...]
+
+
+class CheckpointEvent(_Event, frozen=True, kw_only=True, tag="checkpoint"):
+    """A complete checkpoint lies at ``path``."""
+
+    step: int
+    path: str
+
+
+class AdaptationEvent(_Event, frozen=True, kw_only=True, tag="adaptation"):
+    """The execution changed in mid-run, the recipe did not; the step was done again from its start."""
+
+    step: int
+    cause: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+class WarningEvent(_Event, frozen=True, kw_only=True, tag="warning"):
+    """Something a person should know that does not stop the run."""
+
+    message: str
+
+
+class DoneEvent(_Event, frozen=True, kw_only=True, tag="done"):
+    """The last line of a process. ``exit_code`` as in ``errors``; ``message`` and ``fix`` when it failed."""
+
+    status: Literal["finished", "interrupted", "failed"]
+    exit_code: int
+    step: int
+    seconds: float
+    message: str | None = None
+    fix: str | None = None
+    artifacts: dict[str, str] = {}
+    vram_peak_bytes: int | None = None
+
+
+Event = (
+    RunEvent
+    | PhaseEvent
+    | StepEvent
+    | EvalEvent
+    | SampleEvent
+    | CheckpointEvent
+    | AdaptationEvent
+    | WarningEvent
+    | DoneEvent
+)
+
+_decoder = msgspec.json.Decoder(Event)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(event: Event) -> str:
+    """One line of the file, newline included."""
+    return _encoder.encode(event).decode("utf-8") + "\n"
+
+
+def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+    """The events from byte ``offset`` on, each with the offset behind it.
+
+    A last line without its newline is being written, or was cut off by a kill: it is left for the next call.
+    A damaged line, as a full disk can leave it, is passed over.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            with suppress(msgspec.DecodeError):
+                yield _decoder.decode(line), offset
+
+
+def all_events(path: Path) -> list[Event]:
+    """Every complete event in the file."""
+    return [event for event, _ in read_events(path)]

@@ -1,0 +1,135 @@
+"""What is known of a model and of a data set before anything is loaded."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class LinearShape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A linear layer inside one decoder layer: ``weight`` is (out_features, in_features)."""
+
+    name: str
+    out_features: int
+    in_features: int
+    bias: bool = False
+
+    @property
+    def params(self) -> int:
+        """Number of values in the weight."""
+        return self.out_features * self.in_features
+
+
+class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model's shape. Sizes are in values (``params``) unless the name says bytes.
+
+    ``linears`` are those of one decoder layer, ``layer_linear_params`` their sum over all layers;
+    ``other_params`` is everything that is neither them, the embedding nor an untied head.
+    ``exact`` is true when the numbers come from the weights' own headers and not from config.json alone.
+    ``layer_norms`` counts a layer's norms over the hidden size, ``post_norms`` says that the last of them is over
+    what the MLP made; ``own_logits`` that only the model's own forward can make its logits.
+    """
+
+    source: str
+    model_type: str
+    exact: bool
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    tied_embeddings: bool
+    linears: tuple[LinearShape, ...]
+    layer_linear_params: int
+    embedding_params: int
+    head_params: int
+    other_params: int
+    sliding_window: int | None = None
+    max_positions: int | None = None
+    stored_dtype: str = "bfloat16"
+    file_bytes: int | None = None
+    quantised: str | None = None
+    layer_norms: int = 2
+    query_key_norms: bool = False
+    post_norms: bool = False
+    own_logits: bool = False
+    fingerprint: str = ""
+
+    @property
+    def params(self) -> int:
+        """Values in the whole model; a tied head counts once."""
+        return self.layer_linear_params + self.embedding_params + self.head_params + self.other_params
+
+    @property
+    def name(self) -> str:
+        """The last part of the folder or hub id."""
+        return self.source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A data set as this model's tokenizer sees it. Lengths are in tokens, before cutting.
+
+    ``length_quantiles`` are the 0, 10, ... 100th percentiles of the training rows' lengths.
+    ``rows_dropped`` counts rows whose supervised tokens were all cut away.
+    """
+
+    path: str
+    fingerprint: str
+    file_format: str
+    row_shape: str
+    rows: int
+    train_rows: int
+    held_out_rows: int
+    rows_rejected: int
+    rows_cut: int
+    rows_dropped: int
+    longest_tokens: int
+    mean_tokens: float
+    mean_supervised_tokens: float
+    length_quantiles: tuple[int, ...]
+    template: str
+    stop_token: str
+    exact: bool = True
+    notes: tuple[str, ...] = ()
+
+
+class MemoryPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One component of the peak, in bytes of device memory."""
+
+    name: str
+    bytes: int
+
+
+class MemoryEstimate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The predicted peak: what stays, plus the largest transient instant.
+
+    ``budget_bytes`` is what the run may take; ``None`` where nothing limits it. ``calibrated`` is true where runs
+    on this machine were measured.
+    """
+
+    parts: tuple[MemoryPart, ...]
+    instant: Literal["loss", "backward of a layer", "optimizer step", "evaluation"]
+    peak_bytes: int
+    error_bytes: int
+    budget_bytes: int | None = None
+    calibrated: bool = False
+
+    @property
+    def fits(self) -> bool:
+        """True when the peak and its error bar stay inside the budget."""
+        return self.budget_bytes is None or self.peak_bytes + self.error_bytes <= self.budget_bytes
+
+
+class TimeEstimate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the run may take. ``basis`` says where the speed comes from.
+
+    ``measured_scale`` is what runs on this machine took over what was predicted for them; it is in the seconds.
+    """
+
+    steps: int
+    step_seconds: float
+    seconds_low: float
+    seconds_high: float
+    basis: str
+    measured_scale: float | None = None

@@ -1,0 +1,53 @@
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qlora_core.step.cutting import cut
+from qlora_core.step.limits import SMALLEST_TOKEN_BUDGET, Limits
+
+LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=20)
+STARTS = st.builds(
+    Limits,
+    token_budget=st.integers(64, 20_000),
+    layers_recomputed=st.integers(0, 36),
+    loss_chunk_tokens=st.sampled_from([32, 64, 1024]),
+)
+
+
+def ladder(start: Limits, lengths: list[int]) -> list[Limits]:
+    rungs = [start]
+    while (below := rungs[-1].smaller(lengths, 36)) is not None:
+        rungs.append(below)
+    return rungs
+
+
+@given(STARTS, LENGTHS)
+def test_the_ladder_ends_at_the_smallest_execution(start: Limits, lengths: list[int]) -> None:
+    last = ladder(start, lengths)[-1]
+    assert (last.layers_recomputed, last.loss_chunk_tokens, last.offload_activations) == (36, 32, True)
+    for batch in cut(lengths, last.token_budget):
+        assert len(batch) == 1 or sum(lengths[i] for i in batch) < 2 * SMALLEST_TOKEN_BUDGET
+
+
+@given(STARTS, LENGTHS)
+def test_every_rung_changes_something_that_saves_memory(start: Limits, lengths: list[int]) -> None:
+    rungs = ladder(start, lengths)
+    for above, below in pairwise(rungs):
+        cut_finer = cut(lengths, below.token_budget) != cut(lengths, above.token_budget)
+        assert (
+            cut_finer
+            or below.layers_recomputed > above.layers_recomputed
+            or (below.loss_chunk_tokens < above.loss_chunk_tokens or below.offload_activations)
+        )
+
+
+@given(STARTS, LENGTHS)
+def test_growing_back_leads_to_the_start_and_no_further(start: Limits, lengths: list[int]) -> None:
+    now = ladder(start, lengths)[-1]
+    for _ in range(200):
+        above = now.larger(start)
+        if above is None:
+            break
+        now = above
+    assert now == start

@@ -1,0 +1,45 @@
+import pytest
+import torch
+from torch import nn
+
+from qlora_core.step.loss import KERNELS, Head, usable
+
+
+def _problem(softcap: float | None, bias: bool = False) -> tuple[torch.Tensor, torch.Tensor, Head]:
+    torch.manual_seed(1)
+    module = nn.Linear(16, 50, bias=bias).requires_grad_(False)
+    hidden = torch.randn(23, 16, requires_grad=True)
+    return hidden, torch.randint(0, 50, (23,)), Head(module=module, softcap=softcap)
+
+
+def _plain(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
+    return nn.functional.cross_entropy(head.logits(hidden), targets, reduction="sum")
+
+
+@pytest.mark.parametrize("kernel", ["chunked", "torch"])
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("chunk", [1, 7, 23, 100])
+@pytest.mark.parametrize("bias", [False, True])
+def test_kernels_equal_the_plain_loss_in_value_and_gradient(
+    kernel: str, softcap: float | None, chunk: int, bias: bool
+) -> None:
+    hidden, targets, head = _problem(softcap, bias)
+    if not usable(kernel, head):
+        assert softcap is not None
+        return
+    plain = _plain(hidden, targets, head)
+    (expected,) = torch.autograd.grad(plain * 0.3, hidden)
+    loss = KERNELS[kernel](hidden, targets, head, chunk)
+    (gradient,) = torch.autograd.grad(loss * 0.3, hidden)
+    torch.testing.assert_close(loss, plain.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_a_trained_head_gets_the_plain_gradient(softcap: float | None) -> None:
+    hidden, targets, head = _problem(softcap)
+    weight = head.weight.requires_grad_(True)
+    assert not head.frozen
+    expected = torch.autograd.grad(_plain(hidden, targets, head), [hidden, weight])
+    got = torch.autograd.grad(KERNELS["chunked"](hidden, targets, head, 7), [hidden, weight])
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,190 @@
+"""Measurements of earlier runs: what they change in a plan, and a cache that never stops anybody."""
+
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from support.planning_facts import asking, card_report, cpu_report, data_of, known
+
+from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.plan import RunPlan
+from qlora_profiles.units import MIB
+from qlora_run.calibration import Calibration, Measured, load, record
+from qlora_run.calibration.records import MOST_MEASUREMENTS, Kernels, Measurement, Record, fitted, machine_of
+from qlora_run.calibration.store import cache_folder, path_of, write
+from qlora_run.resolve import resolve
+from qlora_run.resolve.footprint import CONTEXT_GIB
+
+MODEL = known("Qwen/Qwen3-8B")
+REPORT = card_report(24, packages={"bitsandbytes": "0.50.2", "torch": "2.13.0"})
+
+
+def plan_on(report: HardwareReport = REPORT, calibration: Calibration | None = None) -> RunPlan:
+    return resolve(report, asking(method="qlora-4"), MODEL, data_of(), calibration=calibration)
+
+
+def measured(plan: RunPlan, passing_scale: float = 1.0, step_seconds: float | None = None) -> Measured:
+    """A run that held ``passing_scale`` times what was predicted to pass, in a context of 300 MiB."""
+    execution = plan.execution_values()
+    staying = sum(part.bytes for part in plan.memory.parts[:2])
+    passing = sum(part.bytes for part in plan.memory.parts[2:])
+    context = int(dict(CONTEXT_GIB)[8, 6] * 2**30)
+    return Measured(
+        execution=execution,
+        largest_tokens=max(execution.token_budget, 1804),
+        several_micro_batches=True,
+        reserved_bytes=staying + round(passing_scale * (passing - context)),
+        outside_bytes=300 * MIB,
+        step_seconds=step_seconds,
+    )
+
+
+def test_a_run_calibrates_the_next_plan(tmp_path: Path) -> None:
+    before = plan_on()
+    path = record(before, measured(before, 1.05, 2 * before.time.step_seconds), tmp_path)
+    assert path is not None
+    calibration = load(REPORT, tmp_path)
+    assert calibration.notes == ()
+    after = plan_on(calibration=calibration)
+    assert after.memory.calibrated
+    assert after.memory.error_bytes < before.memory.error_bytes
+    assert after.time.basis == "measured on this card"
+    assert after.time.measured_scale == pytest.approx(2.0, rel=0.01)
+    found = calibration.of(Kernels.of(before.execution_values()))
+    assert found is not None
+    assert found.context_bytes == 300 * MIB
+    assert found.scale == pytest.approx(1.05, rel=0.005)
+    assert found.measurements == 1
+
+
+def test_a_calibrated_plan_is_measured_against_the_bare_prediction(tmp_path: Path) -> None:
+    """Else a second run on the same card would cancel what the first one found."""
+    first = plan_on()
+    record(first, measured(first, 1.1, 2 * first.time.step_seconds), tmp_path)
+    second = plan_on(calibration=load(REPORT, tmp_path))
+    same = measured(first, 1.1, second.time.step_seconds)
+    record(second, replace(same, execution=second.execution_values()), tmp_path)
+    found = load(REPORT, tmp_path).of(Kernels.of(first.execution_values()))
+    assert found is not None
+    assert found.measurements == 2
+    assert found.speed_scale == pytest.approx(2.0, rel=0.01)
+
+
+def test_what_is_measured_holds_for_the_same_machine_and_kernels_only(tmp_path: Path) -> None:
+    plan = plan_on()
+    record(plan, measured(plan), tmp_path)
+    assert load(REPORT, tmp_path).records
+    for other in (
+        card_report(24, packages={"bitsandbytes": "0.51.0"}),
+        card_report(24, gpus=(msgspec.structs.replace(REPORT.gpus[0], driver="999.1"),), packages=REPORT.packages),
+        cpu_report(),
+    ):
+        assert not load(other, tmp_path).records
+    sdpa = msgspec.structs.replace(plan.execution_values(), attention="sdpa")
+    assert load(REPORT, tmp_path).of(Kernels.of(sdpa)) is None
+
+
+def test_the_error_bar_follows_the_spread() -> None:
+    machine, kernels = machine_of(REPORT), Kernels.of(plan_on().execution_values())
+    assert machine is not None
+
+    def share(*ratios: float) -> float:
+        measurements = tuple(
+            Measurement(context_bytes=1, predicted_passing_bytes=1000, measured_passing_bytes=int(1000 * r))
+            for r in ratios
+        )
+        found = fitted(Record(machine=machine, kernels=kernels, measurements=measurements))
+        assert found is not None
+        return found.uncertain_share
+
+    assert share(1.0) == 0.02
+    assert share(1.0, 1.0, 1.0) == 0.01
+    assert share(1.0, 1.0, 1.08) == pytest.approx(0.08)
+    assert fitted(Record(machine=machine, kernels=kernels)) is None
+
+
+def test_old_measurements_are_forgotten(tmp_path: Path) -> None:
+    plan = plan_on()
+    for _ in range(MOST_MEASUREMENTS + 3):
+        record(plan, measured(plan), tmp_path)
+    assert len(load(REPORT, tmp_path).records[0].measurements) == MOST_MEASUREMENTS
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 2}', '{"machine": 1}', "\x00\x01"])
+def test_a_damaged_file_is_a_note_and_no_error(tmp_path: Path, damage: str) -> None:
+    plan = plan_on()
+    path = record(plan, measured(plan), tmp_path)
+    assert path is not None
+    path.write_text(damage, encoding="utf-8")
+    calibration = load(REPORT, tmp_path)
+    assert calibration.records == ()
+    assert str(path) in calibration.notes[0]
+    assert any("measurements left out" in note for note in plan_on(calibration=calibration).notes)
+    assert record(plan, measured(plan), tmp_path) == path
+    assert len(load(REPORT, tmp_path).records) == 1
+
+
+def test_a_foreign_file_of_the_same_name_is_left_alone(tmp_path: Path) -> None:
+    plan = plan_on()
+    path = record(plan, measured(plan), tmp_path)
+    assert path is not None
+    foreign = json.loads(path.read_text(encoding="utf-8"))
+    foreign["machine"]["gpu"] = "another card"
+    path.write_text(json.dumps(foreign), encoding="utf-8")
+    assert load(REPORT, tmp_path).records == ()
+
+
+def test_a_cache_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("", encoding="utf-8")
+    plan = plan_on()
+    assert record(plan, measured(plan), file / "below") is None
+    assert load(REPORT, file / "below") == Calibration()
+
+
+def test_what_makes_no_sense_is_not_recorded(tmp_path: Path) -> None:
+    plan = plan_on()
+    assert record(plan, replace(measured(plan), outside_bytes=0), tmp_path) is None
+    assert record(plan, replace(measured(plan), outside_bytes=2**33), tmp_path) is None
+    on_cpu = resolve(cpu_report(), asking(), known("Qwen/Qwen3-0.6B"), data_of())
+    assert record(on_cpu, replace(measured(plan), execution=on_cpu.execution_values()), tmp_path) is None
+
+
+def test_the_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QLORA_RUN_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine" / "calibration"
+    plan = plan_on()
+    path = record(plan, measured(plan))
+    assert path is not None
+    assert path.is_relative_to(tmp_path)
+    assert load(REPORT).records
+    monkeypatch.delenv("QLORA_RUN_CACHE")
+    assert "qlora-run" in str(cache_folder())
+
+
+def _write_often(folder: str, context_bytes: int) -> None:
+    machine, kernels = machine_of(REPORT), Kernels.of(plan_on().execution_values())
+    assert machine is not None
+    one = Measurement(context_bytes=context_bytes, predicted_passing_bytes=1000, measured_passing_bytes=1000)
+    for _ in range(30):
+        write(Record(machine=machine, kernels=kernels, measurements=(one,) * 20), Path(folder))
+
+
+def test_two_processes_that_write_at_once_leave_a_whole_file(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_write_often, args=(str(tmp_path), size)) for size in (1, 2)]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        assert load(REPORT, tmp_path).notes == ()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    calibration = load(REPORT, tmp_path)
+    assert {m.context_bytes for m in calibration.records[0].measurements} in ({1}, {2})
+    machine = machine_of(REPORT)
+    assert machine is not None
+    assert list(tmp_path.iterdir()) == [path_of(machine, calibration.records[0].kernels, tmp_path)]

@@ -1,0 +1,124 @@
+"""The closed form of the peak against a count of every tensor that the step really makes."""
+
+from typing import Any
+
+import pytest
+import torch
+from support.memory_oracle import CHUNK_TOKENS, FAKE_EXPANDING, FAKE_VARLEN, step_bytes
+
+from qlora_run.model_facts import discover_targets
+from qlora_run.model_facts.layout import tensors_from_config
+from qlora_run.model_facts.summary import summarise
+from qlora_run.resolve.footprint import Footprint
+from qlora_run.resolve.memory import Costs, memory_costs, passing_bytes, peak
+from qlora_run.resolve.setup import Setup
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 128, "num_attention_heads": 8, "num_key_value_heads": 4},
+    "qwen2": {"num_attention_heads": 8, "num_key_value_heads": 2},
+    "llama": {"num_attention_heads": 8, "num_key_value_heads": 8},
+    "gemma3_text": {
+        "head_dim": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "layer_types": ["full_attention"] * 3,
+    },
+    "phi3": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+}
+COMMON = {
+    "hidden_size": 768,
+    "intermediate_size": 2560,
+    "num_hidden_layers": 3,
+    "vocab_size": 4096,
+    "tie_word_embeddings": True,
+}
+TOKENS = 1024
+BARE = Footprint(context_bytes=0)
+SETUP: dict[str, Any] = {
+    "method": "qlora-4",
+    "double_quant": True,
+    "lora_r": 16,
+    "lora_dropout": 0.0,
+    "optimizer": "adamw",
+    "device": "cuda",
+    "compute_dtype": "bfloat16",
+    "attention": "varlen",
+    "loss_kernel": "chunked",
+    "loss_chunk_tokens": CHUNK_TOKENS,
+    "optimizer_kernel": "fused",
+    "expandable_segments": True,
+    "offload_activations": False,
+    "fused_kernels": False,
+    "expands_heads": False,
+}
+
+
+def costs_of(shape: dict[str, Any], **changes: Any) -> Costs:
+    facts = summarise("oracle", shape, tensors_from_config(shape, "oracle"), exact=True, fingerprint="")
+    return memory_costs(facts, discover_targets(facts, ("all-linear",)), Setup(**(SETUP | changes)), BARE)
+
+
+def tensors_bytes(costs: Costs, recomputed: int, tokens: int = TOKENS) -> int:
+    """What passes in tensors: not the gaps between them, which a CPU run of fakes does not have either."""
+    gaps = costs.gaps_bytes + costs.gaps_block_token * tokens + costs.gaps_tile * costs.loss.tile_bytes(tokens)
+    parts = {part.name: part.bytes for part in peak(costs, tokens, recomputed, accumulating=False).parts}
+    if "loss" not in parts:
+        gaps -= costs.gaps_tile * costs.loss.tile_bytes(tokens)
+    return passing_bytes(costs, tokens, recomputed, accumulating=False) - round(gaps)
+
+
+@pytest.mark.parametrize("recomputed", [0, 1, 3])
+@pytest.mark.parametrize("family", SHAPES)
+def test_4_bit_layers(family: str, recomputed: int) -> None:
+    shape = {"model_type": family, **COMMON, **SHAPES[family]}
+    counted = step_bytes(shape, tokens=TOKENS, recomputed=recomputed, method="qlora-4")
+    assert tensors_bytes(costs_of(shape), recomputed) == pytest.approx(counted.passing, rel=0.03)
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "16-bit base": ({}, {"method": "lora"}),
+    "heads expanded": ({"attention": FAKE_EXPANDING}, {"method": "lora", "expands_heads": True}),
+    "8-bit base": ({"method": "qlora-8"}, {"method": "qlora-8"}),
+    "float32": ({"dtype": torch.float32}, {"method": "lora", "compute_dtype": "float32"}),
+    "dropout": ({"dropout": 0.1}, {"method": "lora", "lora_dropout": 0.1, "device": "cpu"}),
+    "mask": ({"attention": "sdpa"}, {"method": "lora", "attention": "sdpa", "expands_heads": True}),
+    "float32 with a mask": (
+        {"attention": "sdpa", "dtype": torch.float32},
+        {"attention": "sdpa", "expands_heads": True, "method": "lora", "compute_dtype": "float32"},
+    ),
+}
+
+
+@pytest.mark.parametrize("recomputed", [0, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_other_setups(case: str, recomputed: int) -> None:
+    shape = {"model_type": "qwen3", **COMMON, **SHAPES["qwen3"]}
+    counted_with, predicted_with = CASES[case]
+    counted = step_bytes(shape, tokens=TOKENS, recomputed=recomputed, **({"attention": FAKE_VARLEN} | counted_with))
+    assert tensors_bytes(costs_of(shape, **predicted_with), recomputed) == pytest.approx(counted.passing, rel=0.05)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gemma3_text"])
+def test_all_weights_trained(family: str) -> None:
+    """Where activations and the loss are the peak; gradients that grow meanwhile are counted apart."""
+    shape = {"model_type": family, **COMMON, **SHAPES[family], "vocab_size": 512}
+    counted = step_bytes(shape, tokens=4 * TOKENS, recomputed=0, method="full")
+    costs = costs_of(shape, method="full")
+    assert tensors_bytes(costs, 0, 4 * TOKENS) == pytest.approx(counted.passing, rel=0.05)
+
+
+@pytest.mark.parametrize("recomputed", [0, 3])
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_the_gaps_that_growing_segments_leave(family: str, recomputed: int) -> None:
+    shape = {"model_type": family, **COMMON, **SHAPES[family], "vocab_size": 32_000}
+    tokens = 8 * TOKENS
+    counted = step_bytes(shape, tokens=tokens, recomputed=recomputed, steps=2)
+    costs = costs_of(shape, method="lora")
+    estimate = peak(costs, tokens, recomputed, accumulating=False)
+    assert estimate.peak_bytes - costs.state_bytes * 2 // 3 == pytest.approx(counted.reserved, rel=0.07)

@@ -1,0 +1,161 @@
+"""The search against trying everything, and what it says of the execution that it did not take."""
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.planning_facts import asking, card_report, data_of, known
+
+from qlora_profiles.hardware import HardwareReport, Memory
+from qlora_profiles.plan import RunPlan
+from qlora_profiles.units import GIB
+from qlora_run.resolve import resolve
+from qlora_run.resolve.fit import search_for
+from qlora_run.resolve.planner import _decide
+from qlora_run.resolve.search import NEAR_TIE, Candidate, Search
+from qlora_run.resolve.situation import Situation, merged_wishes
+
+LIGER = {"bitsandbytes": "0.50.2", "liger-kernel": "0.8.5", "triton": "3.7.0"}
+NAMES = st.sampled_from(("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "google/gemma-3-4b-it", "microsoft/phi-4"))
+
+
+def situation(vram_gib: float, name: str, longest: int, packages: dict[str, str], ram_gib: float) -> Situation:
+    """Everything decided but what the search decides."""
+    memory = Memory(ram_total_bytes=int(ram_gib * GIB), ram_available_bytes=int(ram_gib * GIB))
+    report = card_report(vram_gib, packages=packages, memory=memory)
+    wishes = merged_wishes(asking(max_length=8192), None)
+    found = Situation(report=report, model=known(name), data=data_of(longest=longest), wishes=wishes, backends={})
+    found.backends = {"peft": None}
+    _decide(found)
+    return found
+
+
+def everything(search: Search) -> list[Candidate]:
+    """Every execution on the grid that fits."""
+    return [
+        search.candidate(tokens, layers, variant)
+        for variant in search.variants
+        for tokens in search.token_budgets
+        for layers in range(search.costs.num_layers + 1)
+        if search.fits(variant, tokens, layers)
+    ]
+
+
+@given(
+    vram=st.floats(2, 60),
+    name=NAMES,
+    longest=st.integers(16, 6000),
+    packages=st.sampled_from((LIGER, {"bitsandbytes": "0.50.2"})),
+    ram=st.floats(1, 64),
+    method=st.sampled_from(("qlora-4", "lora")),
+)
+def test_nothing_that_fits_is_faster(
+    vram: float, name: str, longest: int, packages: dict[str, str], ram: float, method: str
+) -> None:
+    search = search_for(situation(vram, name, longest, packages, ram), method)
+    found, fitting = search.run(), everything(search)
+    assert (found is None) == (not fitting)
+    if found is None:
+        return
+    assert found.best.memory.fits
+    fastest = min(candidate.step_seconds for candidate in fitting)
+    assert found.best.step_seconds <= NEAR_TIE * fastest
+    simpler = [c for c in fitting if c.variant.rank < found.best.variant.rank]
+    assert all(candidate.step_seconds > NEAR_TIE * fastest for candidate in simpler)
+
+
+def test_all_settings_are_in_the_search() -> None:
+    search = search_for(situation(12, "Qwen/Qwen3-8B", 1804, LIGER, 64), "qlora-4")
+    kinds = [(variant.loss_kernel, variant.offload_activations) for variant in search.variants]
+    assert kinds == [("chunked", False), ("liger", False), ("chunked", True), ("liger", True)]
+    full = search_for(situation(12, "Qwen/Qwen3-0.6B", 1804, LIGER, 64), "full")
+    assert {variant.loss_kernel for variant in full.variants} == {"chunked"}
+
+
+def plan_on(vram_gib: float, report: HardwareReport | None = None, **wishes: Any) -> RunPlan:
+    return resolve(report or card_report(vram_gib), asking(**wishes), known("Qwen/Qwen3-8B"), data_of())
+
+
+def test_offloading_makes_room_where_nothing_else_does() -> None:
+    without = {"method": "qlora-4", "offload_activations": "no", "max_length": 2048}
+    tight = next(
+        vram / 20 for vram in range(120, 240) if _fits(vram / 20, method="qlora-4") and not _fits(vram / 20, **without)
+    )
+    offload = plan_on(tight, method="qlora-4").execution["offload_activations"]
+    assert (offload.value, offload.source) == (True, "tuner")
+    assert "no: " in str(offload.if_changed)
+    assert plan_on(80, method="qlora-4").execution["offload_activations"].value is False
+    assert plan_on(80, method="qlora-4").execution["offload_activations"].source == "default"
+
+
+def _fits(vram_gib: float, **wishes: Any) -> bool:
+    from qlora_profiles.errors import UserError
+
+    try:
+        plan_on(vram_gib, **wishes)
+    except UserError:
+        return False
+    return True
+
+
+def test_main_memory_limits_what_is_offloaded() -> None:
+    search = search_for(situation(12, "Qwen/Qwen3-8B", 1804, {}, 64), "qlora-4")
+    offloading = next(variant for variant in search.variants if variant.offload_activations)
+    needed = 36 * 2 * 4096 * 2048
+    assert replace(offloading, most_offloaded_bytes=needed).holds(2048, 36)
+    assert not replace(offloading, most_offloaded_bytes=needed - 1).holds(2048, 36)
+    assert offloading.longest(None, 10**6) <= 32 * GIB // (36 * 2 * 4096)
+
+
+def test_nothing_is_offloaded_by_itself_on_windows() -> None:
+    windows = card_report(12, system="windows")
+    assert plan_on(12, windows).execution["offload_activations"].value is False
+    kept = plan_on(12, windows, offload_activations="yes").execution["offload_activations"]
+    assert (kept.value, kept.source) == (True, "cli")
+
+
+def test_a_persons_kernel_is_the_only_one() -> None:
+    ready = card_report(12, packages=LIGER)
+    for kernel in ("chunked", "liger"):
+        resolved = plan_on(12, ready, loss_kernel=kernel).execution["loss_kernel"]
+        assert (resolved.value, resolved.source) == (kernel, "cli")
+
+
+def test_another_kernel_is_taken_only_where_it_is_worth_it() -> None:
+    ready = card_report(12, packages=LIGER)
+    plan = plan_on(12, ready, method="qlora-4")
+    kernel = plan.execution["loss_kernel"]
+    if kernel.value == "liger":
+        assert str(kernel.if_changed).startswith("chunked: ")
+    else:
+        forced = plan_on(12, ready, method="qlora-4", loss_kernel="liger")
+        assert plan.time.step_seconds <= NEAR_TIE * forced.time.step_seconds
+
+
+def test_the_runner_up_and_why_it_lost() -> None:
+    plan = plan_on(12, method="qlora-4")
+    assert plan.runner_up is not None
+    what, why = plan.runner_up.split(": ")
+    assert "tokens, " in what
+    assert " of 36 recomputed" in what
+    assert any(word in why for word in ("slower", "as fast"))
+    assert plan_on(24, token_budget=4096, layers_recomputed=36, offload_activations="no").runner_up is None
+
+
+@given(vram=st.floats(8, 40), longest=st.integers(64, 4000), more=st.integers(0, 4000))
+def test_a_longer_example_never_has_a_smaller_peak(vram: float, longest: int, more: int) -> None:
+    """The same execution; what fits is another question."""
+    search = search_for(situation(vram, "Qwen/Qwen3-8B", longest, {}, 64), "qlora-4")
+    longer = search_for(situation(vram, "Qwen/Qwen3-8B", longest + more, {}, 64), "qlora-4")
+    for layers in (0, 20, 36):
+        short, long = (s.memory(s.variants[0], 512, layers).peak_bytes for s in (search, longer))
+        assert short <= long
+
+
+def test_a_step_in_one_micro_batch_needs_no_room_for_earlier_gradients() -> None:
+    search = search_for(situation(24, "Qwen/Qwen3-8B", 500, {}, 64), "qlora-4")
+    whole = search.most_tokens
+    cut, single = (search.memory(search.variants[0], tokens, 36).peak_bytes for tokens in (whole - 1, whole))
+    assert cut > single
+    assert search.largest_batch(10 * whole) == whole

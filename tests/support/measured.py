@@ -1,0 +1,60 @@
+"""Steps measured on one H200: our own loop, one micro-batch each, torch 2.11, growing segments, rank 16."""
+
+import csv
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qlora_profiles.facts import ModelFacts
+from qlora_profiles.hardware import Gpu
+from qlora_run.model_facts import known_configs
+from qlora_run.model_facts.layout import tensors_from_config
+from qlora_run.model_facts.summary import summarise
+
+H200 = Gpu(name="NVIDIA H200", capability=(9, 0), vram_total_bytes=141 * 2**30, vram_free_bytes=140 * 2**30)
+SHARES = {"all": 1.0, "half": 0.5, "none": 0.0}
+HUB_NAMES = {
+    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
+    "qwen3-4b": "Qwen/Qwen3-4B",
+    "qwen3-8b": "Qwen/Qwen3-8B",
+    "qwen2.5-7b": "Qwen/Qwen2.5-7B",
+    "llama3.1-8b": "meta-llama/Llama-3.1-8B",
+    "gemma3-4b-text": "google/gemma-3-4b-it",
+}
+
+
+class Point(NamedTuple):
+    """One step: memory in MiB (by torch, and by the driver), time in ms."""
+
+    model: str
+    method: str
+    tokens: int
+    recomputed: str
+    kernel: str
+    allocated_mib: int
+    reserved_mib: int
+    driver_mib: int
+    step_ms: int
+
+    def layers_recomputed(self, total: int) -> int:
+        """How many of a model's layers that is."""
+        return round(SHARES[self.recomputed] * total)
+
+
+@cache
+def points() -> tuple[Point, ...]:
+    """All of them."""
+    text = Path(__file__).with_name("measured_h200.csv").read_text(encoding="utf-8")
+    rows: list[dict[str, Any]] = [
+        {name: int(value) if value.isdecimal() else value for name, value in row.items()}
+        for row in csv.DictReader(text.splitlines())
+    ]
+    return tuple(Point(**row) for row in rows)
+
+
+@cache
+def facts_of(model: str) -> ModelFacts:
+    """The text part of a measured model."""
+    name = HUB_NAMES[model]
+    config = known_configs()[name]
+    return summarise(name, config, tensors_from_config(config, name), exact=True, fingerprint="")

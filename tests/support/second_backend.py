@@ -1,0 +1,54 @@
+"""A second backend, as a third party would write one: each sequence alone through the model's own forward."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from qlora_core.backends.peft import PeftBackend
+from qlora_core.backends.protocol import Loaded
+from qlora_core.step.limits import Limits
+from qlora_core.step.packing import Packed
+from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.plan import RunPlan
+
+
+class SeparateScorer:
+    """No packing, no kernel of ours: sequences one by one, all logits."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def _losses(self, packed: Packed) -> Iterator[Tensor]:
+        for start, end in zip(packed.boundaries[:-1].tolist(), packed.boundaries[1:].tolist(), strict=True):
+            logits = self.model(input_ids=packed.input_ids[:, start:end], use_cache=False).logits[0]
+            inside = (packed.scored_at >= start) & (packed.scored_at < end)
+            yield cross_entropy(logits[packed.scored_at[inside] - start], packed.targets[inside], reduction="none")
+
+    def __call__(self, packed: Packed) -> Tensor:
+        return torch.cat(list(self._losses(packed))).sum()
+
+    @torch.no_grad()
+    def token_losses(self, packed: Packed) -> Tensor:
+        return torch.cat(list(self._losses(packed)))
+
+
+class SeparateBackend:
+    """Loads as the plain backend does, recomputes nothing, scores in its own way."""
+
+    name = "separate"
+
+    def supported(self, report: HardwareReport) -> str | None:
+        return "a card is not for it" if report.gpus else None
+
+    def load(self, plan: RunPlan, warn: Callable[[str], None]) -> Loaded:
+        warn("this is the separate backend")
+        return PeftBackend().load(plan, warn)
+
+    def num_layers(self, loaded: Loaded) -> int:
+        return 0
+
+    def apply(self, loaded: Loaded, limits: Limits) -> SeparateScorer:
+        return SeparateScorer(loaded.model)
