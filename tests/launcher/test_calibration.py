@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.calibrations import write_often
 from support.planning_facts import asking, card_report, cpu_report, data_of, known
 
 from qlora_profiles.hardware import HardwareReport
@@ -14,7 +15,7 @@ from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import MIB
 from qlora_run.calibration import Calibration, Measured, load, record
 from qlora_run.calibration.records import MOST_MEASUREMENTS, Kernels, Measurement, Record, fitted, machine_of
-from qlora_run.calibration.store import cache_folder, path_of, write
+from qlora_run.calibration.store import cache_folder, path_of
 from qlora_run.resolve import resolve
 from qlora_run.resolve.footprint import CONTEXT_GIB
 
@@ -165,17 +166,12 @@ def test_the_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "qlora-run" in str(cache_folder())
 
 
-def _write_often(folder: str, context_bytes: int) -> None:
-    machine, kernels = machine_of(REPORT), Kernels.of(plan_on().execution_values())
-    assert machine is not None
-    one = Measurement(context_bytes=context_bytes, predicted_passing_bytes=1000, measured_passing_bytes=1000)
-    for _ in range(30):
-        write(Record(machine=machine, kernels=kernels, measurements=(one,) * 20), Path(folder))
-
-
 def test_two_processes_that_write_at_once_leave_a_whole_file(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_write_often, args=(str(tmp_path), size)) for size in (1, 2)]
+    processes = [
+        context.Process(target=write_often, args=(REPORT, plan_on().execution_values(), str(tmp_path), size))
+        for size in (1, 2)
+    ]
     for process in processes:
         process.start()
     while any(process.is_alive() for process in processes):
