@@ -4,24 +4,45 @@ A checkpoint is a folder ``checkpoint-N`` as transformers writes it. The file ``
 last, so a kill in the middle of a save leaves a folder that is never resumed from.
 """
 
-import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import Struct
+
+from qlora_profiles import codec
 from qlora_profiles.errors import UserError
 
 MARK = "complete.json"
 
 
+class Mark(Struct, frozen=True, kw_only=True):
+    """What ``complete.json`` says: the optimizer step, and the digest of the recipe trained."""
+
+    step: int
+    recipe: str
+
+
 def mark_complete(folder: Path, step: int, recipe_digest: str) -> None:
     """Write the mark of a whole checkpoint."""
-    (folder / MARK).write_text(json.dumps({"step": step, "recipe": recipe_digest}), encoding="utf-8")
+    codec.save(Mark(step=step, recipe=recipe_digest), folder / MARK)
 
 
-def newest(output: Path) -> Path | None:
-    """The complete checkpoint with the highest step, or ``None``."""
-    found = [(step_of(p), p) for p in output.glob("checkpoint-*") if is_complete(p)]
-    return max(found)[1] if found else None
+def read_mark(folder: Path) -> Mark:
+    """The mark of a checkpoint. Raises UserError where there is none, or a damaged one."""
+    return codec.load(folder / MARK, Mark)
+
+
+def newest(output: Path, warn: Callable[[str], None] = lambda message: None) -> Path | None:
+    """The complete checkpoint with the highest step, or ``None``; ``warn`` is told of each damaged one above it."""
+    for folder in sorted(filter(is_complete, output.glob("checkpoint-*")), key=step_of, reverse=True):
+        try:
+            read_mark(folder)
+        except UserError as error:
+            warn(f"a damaged checkpoint was passed over: {error.message}")
+        else:
+            return folder
+    return None
 
 
 def is_complete(folder: Path) -> bool:
@@ -35,20 +56,32 @@ def step_of(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def choose(resume: str, output: Path, recipe_digest: str) -> Path | None:
+def choose(
+    resume: str, output: Path, recipe_digest: str, warn: Callable[[str], None] = lambda message: None
+) -> Path | None:
     """Where to go on from: ``auto`` takes the newest complete one, ``never`` none, else the folder named.
 
+    ``warn`` is told of damaged checkpoints that ``auto`` passes over.
+
     Raises:
-        UserError: the folder is no complete checkpoint, or one of another recipe.
+        UserError: the folder is no complete checkpoint, a damaged one, or one of another recipe.
     """
     if resume == "never":
         return None
-    folder = newest(output) if resume == "auto" else Path(resume)
+    folder = newest(output, warn) if resume == "auto" else Path(resume)
     if folder is None:
         return None
+    if _marked(folder).recipe != recipe_digest:
+        ways = f"qlora-run resume {folder.parent} (old settings)   or   --resume never --output ANOTHER-FOLDER"
+        raise UserError(f"--resume {folder}: it was trained with another recipe", ways)
+    return folder
+
+
+def _marked(folder: Path) -> Mark:
+    """The mark of the checkpoint that a person named. Raises UserError."""
     if not is_complete(folder):
         raise UserError(f"--resume {folder}: not a complete checkpoint (no {MARK})", "--resume auto")
-    recorded = json.loads((folder / MARK).read_text(encoding="utf-8"))["recipe"]
-    if recorded != recipe_digest:
-        raise UserError(f"--resume {folder}: it was trained with another recipe", "--output ANOTHER-FOLDER")
-    return folder
+    try:
+        return read_mark(folder)
+    except UserError as error:
+        raise UserError(f"--resume {folder}: a damaged checkpoint ({error.message})", "--resume auto") from error

@@ -20,7 +20,7 @@ def run(plan: RunPlan, log: EventLog, stop: StopRequest) -> int:
     """Train what the plan says; returns the exit code. Raises what went wrong."""
     start = time.monotonic()
     output = Path(plan.run_values().output)
-    checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest())
+    checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest(), log.warn)
     log.phase(PHASE)
     data = prepare_data(plan, output, log)
     trainer = _make_trainer(plan, data, log, stop, output)

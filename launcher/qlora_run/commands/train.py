@@ -70,12 +70,8 @@ def check_checkpoint(plan: RunPlan) -> None:
     from qlora_core.checkpoints import choose
 
     resume = plan.run_values().resume
-    if resume == "auto":
-        return
-    try:
+    if resume != "auto":
         choose(resume, _output(plan), plan.recipe_digest())
-    except (ValueError, KeyError) as error:
-        raise UserError(f"--resume {resume}: a damaged checkpoint", "--resume auto") from error
 
 
 def _output(plan: RunPlan) -> Path:
