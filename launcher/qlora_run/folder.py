@@ -1,6 +1,7 @@
 """The output folder: finding one, and refusing to mix runs or to lose anything in it."""
 
 import glob
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from qlora_profiles.suggest import hint
 from qlora_run.view.commands import on_run
 from qlora_run.view.lines import LOG_NAME
 from qlora_run.view.plan_diff import mixing_error
-from qlora_run.view.words import quoted, shown_path
+from qlora_run.view.words import shown_path
 
 PLAN = "plan.json"
 RUNS = Path("runs")
@@ -86,6 +87,14 @@ def default_output(model_name: str, root: Path = RUNS) -> Path:
     """``runs/MODEL-N`` with the first free number."""
     folders = (root / f"{model_name.lower()}-{number}" for number in count(1))
     return next(folder for folder in folders if not folder.exists())
+
+
+def free_sibling(folder: Path) -> Path:
+    """A free folder beside ``folder``: ``NAME-2`` for ``NAME`` or ``NAME-1``."""
+    match = re.fullmatch(r"(.+)-(\d{1,4})", folder.name)
+    name, number = (match[1], int(match[2])) if match else (folder.name or "run", 1)
+    beside = (folder.parent / f"{name}-{other}" for other in count(number + 1))
+    return next(other for other in beside if not other.exists())
 
 
 def with_output(plan: RunPlan) -> RunPlan:
@@ -192,13 +201,9 @@ def _refuse(folder: Path, found: Found, plan: RunPlan) -> None:
 
 
 def _other_recipe(folder: Path, found: Found, plan: RunPlan) -> UserError:
-    """Why another recipe is refused; a finished run cannot be gone on with, so that is no way on."""
     assert found.plan is not None
-    free = default_output(run_name(plan))
-    error = mixing_error(found.plan, plan, folder, found.last_step, free)
-    if found.state != "finished":
-        return error
-    return UserError(error.message, f"--output {quoted(shown_path(free))}   or   --overwrite to lose the old run")
+    finished = found.state == "finished"
+    return mixing_error(found.plan, plan, folder, found.last_step, free_sibling(folder), finished)
 
 
 def _holds_results(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from qlora_run.folder import (
     check_free,
     claim,
     default_output,
+    free_sibling,
     latest_run,
     look,
     newest_run,
@@ -82,7 +83,17 @@ def test_another_recipe_is_refused_with_the_difference_and_both_ways_on(here: Pa
     leave_run(here / "r", to("r"), finished=False)
     text = error_of("r", to("r", learning_rate=0.5))
     assert "r stopped at step 4. Changed since: learning-rate 2e-4 -> 0.5. Refusing to mix." in text
-    assert "qlora-run resume r (old settings)   or   --output runs/qwen3-8b-1" in text
+    assert "qlora-run resume r (old settings)   or   --output r-2" in text
+    (here / "r-2").mkdir()
+    assert "   or   --output r-3" in error_of("r", to("r", learning_rate=0.5))
+
+
+@pytest.mark.parametrize(
+    ("taken", "free"),
+    [("r", "r-2"), ("runs/qwen3-8b-1", "runs/qwen3-8b-2"), ("r-9", "r-10"), ("20270101", "20270101-2"), (".", "run-2")],
+)
+def test_a_free_folder_lies_beside_the_taken_one(taken: str, free: str, here: Path) -> None:
+    assert free_sibling(Path(taken)) == Path(free)
 
 
 def test_a_finished_run_is_never_trained_over(here: Path) -> None:
@@ -92,7 +103,9 @@ def test_a_finished_run_is_never_trained_over(here: Path) -> None:
     other = error_of("r", to("r", seed=7))
     assert "seed 42 -> 7" in other
     assert "resume" not in other  # it cannot be gone on with
-    assert "--output runs/qwen3-8b-1   or   --overwrite" in other
+    assert "r finished at step 4. Changed since: seed" in other
+    assert "stopped" not in other
+    assert "--output r-2   or   --overwrite" in other
 
 
 def test_looking_changes_nothing_and_says_the_same(here: Path) -> None:

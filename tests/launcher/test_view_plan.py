@@ -219,6 +219,12 @@ def test_runs_are_not_mixed_and_both_ways_on_are_offered() -> None:
     assert error.fix == 'qlora-run resume "runs/a b" (old settings)   or   --output runs/c'
 
 
+def test_a_finished_run_did_not_stop_and_cannot_be_gone_on_with() -> None:
+    error = mixing_error(run_plan(), run_plan({"learning_rate": 0.5}), "runs/a", 151, "runs/c d", finished=True)
+    assert error.message == "runs/a finished at step 151. Changed since: learning-rate 2e-4 -> 0.5. Refusing to mix."
+    assert error.fix == '--output "runs/c d"   or   --overwrite to lose the old run'
+
+
 def test_a_refusal_names_a_few_differences_and_counts_the_rest() -> None:
     changed = {"learning_rate": 0.5, "lora_r": 8, "seed": 1, "epochs": 1.0, "weight_decay": 0.1}
     assert "and 2 more. Refusing" in mixing_error(run_plan(), run_plan(changed), "a", 1, "b").message

@@ -32,13 +32,21 @@ def plan_diff_text(old: RunPlan, new: RunPlan, width: int = 80, ascii: bool = Fa
     return as_text(Text(glyphs.say("\n".join(lines))), width)
 
 
-def mixing_error(old: RunPlan, new: RunPlan, output: str | Path, step: int, free_output: str | Path) -> UserError:
-    """Why a rerun into a folder with another recipe is refused, and both ways on."""
+def mixing_error(
+    old: RunPlan, new: RunPlan, output: str | Path, step: int, free_output: str | Path, finished: bool = False
+) -> UserError:
+    """Why a rerun into a folder with another recipe is refused, and both ways on.
+
+    A run that finished cannot be gone on with: there the other way is to lose it.
+    """
     changes = [_change(*difference) for difference in recipe_differences(old, new)]
     named = ", ".join(changes[:NAMED]) + (f" and {len(changes) - NAMED} more" if len(changes) > NAMED else "")
+    elsewhere = f"--output {quoted(shown_path(free_output))}"
+    resumed = f"{on_run('resume', output)} (old settings)   or   {elsewhere}"
     return UserError(
-        f"{shown_path(output)} stopped at step {step}. Changed since: {named}. Refusing to mix.",
-        f"{on_run('resume', output)} (old settings)   or   --output {quoted(shown_path(free_output))}",
+        f"{shown_path(output)} {'finished' if finished else 'stopped'} at step {step}. "
+        f"Changed since: {named}. Refusing to mix.",
+        f"{elsewhere}   or   --overwrite to lose the old run" if finished else resumed,
     )
 
 
