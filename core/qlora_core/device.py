@@ -12,18 +12,24 @@ import torch
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.settings import Execution
 
+MOST_OUTSIDE_BYTES = 2**30
+"""More beside the allocator is somebody else's: the free memory it is compared with is from an earlier moment."""
+
 
 @dataclass(slots=True, kw_only=True)
 class DeviceMemory:
     """What the process holds on the card.
 
     ``outside_allocator_bytes`` is what it takes beside torch's allocator (context, kernels, libraries),
-    ``allowed_bytes`` what the allocator may take.
+    ``allowed_bytes`` what the allocator may take of the ``budget_bytes`` of the whole process. ``free_before_bytes``
+    was free on the card before the process took anything.
     """
 
     device: torch.device
     outside_allocator_bytes: int = 0
     allowed_bytes: int | None = None
+    budget_bytes: int | None = None
+    free_before_bytes: int | None = None
     retries_seen: int = 0
 
     def peak_bytes(self) -> int | None:
@@ -31,6 +37,46 @@ class DeviceMemory:
         if self.device.type != "cuda":
             return None
         return torch.cuda.max_memory_reserved(self.device) + self.outside_allocator_bytes
+
+    def reserved_peak_bytes(self) -> int | None:
+        """Most that torch's allocator held since ``forget_peak``; ``None`` on CPU."""
+        return torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else None
+
+    def forget_peak(self) -> None:
+        """Count the peak from here on."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def wait(self) -> None:
+        """Until the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def outside_now_bytes(self) -> int:
+        """What the process holds beside torch's allocator by now: libraries load themselves when first used.
+
+        Known only where nobody else came or went on the card meanwhile; else what it was at the start.
+        """
+        if self.device.type != "cuda" or self.free_before_bytes is None:
+            return self.outside_allocator_bytes
+        free, _ = torch.cuda.mem_get_info(self.device)
+        outside = self.free_before_bytes - free - torch.cuda.memory_reserved(self.device)
+        return (
+            outside if self.outside_allocator_bytes <= outside <= MOST_OUTSIDE_BYTES else self.outside_allocator_bytes
+        )
+
+    def cap_again(self, outside_bytes: int) -> None:
+        """Keep the whole process inside its budget, now that more is known of what lies outside the allocator."""
+        self.outside_allocator_bytes = outside_bytes
+        self.cap()
+
+    def cap(self) -> None:
+        """Limit the allocator to what the budget leaves it."""
+        if self.device.type != "cuda" or self.budget_bytes is None:
+            return
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        self.allowed_bytes = min(total, max(0, self.budget_bytes - self.outside_allocator_bytes))
+        torch.cuda.set_per_process_memory_fraction(self.allowed_bytes / total, self.device)
 
     def pressure(self) -> tuple[int, float]:
         """(allocation retries since the last call, reserved memory over what is allowed)."""
@@ -52,16 +98,32 @@ def prepare(plan: RunPlan) -> DeviceMemory:
     device = torch.device(execution.device, 0) if execution.device == "cuda" else torch.device(execution.device)
     if device.type != "cuda":
         return DeviceMemory(device=device)
-    before = plan.report.gpus[0].vram_free_bytes if plan.report.gpus else None
+    before = _free_before_bytes(plan)
     torch.zeros(1, device=device)
-    free, total = torch.cuda.mem_get_info(device)
+    free, _ = torch.cuda.mem_get_info(device)
     outside = max(0, (before or free) - free - torch.cuda.memory_reserved(device))
-    outside = min(outside, 2**30)  # more is somebody else's: the report's free memory is from an earlier moment
-    if execution.vram_budget_bytes is None:
-        return DeviceMemory(device=device, outside_allocator_bytes=outside)
-    allowed = min(total, max(0, execution.vram_budget_bytes - outside))
-    torch.cuda.set_per_process_memory_fraction(allowed / total, device)
-    return DeviceMemory(device=device, outside_allocator_bytes=outside, allowed_bytes=allowed)
+    memory = DeviceMemory(
+        device=device,
+        outside_allocator_bytes=min(outside, MOST_OUTSIDE_BYTES),
+        budget_bytes=execution.vram_budget_bytes,
+        free_before_bytes=before,
+    )
+    memory.cap()
+    return memory
+
+
+def _free_before_bytes(plan: RunPlan) -> int | None:
+    """Free memory of the card by its driver, now; the report's where the driver cannot be asked."""
+    if not plan.report.cuda_gpus:
+        return None
+    gpu = plan.report.cuda_gpus[0]
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid)).free)
+    except Exception:  # no driver library, a MIG slice, no identity: none of it stops a run
+        return gpu.vram_free_bytes
 
 
 def _limit_threads(execution: Execution) -> None:

@@ -39,6 +39,14 @@ def load_tokenizer(recipe: Recipe, run: Run) -> Any:
         return AutoTokenizer.from_pretrained(source, **hub_arguments(recipe, run, source))
 
 
+def saved_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    """transformers' tokenizer that a run stored beside what it trained."""
+    from transformers import AutoTokenizer
+
+    with explained(str(folder)):
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+
+
 def load_base(recipe: Recipe, execution: Execution, run: Run, attention: str) -> Any:
     """The base model on the plan's device: quantised, in the compute dtype, or float32 when all of it is trained."""
     from transformers import AutoModelForCausalLM

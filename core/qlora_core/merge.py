@@ -7,36 +7,60 @@ published, and the adapter is added there.
 from pathlib import Path
 from typing import Any
 
-from qlora_core.artifacts import BASE_RECORD, BaseRecord, set_stop
+from qlora_core.artifacts import BASE_RECORD, BaseRecord, remove_own, set_stop
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
 
 
-def merge(adapter: Path, output: Path, base: str | None = None, dtype: str = "auto") -> Path:
+def merge(
+    adapter: Path,
+    output: Path,
+    base: str | None = None,
+    dtype: str = "auto",
+    *,
+    cache: str | None = None,
+    trust_remote_code: bool = False,
+) -> Path:
     """Write the merged model (safetensors, tokenizer, generation settings) to ``output``.
 
     Args:
         adapter: an adapter folder.
         base: the base's folder or hub id, where it is not the one that the adapter names.
         dtype: of the merged weights; ``auto`` keeps the base's own.
+        cache: folder of downloaded models, if not the hub's usual one.
+        trust_remote_code: whether Python code that comes with the base may run.
 
     Raises:
-        UserError: no adapter there, the base is another one, or ``output`` holds a model already.
+        UserError: no adapter there, the base is another one or only its own code can load it, or ``output`` holds
+            a model already.
     """
-    from transformers import AutoTokenizer
+    from qlora_core.loading import saved_tokenizer
 
     if (output / "config.json").exists():
         raise UserError(f"{output}: holds a model already", "--output ANOTHER-FOLDER")
     record = read_record(adapter)
-    model = load_adapted(adapter, record, base, dtype).merge_and_unload()
-    tokenizer = AutoTokenizer.from_pretrained(str(adapter))
+    loading: dict[str, Any] = {"cache": cache, "trust_remote_code": trust_remote_code}
+    model = load_adapted(adapter, record, base, dtype=dtype, **loading).merge_and_unload()
+    tokenizer = saved_tokenizer(adapter, trust_remote_code)
     set_stop(model, tokenizer, record.stop_ids)
-    part = output.with_name(output.name + ".part")
+    part = _empty_part(output, record)
     model.save_pretrained(str(part), safe_serialization=True)
     tokenizer.save_pretrained(str(part))
-    codec.save(record, part / BASE_RECORD)
     part.replace(output) if not output.exists() else _move_into(part, output)
     return output
+
+
+def _empty_part(output: Path, record: BaseRecord) -> Path:
+    """The folder that the merge is written to first; what an interrupted one left there is deleted.
+
+    The record goes in first: by it the leftover of a merge is told from a person's own folder.
+    """
+    part = output.with_name(output.name + ".part")
+    if part.is_dir() and any(part.iterdir()):
+        remove_own(part)
+    part.mkdir(parents=True, exist_ok=True)
+    codec.save(record, part / BASE_RECORD)
+    return part
 
 
 def _move_into(part: Path, output: Path) -> None:
@@ -46,18 +70,23 @@ def _move_into(part: Path, output: Path) -> None:
     part.rmdir()
 
 
-def load_adapted(adapter: Path, record: BaseRecord, base: str | None, dtype: str = "auto", **arguments: Any) -> Any:
-    """The base with its adapter on, in the base's own precision unless told otherwise."""
+def load_adapted(
+    adapter: Path, record: BaseRecord, base: str | None, *, cache: str | None = None, **arguments: Any
+) -> Any:
+    """The base with its adapter on; ``arguments`` are those of ``from_pretrained``, such as the dtype.
+
+    A hub model is looked for in ``cache``, and there in the adapter's revision unless it is another one.
+    """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from qlora_core.loading import explained
 
     source = base or record.model
+    if not Path(source).is_dir():
+        arguments |= {"revision": record.revision if source == record.model else None, "cache_dir": cache}
     with explained(source):
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, revision=None if Path(source).is_dir() else record.revision, **arguments
-        )
+        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
     check_base(model, record, source)
     return PeftModel.from_pretrained(model, str(adapter))
 

@@ -21,19 +21,22 @@ def run_merge(job: MergeJob) -> None:
     target = Path(job.target)
     adapter = target / ADAPTER if (target / ADAPTER).is_dir() else target
     output = Path(job.output) if job.output else adapter.parent / MERGED
-    merge(adapter, output, job.base, job.dtype)
+    merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=job.trust_remote_code)
     print(f"merged model: {output}")
     if job.validate:
-        _validate(adapter, output, job.base)
+        _validate(adapter, output, job)
     if job.test_prompt:
         from qlora_core.chat import chat
 
-        chat(ChatJob(target=str(output), prompt=job.test_prompt, temperature=0.0))
+        trust = job.trust_remote_code
+        chat(ChatJob(target=str(output), prompt=job.test_prompt, temperature=0.0, trust_remote_code=trust))
 
 
-def _validate(adapter: Path, output: Path, base: str | None) -> None:
+def _validate(adapter: Path, output: Path, job: MergeJob) -> None:
     """Refuse a merged model whose logits are not the adapted model's."""
-    apart = difference(load_adapted(adapter, read_record(adapter), base), _plain(output))
+    loading: dict[str, Any] = {"dtype": "auto", "trust_remote_code": job.trust_remote_code}
+    adapted = load_adapted(adapter, read_record(adapter), job.base, cache=job.cache, **loading)
+    apart = difference(adapted, _plain(output, loading))
     if apart > TOLERANCE:
         raise EnvironmentProblem(
             f"{output}: its logits are {apart:.1%} from the adapter's; do not use it", "qlora-run doctor"
@@ -51,10 +54,10 @@ def difference(adapted: Any, merged: Any) -> float:
     return float((a - b).norm() / a.norm())
 
 
-def _plain(folder: Path) -> Any:
+def _plain(folder: Path, loading: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto")
+    return AutoModelForCausalLM.from_pretrained(str(folder), **loading)
 
 
 def main() -> int:

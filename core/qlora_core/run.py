@@ -24,10 +24,14 @@ def run(plan: RunPlan, log: EventLog, stop: StopRequest) -> int:
     log.phase(PHASE)
     data = prepare_data(plan, output, log)
     trainer = _make_trainer(plan, data, log, stop, output)
+    if measured_first(plan):
+        _preflight(trainer, data)
+        _stop_if_asked(stop)
     _announce(plan, trainer, checkpoint, log)
     _sample(plan, trainer, data, log, step=0 if checkpoint is None else None)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     done = trainer.state.global_step
+    trainer.say_measured()
     if done < trainer.state.max_steps:
         _finish(log, "interrupted", EXIT_INTERRUPTED, done, start, {}, trainer)
         return EXIT_INTERRUPTED
@@ -70,6 +74,17 @@ def _make_trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: StopReques
             best=_best(plan, output),
         )
     )
+
+
+def measured_first(plan: RunPlan) -> bool:
+    """Whether the heaviest step is measured before the first: main memory needs no such care."""
+    return plan.run_values().preflight and plan.execution_values().device == "cuda"
+
+
+def _preflight(trainer: Any, data: Prepared) -> None:
+    from qlora_core.preflight import Talk, preflight
+
+    preflight(trainer, Talk(prompt_ids=data.prompt_ids("Hello"), stop_ids=data.stop_ids))
 
 
 def _best(plan: RunPlan, output: Path) -> "BestAdapter | None":
@@ -147,7 +162,9 @@ def _merge(trainer: Any, log: EventLog, adapter: Path, output: Path, plan: RunPl
     target = output / artifacts.MERGED
     if target.exists():
         artifacts.remove_own(target)
-    return merge(adapter, target, base=local_model(plan.recipe_values(), plan.run_values()))
+    run = plan.run_values()
+    base = local_model(plan.recipe_values(), run)
+    return merge(adapter, target, base, cache=run.cache, trust_remote_code=run.trust_remote_code)
 
 
 def _finish(

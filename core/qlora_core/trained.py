@@ -42,7 +42,7 @@ def find(target: Path, merged: bool) -> Path:
 
 def load(job: ChatJob) -> Talker:
     """Load the model for ``job``: adapter on its base (in 4 bits on a card), or a whole model."""
-    from transformers import AutoTokenizer
+    from qlora_core.loading import saved_tokenizer
 
     folder = find(Path(job.target), job.merged)
     is_adapter = (folder / "adapter_config.json").is_file()
@@ -50,7 +50,7 @@ def load(job: ChatJob) -> Talker:
     chat = ChatTokenizer.from_folder(folder)
     return Talker(
         model=model.eval(),
-        tokenizer=AutoTokenizer.from_pretrained(str(folder)),
+        tokenizer=saved_tokenizer(folder, job.trust_remote_code),
         chat=chat,
         stop_ids=record.stop_ids if record else tuple(chat.stop_ids),
         system_prompt=job.system_prompt or (record.system_prompt if record else None),
@@ -59,7 +59,7 @@ def load(job: ChatJob) -> Talker:
 
 def _load_adapter(folder: Path, job: ChatJob) -> tuple[BaseRecord, Any]:
     record = read_record(folder)
-    return record, load_adapted(folder, record, job.base, **_loading_arguments(job, record))
+    return record, load_adapted(folder, record, job.base, cache=job.cache, **_loading_arguments(job, record))
 
 
 def _load_whole(folder: Path, job: ChatJob) -> tuple[BaseRecord | None, Any]:

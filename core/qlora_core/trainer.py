@@ -6,8 +6,9 @@ One batch of its data loader is all examples of one optimizer step; ``gradient_a
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from qlora_core.step.limits import Limits
 from qlora_core.step.packing import Example
 from qlora_core.step.runner import StepResult, StepRunner
 from qlora_core.stop import StopRequest
+from qlora_core.tally import Tally
 from qlora_profiles import events
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan
@@ -64,6 +66,7 @@ class StepTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self.guard = Guard()
+        self.tally = Tally()
         self.runner = self._make_runner()
 
     def _make_runner(self) -> StepRunner:
@@ -100,12 +103,30 @@ class StepTrainer(Trainer):
         self.last = self.runner.run(inputs["examples"])
         if self.runner.limits != was:
             self.guard.shrunk()
+            self.tally.adapted = True
         if not torch.isfinite(self.last.loss):
             raise UserError(
                 f"step {self.state.global_step + 1}: the loss is {float(self.last.loss)}; training fell apart",
                 f"--learning-rate {self.args.learning_rate / 4:g}",
             )
         return self.last.loss
+
+    def say_measured(self) -> None:
+        """Write down what the run held and took, where it computed in one way throughout."""
+        reserved = self.job.memory.reserved_peak_bytes()
+        if reserved is None or self.tally.adapted or not self.tally.step_seconds:
+            return
+        self.job.log.write(
+            events.MeasuredEvent,
+            stage="run",
+            limits=asdict(self.runner.limits),
+            largest_tokens=self.tally.largest_tokens,
+            several_micro_batches=self.tally.several_micro_batches,
+            reserved_bytes=reserved,
+            outside_bytes=self.job.memory.outside_now_bytes(),
+            step_tokens=mean(self.tally.step_tokens),
+            step_seconds=mean(self.tally.step_seconds),
+        )
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
@@ -147,6 +168,8 @@ class Reporter(TrainerCallback):
         """Report the step, measure on time, stop when asked."""
         seconds = time.perf_counter() - self.started
         self._report(state, seconds)
+        assert self.trainer.last is not None
+        self.trainer.tally.add(self.trainer.last, seconds)
         self._watch(seconds)
         run = self.job.plan.run_values()
         if state.global_step % run.eval_steps == 0 or state.global_step == state.max_steps:
@@ -187,10 +210,12 @@ class Reporter(TrainerCallback):
         cause = trainer.guard.after_step(last.tokens, seconds, *self.job.memory.pressure())
         if cause is not None and trainer.runner.shrink(cause, last.lengths):
             trainer.guard.shrunk()
+            trainer.tally.adapted = True
         elif trainer.guard.may_grow():
             larger = trainer.runner.limits.larger(Limits.of(self.job.plan.execution_values()))
             if larger is not None:
                 trainer.runner.change("it had been quiet for a while", larger)
+                trainer.tally.adapted = True
             trainer.guard.grown()
 
     def _evaluate(self, step: int) -> None:

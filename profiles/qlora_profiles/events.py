@@ -11,6 +11,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from qlora_profiles.facts import Ceilings
+
 FILE_NAME = "events.jsonl"
 
 
@@ -99,6 +101,28 @@ class AdaptationEvent(_Event, frozen=True, kw_only=True, tag="adaptation"):
     after: dict[str, Any]
 
 
+class MeasuredEvent(_Event, frozen=True, kw_only=True, tag="measured"):
+    """What the device held and took for an execution that did not change meanwhile.
+
+    ``stage`` is "preflight" (the heaviest step of the data, before the first one that counts) or "run" (all of its
+    steps). ``limits`` are the execution settings that may change in mid-run, ``largest_tokens`` the tokens of the
+    largest micro-batch. ``reserved_bytes`` is the most that torch's allocator held, ``outside_bytes`` what the
+    process held beside it. ``peaks_bytes`` has the reserved memory by part of a preflight.
+    """
+
+    stage: Literal["preflight", "run"]
+    limits: dict[str, Any]
+    largest_tokens: int
+    several_micro_batches: bool
+    reserved_bytes: int
+    outside_bytes: int
+    step_tokens: float | None = None
+    step_seconds: float | None = None
+    seconds: float = 0.0
+    peaks_bytes: dict[str, int] = {}
+    ceilings: Ceilings | None = None
+
+
 class WarningEvent(_Event, frozen=True, kw_only=True, tag="warning"):
     """Something a person should know that does not stop the run."""
 
@@ -126,6 +150,7 @@ Event = (
     | SampleEvent
     | CheckpointEvent
     | AdaptationEvent
+    | MeasuredEvent
     | WarningEvent
     | DoneEvent
 )

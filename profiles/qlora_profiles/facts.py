@@ -121,6 +121,18 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.budget_bytes is None or self.peak_bytes + self.error_bytes <= self.budget_bytes
 
 
+class Ceilings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a card reaches at most: measured in about a second, and what a speed prediction stands on.
+
+    ``flops`` of a large matrix product in the run's 16-bit format, ``copy_bytes`` read plus written by a copy, both
+    in a second; ``launch_seconds`` is the host's time to start one small kernel.
+    """
+
+    flops: float
+    copy_bytes: float
+    launch_seconds: float
+
+
 class TimeEstimate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long the run may take. ``basis`` says where the speed comes from.
 

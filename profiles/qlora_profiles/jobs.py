@@ -7,11 +7,13 @@ class ChatJob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Talk with a trained model, or answer ``prompt`` once and end.
 
     ``target`` is a run's folder, an adapter or a whole model; ``base`` overrides the base that an adapter
-    names. ``load_in_4bit`` ``None`` decides by the card.
+    names. ``load_in_4bit`` ``None`` decides by the card. ``cache`` is the folder of downloaded models, if not the
+    hub's usual one.
     """
 
     target: str
     base: str | None = None
+    cache: str | None = None
     merged: bool = False
     load_in_4bit: bool | None = None
     trust_remote_code: bool = False
@@ -26,12 +28,14 @@ class ChatJob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class MergeJob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Merge an adapter into its base, in the base's own precision, into the folder ``output``.
 
+    ``cache`` is the folder of downloaded models, if not the hub's usual one.
     ``validate`` compares the merged model's logits with the adapted one's; ``test_prompt`` is answered at the end.
     """
 
     target: str
     output: str | None = None
     base: str | None = None
+    cache: str | None = None
     dtype: str = "auto"
     trust_remote_code: bool = False
     validate: bool = False

@@ -144,6 +144,7 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sample_prompts: Annotated[
         tuple[str, ...], Doc("answer this before and after training (repeatable)", "output", sentences=True)
     ] = ()
+    preflight: Annotated[bool, Doc("measure the heaviest step on the card before the first one", "output")] = True
     report_to: Annotated[tuple[str, ...], Doc("trackers: tensorboard, wandb", "output")] = ()
     run_name: Annotated[str | None, Doc("name in the tracker", "output")] = None
     local_dir: Annotated[str | None, Doc("folder that a hub model is stored in", "model")] = None

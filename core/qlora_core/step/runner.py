@@ -21,13 +21,17 @@ OOM_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """``loss`` is nats per supervised token over the whole step (a device scalar until asked for)."""
+    """``loss`` is nats per supervised token over the whole step (a device scalar until asked for).
+
+    ``largest_tokens`` are those of the largest micro-batch.
+    """
 
     loss: Tensor
     supervised_tokens: int
     tokens: int
     examples: int
     micro_batches: int
+    largest_tokens: int
     lengths: tuple[int, ...]
 
 
@@ -110,6 +114,7 @@ class StepRunner:
             tokens=sum(lengths),
             examples=len(examples),
             micro_batches=len(batches),
+            largest_tokens=max(sum(lengths[i] for i in batch) for batch in batches),
             lengths=tuple(lengths),
         )
 

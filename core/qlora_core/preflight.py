@@ -1,0 +1,246 @@
+"""Before the first step that counts: the heaviest step that the data can form, computed and measured on the card.
+
+Nothing is learned by it. Its learning rate is zero, the adapter gets its first values again, and the random numbers
+go on from where they were.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qlora_core import adapters
+from qlora_core.ceilings import measure_ceilings
+from qlora_core.device import autocast
+from qlora_core.evaluate import evaluate
+from qlora_core.generate import Sampling, generate
+from qlora_core.step.cutting import cut
+from qlora_core.step.limits import Limits
+from qlora_core.step.packing import Example
+from qlora_core.step.runner import free_cached_memory
+from qlora_profiles import events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qlora_core.trainer import StepTrainer
+
+PHASE = "measuring the heaviest step"
+CAUSE = "measured before the first step"
+MOST_SECONDS = 25.0
+"""Parts that would begin later than this are left out."""
+ROUNDS = 3
+ANSWER_SECONDS = 20.0
+NEW_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Talk:
+    """A tokenised prompt and what ends its answer, for a short generation."""
+
+    prompt_ids: Sequence[int]
+    stop_ids: Sequence[int]
+
+
+def heaviest(lengths: Sequence[int], token_budget: int, most: int) -> list[int]:
+    """Rows (at most ``most``) of the largest micro-batch within the budget: the longest first, then what still fits.
+
+    A row longer than the budget is a micro-batch of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if lengths[order[0]] >= token_budget:
+        return order[:1]
+    taken: list[int] = []
+    used = 0
+    for index in order:
+        if len(taken) < most and used + lengths[index] <= token_budget:
+            taken.append(index)
+            used += lengths[index]
+    return taken
+
+
+def preflight(trainer: "StepTrainer", talk: Talk) -> None:
+    """Measure, tell the launcher, and take the execution that it answers with, until both agree."""
+    job = trainer.job
+    start = time.monotonic()
+    for round_number in range(ROUNDS):
+        job.log.phase(PHASE)
+        with _nothing_learned(trainer):
+            measured = Rehearsal(trainer, talk, start, complete=round_number == 0).measure()
+        job.memory.cap_again(int(measured["outside_bytes"]))
+        job.log.write(events.MeasuredEvent, stage="preflight", **measured)
+        answer = job.stop.answer(ANSWER_SECONDS)
+        wished = Limits(**json.loads(answer)) if answer else trainer.runner.limits
+        if wished == trainer.runner.limits:
+            return
+        trainer.runner.change(CAUSE, wished)
+
+
+@contextmanager
+def _nothing_learned(trainer: "StepTrainer") -> "Iterator[None]":
+    """Put back all that a step leaves behind."""
+    job = trainer.job
+    cards = [job.memory.device] if job.memory.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
+        try:
+            yield
+        finally:
+            trainer.optimizer = None
+            job.loaded.model.zero_grad(set_to_none=True)
+            adapters.initialise(job.loaded.model, job.plan.recipe_values().seed)
+            free_cached_memory(job.memory.device)
+            job.memory.forget_peak()
+
+
+class Rehearsal:
+    """One measuring: the parts of a run, each with its peak. A ``complete`` one has more than the step."""
+
+    def __init__(self, trainer: "StepTrainer", talk: Talk, start: float, complete: bool) -> None:
+        self.trainer, self.job, self.talk = trainer, trainer.job, talk
+        self.start, self.complete = start, complete
+        self.lengths = [len(example.input_ids) for example in self.job.train]
+        self.peaks: dict[str, int] = {}
+        self.step_seconds: float | None = None
+
+    def measure(self) -> dict[str, Any]:
+        """The fields of a ``MeasuredEvent``."""
+        self._part("step", self._heaviest_step)
+        self._part("typical step", self._typical_step)
+        if self.complete:
+            self._part("evaluation", self._evaluation)
+            self._part("checkpoint", self._checkpoint)
+            self._part("generation", self._generation)
+        outside = self.job.memory.outside_now_bytes()
+        ceilings = self._ceilings() if self.complete and self._in_time() else None
+        limits = self.trainer.runner.limits
+        return {
+            "limits": asdict(limits),
+            "largest_tokens": self._tokens(self._heaviest_rows()),
+            "several_micro_batches": self._several(),
+            "reserved_bytes": max(self.peaks.values(), default=0),
+            "outside_bytes": outside,
+            "step_tokens": float(self._tokens(self._typical_rows())),
+            "step_seconds": self.step_seconds,
+            "seconds": time.monotonic() - self.start,
+            "peaks_bytes": self.peaks,
+            "ceilings": ceilings,
+        }
+
+    def _in_time(self) -> bool:
+        return time.monotonic() - self.start < MOST_SECONDS and not self.job.stop
+
+    def _part(self, name: str, work: Callable[[], None]) -> None:
+        """One part of a run from an empty cache; the step itself is always computed."""
+        if name != "step" and not self._in_time():
+            return
+        free_cached_memory(self.job.memory.device)
+        self.job.memory.forget_peak()
+        work()
+        peak = self.job.memory.reserved_peak_bytes()
+        if peak is not None:
+            self.peaks[name] = peak
+
+    def _heaviest_step(self) -> None:
+        """Twice the largest micro-batch with an optimizer step between, as in a long run: state and gradients exist.
+
+        Running out of memory makes the execution smaller; then the peak of the smaller one is what counts.
+        """
+        model, runner = self.job.loaded.model, self.trainer.runner
+        was = None
+        while was != runner.limits:
+            was = runner.limits
+            model.zero_grad(set_to_none=True)
+            self.job.memory.forget_peak()
+            runner.run(self._rows(self._heaviest_rows()))
+            self._optimizer_step()
+            if not self._several():
+                model.zero_grad(set_to_none=True)
+            runner.run(self._rows(self._heaviest_rows()))
+
+    def _typical_step(self) -> None:
+        """The first rows of the data as one step, the second time against the clock."""
+        rows = self._rows(self._typical_rows())
+        for _ in range(2):
+            self.job.memory.wait()
+            start = time.perf_counter()
+            self.job.loaded.model.zero_grad(set_to_none=True)
+            float(self.trainer.runner.run(rows).loss)
+            self._optimizer_step()
+            self.job.memory.wait()
+            self.step_seconds = time.perf_counter() - start
+
+    def _optimizer_step(self) -> None:
+        """A step of length zero. Overflown float16 gradients would still ruin what it moves: adapters begin anew,
+        a whole model could not.
+        """
+        plan = self.job.plan
+        if plan.recipe_values().method == "full" and plan.execution_values().compute_dtype == "float16":
+            return
+        optimizer: Any = self.trainer.optimizer or self.trainer.create_optimizer()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        optimizer.step()
+
+    def _evaluation(self) -> None:
+        """The longest held-out rows: as many as one micro-batch takes."""
+        held_out = self.job.held_out
+        if not held_out:
+            return
+        budget = self.trainer.runner.limits.token_budget
+        rows = heaviest([len(row.input_ids) for row in held_out], budget, len(held_out))
+        self.job.loaded.model.eval()
+        evaluate(self.trainer.scorer, [held_out[i] for i in rows], budget, self.job.memory.device)
+        self.job.loaded.model.train()
+
+    def _checkpoint(self) -> None:
+        """Write what a checkpoint holds, and read it back; the whole model of ``full`` is left out."""
+        optimizer: Any = self.trainer.optimizer
+        if self.job.plan.recipe_values().method == "full" or optimizer is None:
+            return
+        with TemporaryDirectory(dir=self.job.output, prefix="preflight-") as folder:
+            path = Path(folder) / "optimizer.pt"
+            torch.save(optimizer.state_dict(), path)
+            optimizer.load_state_dict(torch.load(path, map_location=self.job.memory.device, weights_only=True))
+
+    def _generation(self) -> None:
+        model, greedy = self.job.loaded.model, Sampling(temperature=0.0, max_new_tokens=NEW_TOKENS)
+        model.eval()
+        with autocast(self.job.plan.execution_values()):
+            generate(model, self.job.loaded.tokenizer, self.talk.prompt_ids, self.talk.stop_ids, greedy)
+        model.train()
+
+    def _ceilings(self) -> Any:
+        if self.job.memory.device.type != "cuda":
+            return None
+        dtype = getattr(torch, self.job.plan.execution_values().compute_dtype)
+        free_cached_memory(self.job.memory.device)
+        try:
+            return measure_ceilings(self.job.memory.device, dtype)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _rows(self, indices: Sequence[int]) -> list[Example]:
+        return [self.job.train[i] for i in indices]
+
+    def _tokens(self, indices: Sequence[int]) -> int:
+        return sum(self.lengths[i] for i in indices)
+
+    def _heaviest_rows(self) -> list[int]:
+        return heaviest(self.lengths, self.trainer.runner.limits.token_budget, self._examples_per_step())
+
+    def _typical_rows(self) -> range:
+        return range(min(self._examples_per_step(), len(self.lengths)))
+
+    def _several(self) -> bool:
+        """Whether a step of the longest rows has more than one micro-batch."""
+        longest = sorted(self.lengths, reverse=True)[: self._examples_per_step()]
+        return len(cut(longest, self.trainer.runner.limits.token_budget)) > 1
+
+    def _examples_per_step(self) -> int:
+        return self.job.plan.recipe_values().examples_per_step

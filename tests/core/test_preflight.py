@@ -1,0 +1,129 @@
+"""The heaviest step before the first: what it computes, and that it leaves nothing behind."""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.models import save_tiny_model, write_rows
+from support.plans import plan
+
+from qlora_core import run as core_run
+from qlora_core.events import EventLog
+from qlora_core.preflight import CAUSE, PHASE, ROUNDS, heaviest
+from qlora_core.step.cutting import cut
+from qlora_core.step.limits import Limits
+from qlora_core.stop import StopRequest
+from qlora_profiles import events
+
+LENGTHS = st.lists(st.integers(2, 400), min_size=1, max_size=40)
+
+
+@given(LENGTHS, st.integers(1, 1500), st.integers(1, 16))
+def test_the_heaviest_rows_are_one_micro_batch(lengths: list[int], budget: int, most: int) -> None:
+    rows = heaviest(lengths, budget, most)
+    taken = [lengths[i] for i in rows]
+    assert len(set(rows)) == len(rows) <= most
+    assert len(cut(taken, budget)) == 1
+    assert max(taken) == max(lengths) or sum(taken) <= budget
+
+
+@given(LENGTHS, st.integers(1, 1500))
+def test_no_row_that_would_still_fit_is_left_out(lengths: list[int], budget: int) -> None:
+    rows = heaviest(lengths, budget, len(lengths))
+    used = sum(lengths[i] for i in rows)
+    left = [length for i, length in enumerate(lengths) if i not in rows]
+    assert used >= budget or all(used + length > budget for length in left)
+
+
+class Answering(StopRequest):
+    """A launcher that answers in turn; it then has nothing more to say."""
+
+    def __init__(self, *answers: Limits) -> None:
+        super().__init__()
+        self.left = list(answers)
+
+    def answer(self, patience_seconds: float) -> str | None:
+        return json.dumps(asdict(self.left.pop(0))) if self.left else None
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl")
+
+
+@pytest.fixture
+def trained(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trains in this process, with or without the measuring, and returns the events."""
+
+    def train(name: str, preflight: bool, stop: StopRequest | None = None, **changes: Any) -> list[events.Event]:
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.setattr(core_run, "measured_first", lambda plan: preflight)
+        log = EventLog(folder)
+        made = plan(model=model, data=data, output=folder, steps=4, lora_dropout=0.1, **changes)
+        assert core_run.run(made, log, StopRequest() if stop is None else stop) == 0
+        log.close()
+        return events.all_events(folder / events.FILE_NAME)
+
+    return train
+
+
+def losses(said: list[events.Event]) -> list[float]:
+    return [e.loss for e in said if isinstance(e, events.StepEvent | events.EvalEvent)]
+
+
+def test_nothing_is_learned_and_no_random_number_is_used_up(trained: Any) -> None:
+    plain, measured = trained("plain", False, token_budget=64), trained("measured", True, token_budget=64)
+    assert any(isinstance(e, events.PhaseEvent) and e.name == PHASE for e in measured)
+    (found,) = [e for e in measured if isinstance(e, events.MeasuredEvent)]
+    assert found.stage == "preflight"
+    assert found.step_seconds is not None
+    assert found.largest_tokens > 0
+    assert found.several_micro_batches
+    assert losses(measured) == losses(plain)
+
+
+def test_the_launchers_answer_is_taken_and_measured_again(trained: Any) -> None:
+    plain = trained("plain", False)
+    smaller = Limits(token_budget=64, layers_recomputed=2, loss_chunk_tokens=64)
+    said = trained("answered", True, Answering(smaller, smaller))
+    first, second = [e for e in said if isinstance(e, events.MeasuredEvent)]
+    assert (first.limits["token_budget"], second.limits["token_budget"]) == (256, 64)
+    assert second.largest_tokens < first.largest_tokens
+    (change,) = [e for e in said if isinstance(e, events.AdaptationEvent)]
+    assert change.cause == CAUSE
+    assert change.after == {"token_budget": 64, "layers_recomputed": 2}
+    assert losses(said)[0] == pytest.approx(losses(plain)[0], rel=1e-5)
+
+
+def test_a_launcher_that_never_agrees_is_heard_a_few_times_only(trained: Any) -> None:
+    answers = [Limits(token_budget=64 + n, layers_recomputed=0, loss_chunk_tokens=64) for n in range(9)]
+    said = trained("contrary", True, Answering(*answers))
+    assert len([e for e in said if isinstance(e, events.MeasuredEvent)]) == ROUNDS
+
+
+def test_words_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    with os.fdopen(read) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        stop = StopRequest()
+        stop.listen(supervised=True)
+        os.write(write, b'go {"token')
+        os.write(write, b'_budget": 7}\n')
+        assert stop.answer(30) == '{"token_budget": 7}'
+        assert not stop
+        os.close(write)
+        assert stop.answer(30) is None
+        assert stop
+    assert StopRequest().answer(30) is None
