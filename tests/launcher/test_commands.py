@@ -151,6 +151,27 @@ def test_a_hub_model_is_found_where_its_run_stored_it(here: Path, capsys: Caught
     assert (merge.base, Path(str(merge.output)), merge.validate) == (str(stored), Path("r/final_model"), True)
 
 
+def in_hub_cache(model: Path, cache: Path, name: str) -> None:
+    """The model as the hub's client stores a download of ``org/NAME``, without its links."""
+    stored = cache / f"models--org--{name}"
+    shutil.copytree(model, stored / "snapshots" / "abc")
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text("abc", encoding="utf-8")
+
+
+def test_what_a_run_downloaded_is_looked_for_where_it_went(here: Path, capsys: Caught) -> None:
+    for name in ("tiny", "other"):
+        in_hub_cache(here / "tiny", here / "big", name)
+    shutil.rmtree(here / "tiny")
+    plan = planned(capsys, "--model", "org/tiny", "--data", "rows.jsonl", "--cache", "big", "--output", "r")
+    adapter_on(Path("org/tiny"), leave_run(here / "r", with_full_paths(plan)) / "lora_adapter")
+    for target in ("r", "r/lora_adapter"):
+        for base in (None, "org/other"):
+            options = {"adapter": target, "base": base}
+            assert chat_job(options, set()).cache == merge_job(options, set()).cache == str(here / "big")
+    assert chat_job({"adapter": "r", "base": "org/other"}, set()).base == "org/other"
+
+
 # --- streams
 
 

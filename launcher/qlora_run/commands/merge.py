@@ -8,7 +8,7 @@ from qlora_profiles.errors import UserError
 from qlora_profiles.jobs import MergeJob
 from qlora_run.child import run_job
 from qlora_run.cli.commands import Command
-from qlora_run.commands.target import adapter_in, target_of
+from qlora_run.commands.target import adapter_in, cache_of, target_of
 from qlora_run.view.words import quoted, shown_path
 
 
@@ -24,7 +24,8 @@ def merge_job(options: dict[str, Any], said: set[str]) -> MergeJob:
     output = Path(options["output"]).expanduser() if options.get("output") else adapter.parent / MERGED
     _check_free(output)
     names = [n for n in ("dtype", "trust_remote_code", "validate", "test_prompt") if n in said]
-    return MergeJob(target=str(target), output=str(output), base=base, **{n: options[n] for n in names})
+    places: dict[str, Any] = {"target": str(target), "output": str(output), "base": base, "cache": cache_of(target)}
+    return MergeJob(**places, **{n: options[n] for n in names})
 
 
 def _check_free(output: Path) -> None:

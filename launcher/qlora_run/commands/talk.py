@@ -6,7 +6,7 @@ from qlora_profiles.errors import UserError
 from qlora_profiles.jobs import ChatJob
 from qlora_run.child import run_job
 from qlora_run.cli.commands import Command
-from qlora_run.commands.target import talker_in, target_of
+from qlora_run.commands.target import cache_of, talker_in, target_of
 
 
 def run(command: Command) -> int:
@@ -23,4 +23,4 @@ def chat_job(options: dict[str, Any], said: set[str]) -> ChatJob:
     target = target_of(options)
     base = talker_in(target, options)
     names = [n for n in ChatJob.__struct_fields__ if n in said and n != "base" and options.get(n) is not None]
-    return ChatJob(target=str(target), base=base, **{n: options[n] for n in names})
+    return ChatJob(target=str(target), base=base, cache=cache_of(target), **{n: options[n] for n in names})

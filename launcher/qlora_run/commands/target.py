@@ -28,6 +28,12 @@ def target_of(options: dict[str, Any]) -> Path:
     return folder
 
 
+def cache_of(target: Path) -> str | None:
+    """Where the run that ``target`` belongs to keeps downloaded models, if not in the hub's usual folder."""
+    plans = (look(folder).plan for folder in (target, target.absolute().parent))
+    return next((plan.run_values().cache for plan in plans if plan), None)
+
+
 def talker_in(target: Path, options: dict[str, Any]) -> str | None:
     """Make sure that ``target`` holds something to talk to, and that it can be loaded.
 
@@ -84,7 +90,7 @@ def checked_base(adapter: Path, options: dict[str, Any]) -> str:
     record = codec.load(adapter / BASE_RECORD, BaseRecord)
     base = str(options.get("base") or _recorded_base(adapter, record))
     try:
-        found = _shape_of(base, record.revision)
+        found = _shape_of(base, record, cache_of(adapter))
     except UserError as error:
         said, fix = (text.replace("--model ", "--base ") for text in (error.message, error.fix or ""))
         raise UserError(said, fix or None) from error
@@ -112,7 +118,7 @@ def _recorded_base(adapter: Path, record: BaseRecord) -> str:
     return str(stored or record.model)
 
 
-def _shape_of(base: str, revision: str | None) -> tuple[str, int, int]:
+def _shape_of(base: str, record: BaseRecord, cache: str | None) -> tuple[str, int, int]:
     """(architecture, layers, width); of a folder only its config is read."""
     from qlora_run.model_facts import read_model_facts
     from qlora_run.model_facts.config import dimensions
@@ -122,7 +128,8 @@ def _shape_of(base: str, revision: str | None) -> tuple[str, int, int]:
     if folder.is_dir():
         sizes = dimensions(read_config(folder, base), base)
         return sizes.model_type, sizes.num_layers, sizes.hidden_size
-    facts = read_model_facts(base, revision=revision)
+    revision = record.revision if base == record.model else None
+    facts = read_model_facts(base, Path(cache) if cache else None, revision=revision)
     return facts.model_type, facts.num_layers, facts.hidden_size
 
 
