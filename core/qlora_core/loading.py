@@ -122,5 +122,8 @@ class explained:
             said = str(error).strip().splitlines() or [name]
             ways = "a local folder, HF_ENDPOINT=<mirror>, or: qlora-run demo"
             raise UserError(f"{self.source}: cannot be loaded ({said[0]})", ways) from error
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            own_code = f"{self.source}: comes with Python code of its own that must run to load it"
+            raise UserError(own_code, "--trust-remote-code, if you trust its authors") from error
         if isinstance(error, ImportError):
             raise EnvironmentProblem(f"{self.source}: {error}", "qlora-run doctor") from error
