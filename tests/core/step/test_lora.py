@@ -1,0 +1,226 @@
+"""Fused adapters learn what PEFT's own forward learns, to the rounding of the arithmetic."""
+
+from typing import Any
+
+import pytest
+import torch
+from support.models import FAMILIES, random_examples, tiny_model
+
+from qlora_core.adapters import initialise
+from qlora_core.step.forward import decoder_of, packed_loss
+from qlora_core.step.lora import FusedAdapters, fuse_adapters
+from qlora_core.step.packing import Packed, pack
+from qlora_core.step.recompute import recompute_layers
+
+CPU = torch.device("cpu")
+SEVEN = 7 * 3
+"""Adapted linear layers of a tiny model."""
+
+
+def adapted(family: str = "qwen3", quantised: bool = False, **lora: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    base = tiny_model(family)
+    for parameter in base.parameters():
+        parameter.requires_grad_(False)
+    if quantised:
+        _quantise(base)
+    options = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear"} | lora
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **options))
+    initialise(model, 7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(0, 0.05, generator=torch.Generator().manual_seed(3))
+    return model.train()
+
+
+def _quantise(model: Any) -> None:
+    """Put bitsandbytes' 4-bit layers in place of the decoder's."""
+    import bitsandbytes as bnb
+
+    for parent in list(model.get_decoder().layers.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is torch.nn.Linear:
+                layer = bnb.nn.Linear4bit(child.in_features, child.out_features, bias=child.bias is not None)
+                layer.weight = bnb.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+                layer.bias = child.bias
+                setattr(parent, name, layer.to(CPU))
+
+
+def fused(model: Any, dtype: torch.dtype = torch.float32) -> FusedAdapters:
+    return fuse_adapters(model, decoder_of(model), dtype)
+
+
+def computed(model: Any, dtype: torch.dtype | None = None, examples: Any = None) -> tuple[float, torch.Tensor]:
+    """Loss and the gradient of all adapters, one after the other."""
+    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=dtype)
+    loss = score(pack(examples or random_examples(5, seed=2), CPU))
+    loss.backward()
+    flat = torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
+    model.zero_grad(set_to_none=True)
+    return float(loss.detach()), flat
+
+
+def assert_same(got: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor], tolerance: float) -> None:
+    assert got[0] == pytest.approx(expected[0], rel=tolerance)
+    assert got[1].shape == expected[1].shape
+    assert expected[1].norm() > 1e-3
+    assert float((got[1] - expected[1]).norm() / expected[1].norm()) < tolerance
+
+
+@pytest.mark.parametrize("recomputed", [0, 2, 3])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_equal_to_peft_in_float32(family: str, recomputed: int) -> None:
+    model = adapted(family)
+    recompute_layers(model.get_base_model(), recomputed, False)
+    expected = computed(model)
+    assert fused(model).num_layers == SEVEN
+    assert_same(computed(model), expected, 5e-6)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("recomputed", [0, 3])
+def test_equal_over_4_bit_layers(recomputed: int) -> None:
+    model = adapted(quantised=True)
+    recompute_layers(model.get_base_model(), recomputed, False)
+    expected = computed(model)
+    assert fused(model).num_layers == SEVEN
+    assert_same(computed(model), expected, 1e-5)
+
+
+def test_as_close_in_16_bits_as_peft_is() -> None:
+    exact = computed(adapted())
+    model = adapted()
+    model.get_base_model().to(torch.bfloat16)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    peft = computed(model, torch.bfloat16)
+    assert fused(model, torch.bfloat16).num_layers == SEVEN
+    ours = computed(model, torch.bfloat16)
+    assert ours[1].dtype == torch.float32
+
+    def error(of: tuple[float, torch.Tensor]) -> float:
+        return float((of[1] - exact[1]).norm() / exact[1].norm())
+
+    assert error(ours) < 1.2 * error(peft)
+    assert_same(ours, peft, 0.05)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj", "o_proj"], ["k_proj", "q_proj", "v_proj"]])
+def test_some_layers_only(targets: list[str]) -> None:
+    ranks: dict[str, Any] = {"rank_pattern": {"q_proj": 2}} if "q_proj" in targets else {}
+    model = adapted(target_modules=targets, use_rslora=True, **ranks)
+    expected = computed(model)
+    assert fused(model).num_layers == 3 * len(targets)
+    assert_same(computed(model), expected, 5e-6)
+
+
+def test_one_product_for_layers_that_read_the_same() -> None:
+    groups = [len(group.members) for group in fused(adapted()).groups]
+    assert sorted(groups) == sorted([3, 1, 2, 1] * 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({"lora_dropout": 0.1}, 0),
+        ({"use_dora": True}, 0),
+        ({"bias": "all"}, SEVEN),  # nothing here has a bias to train
+        ({"use_rslora": True}, SEVEN),
+    ],
+)
+def test_what_is_more_than_a_sum_stays_with_peft(options: dict[str, Any], left: int) -> None:
+    assert fused(adapted(**options)).num_layers == left
+
+
+def test_a_trained_bias_stays_with_peft() -> None:
+    assert fused(adapted("qwen2", bias="all")).num_layers == SEVEN - 3 * 3
+
+
+@pytest.mark.filterwarnings("default")
+def test_8_bit_layers_stay_with_peft() -> None:
+    import bitsandbytes as bnb
+
+    model = adapted(target_modules=["o_proj"])
+    for layer in model.get_base_model().model.layers:
+        layer.self_attn.o_proj.base_layer = bnb.nn.Linear8bitLt(64, 64, has_fp16_weights=False)
+    assert fused(model).num_layers == 0
+
+
+def test_the_optimizer_is_seen_at_once() -> None:
+    """Copies in the arithmetic's format must not outlive a step."""
+    model = adapted()
+    fused(model)
+    before = computed(model)
+    with torch.no_grad():
+        torch._foreach_mul_([p for p in model.parameters() if p.requires_grad], 1.5)
+    expected = computed(_plain_copy(model))
+    assert expected[0] != pytest.approx(before[0], rel=1e-6)
+    assert_same(computed(model), expected, 5e-6)
+
+
+def _plain_copy(model: Any) -> Any:
+    plain = adapted()
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def test_gradients_add_up_over_micro_batches() -> None:
+    model, plain = adapted(), adapted()
+    fused(model)
+    results = []
+    for each in (model, plain):
+        score = packed_loss(each, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+        losses = [score(pack(random_examples(3, seed=seed), CPU)) for seed in (1, 2)]
+        for loss in losses:
+            loss.backward()
+        flat = torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None])
+        results.append((float(torch.stack(losses).sum().detach()), flat))
+    assert_same(results[0], results[1], 5e-6)
+
+
+def test_nothing_waits_after_a_step_nor_after_an_error() -> None:
+    model = adapted()
+    groups = fused(model).groups
+    computed(model)
+    assert not any(group._waiting or group._read is not None for group in groups)
+    attention = model.get_base_model().model.layers[1].self_attn
+    k_proj, attention.k_proj = attention.k_proj, torch.nn.Identity()
+    with pytest.raises(RuntimeError):
+        computed(model)
+    attention.k_proj = k_proj
+    assert any(group._waiting for group in groups)
+    with torch.no_grad():
+        decoder_of(model)(input_ids=torch.ones(1, 4, dtype=torch.long))
+    assert not any(group._waiting or group._read is not None for group in groups)
+
+
+def test_merged_and_switched_off_adapters_and_saved_names() -> None:
+    model = adapted()
+    names = list(model.state_dict())
+    inputs = torch.arange(6)[None]
+    expected = model(input_ids=inputs, use_cache=False).logits
+    with model.disable_adapter():
+        base = model(input_ids=inputs, use_cache=False).logits
+    adapters = fused(model)
+    assert list(model.state_dict()) == names
+    with model.disable_adapter():
+        torch.testing.assert_close(model(input_ids=inputs, use_cache=False).logits, base)
+    model.merge_adapter()
+    torch.testing.assert_close(model(input_ids=inputs, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
+    model.unmerge_adapter()
+    torch.testing.assert_close(model(input_ids=inputs, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
+    adapters.remove()
+    assert not any("forward" in vars(module) for module in model.modules())
+    torch.testing.assert_close(model(input_ids=inputs, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_held_out_rows_are_scored_as_before() -> None:
+    model = adapted().eval()
+    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    packed: Packed = pack(random_examples(4), CPU)
+    expected = score.token_losses(packed)
+    fused(model)
+    torch.testing.assert_close(score.token_losses(packed), expected, rtol=0, atol=0)
