@@ -5,15 +5,22 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from qlora_core.streams import lasting_streams
 from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, QloraRunError
 
 
 def run_command(work: Callable[[str], None]) -> int:
     """Do ``work`` with the JSON of the command line; returns the exit code.
 
-    A person's mistake is one line on standard error; anything unforeseen keeps its traceback.
+    A person's mistake is one line on standard error; anything unforeseen keeps its traceback. When nobody reads
+    any more (``| head -1``) the work goes on, and so does its exit code.
     """
     _hush()
+    with lasting_streams():
+        return _exit_code(work)
+
+
+def _exit_code(work: Callable[[str], None]) -> int:
     try:
         work(sys.argv[1])
     except QloraRunError as error:

@@ -12,7 +12,7 @@ def main(argv: list[str] | None = None) -> int:
         _speak_utf8()
         argv = sys.argv[1:]
     try:
-        from qlora_run.commands.streams import lasting_streams
+        from qlora_core.streams import lasting_streams
 
         with lasting_streams():
             return _run(argv)

@@ -1,6 +1,7 @@
 """What a run leaves behind works in plain PEFT and plain transformers, and says what the trained model says."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,17 @@ def test_one_answer(run: Path, changes: dict[str, Any]) -> None:
     assert done.returncode == 0, done.stderr
     assert "<|im_end|>" not in done.stdout
     assert done.stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe without a reader")
+def test_an_answer_that_nobody_reads_ends_quietly(run: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)  # as in: qlora-run infer FOLDER --prompt "..." | head -1
+    job = ChatJob(target=str(run), prompt="say the quick fox", max_new_tokens=8)
+    command = [sys.executable, "-u", "-m", "qlora_core.chat", json_of(job)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=240)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_conversation_until_quit(run: Path) -> None:

@@ -14,12 +14,12 @@ import pytest
 from support.command_line import NO_HUB, SOURCES, adapter_on, contents, leave_run, planned, process, refused, said
 from support.models import save_tiny_model, write_rows
 
+from qlora_core import streams
 from qlora_profiles import codec
 from qlora_profiles.machines import load_machine
 from qlora_profiles.plan import RunPlan
 from qlora_run import child, planning
 from qlora_run.__main__ import main
-from qlora_run.commands import streams
 from qlora_run.commands.merge import merge_job
 from qlora_run.commands.talk import chat_job
 from qlora_run.folder import with_full_paths
