@@ -10,7 +10,7 @@ from pathlib import Path
 from qlora_core.events import EventLog
 from qlora_core.stop import StopRequest
 from qlora_profiles import codec, events
-from qlora_profiles.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, Interrupted, QloraRunError
+from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_INTERRUPTED, Interrupted, QloraRunError
 from qlora_profiles.plan import RunPlan
 
 
@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m qlora_core", description=__doc__)
     parser.add_argument("plan", type=Path)
     parser.add_argument("--supervised", action="store_true", help="stop when standard input says so or ends")
+    parser.add_argument("--measured", action="store_true", help="this run was measured here before: no preflight")
     options = parser.parse_args(argv)
     plan = codec.load(options.plan, RunPlan)
     output = Path(plan.run_values().output)
@@ -27,18 +28,18 @@ def main(argv: list[str] | None = None) -> int:
     stop.listen(options.supervised)
     log = EventLog(output)
     try:
-        return _run(plan, log, stop)
+        return _run(plan, log, stop, options.measured)
     finally:
         log.close()
 
 
-def _run(plan: RunPlan, log: EventLog, stop: StopRequest) -> int:
+def _run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool) -> int:
     start = time.monotonic()
     set_environment(plan)
     try:
         from qlora_core.run import run
 
-        return run(plan, log, stop)
+        return run(plan, log, stop, measured)
     except (Interrupted, KeyboardInterrupt) as error:
         message = error.message if isinstance(error, Interrupted) else "stopped at once"
         return _failed(log, start, "interrupted", EXIT_INTERRUPTED, message, None)
@@ -47,6 +48,8 @@ def _run(plan: RunPlan, log: EventLog, stop: StopRequest) -> int:
         return _failed(log, start, "failed", error.exit_code, error.message, error.fix)
     except Exception as error:
         traceback.print_exc()
+        if _is_device_failure(error):
+            os._exit(EXIT_ENVIRONMENT)  # nothing on the device can be trusted or freed any more: the launcher goes on
         return _failed(log, start, "failed", EXIT_INTERNAL, f"{type(error).__name__}: {error}", None)
 
 
@@ -58,6 +61,11 @@ def set_environment(plan: RunPlan) -> None:
         os.environ["RAYON_NUM_THREADS"] = str(execution.dataset_workers)
     if execution.expandable_segments:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def _is_device_failure(error: Exception) -> bool:
+    """Whether the card itself failed: then every later call on it fails too, and only a new process helps."""
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
 def _failed(log: EventLog, start: float, status: str, code: int, message: str, fix: str | None) -> int:

@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from qlora_core.best import BestAdapter
 
 
-def run(plan: RunPlan, log: EventLog, stop: StopRequest) -> int:
-    """Train what the plan says; returns the exit code. Raises what went wrong."""
+def run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool = False) -> int:
+    """Train what the plan says; returns the exit code. Raises what went wrong.
+
+    ``measured`` leaves out the preflight: the launcher knows its outcome.
+    """
     start = time.monotonic()
     output = Path(plan.run_values().output)
     checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest(), log.warn)
     log.phase(PHASE)
     data = prepare_data(plan, output, log)
     trainer = _make_trainer(plan, data, log, stop, output)
-    if measured_first(plan):
+    if not measured and measured_first(plan):
         _preflight(trainer, data)
         _stop_if_asked(stop)
     _announce(plan, trainer, checkpoint, log)

@@ -1,15 +1,15 @@
 """Running the core in a child process: start it, show what it does, stop it gently, explain its death.
 
 Nothing the core's libraries do to their process reaches the launcher: their output goes to ``run.log``, and a
-crash ends the child alone. The child obeys one word on its standard input; when the launcher dies, the end of
-that input means the same.
+crash ends the child alone. The child obeys a word on its standard input, ``stop``; when the launcher dies, the
+end of that input means the same. What it measures before its first step is answered there too.
 """
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -19,10 +19,12 @@ import psutil
 
 from qlora_profiles import codec
 from qlora_profiles.errors import EnvironmentProblem
-from qlora_profiles.events import FILE_NAME
+from qlora_profiles.events import FILE_NAME, MeasuredEvent
 from qlora_profiles.plan import RunPlan
 from qlora_run.ending import Ending, ending, last_lines_of
+from qlora_run.restarts import Restarts
 from qlora_run.tail import Tail
+from qlora_run.tuning import Tuner
 from qlora_run.view.lines import LOG_NAME
 from qlora_run.view.run_view import View
 from qlora_run.view.state import RunState, fold
@@ -39,14 +41,18 @@ def run_core(
     env: Mapping[str, str] | None = None,
     command: Sequence[str] | None = None,
 ) -> int:
-    """Run a plan in a child process under ``view`` and return the exit code.
+    """Run a plan in a child process under ``view``, again after a death that allows it, and return the exit code.
 
     ``env`` adds to the environment; ``command`` stands in for the core.
 
     Raises:
         EnvironmentProblem: the child could not be started.
     """
-    return supervise(plan_path, output, view, env, command).exit_code
+    restarts = Restarts(plan_path, output)
+    while True:
+        end = supervise(plan_path, output, view, env, command, restarts.take)
+        if not restarts.going_on:
+            return end.exit_code
 
 
 def supervise(
@@ -55,22 +61,31 @@ def supervise(
     view: View,
     env: Mapping[str, str] | None = None,
     command: Sequence[str] | None = None,
+    goes_on: Callable[[Ending, Callable[[str], None]], bool] = lambda end, say: False,
 ) -> Ending:
-    """As ``run_core``, but tell all about the end."""
+    """One process of ``run_core``, and all about its end; the view hears of the end unless ``goes_on``."""
     plan = codec.load(plan_path, RunPlan)
     output.mkdir(parents=True, exist_ok=True)
-    command = command or [sys.executable, "-m", "qlora_core", str(plan_path), "--supervised"]
+    tuner = Tuner(plan_path)
+    command = command or _core(plan_path, tuner)
     log_path = output / LOG_NAME
     tail = Tail(output / FILE_NAME)
     with log_path.open("ab") as log:
         log_start = log.seek(0, os.SEEK_END)
-        watch = _Watch(tail, view, fold(tail.new_events()).closed())
+        watch = _Watch(tail, view, fold(tail.new_events()).closed(), tuner)
         with _interrupts() as interrupts:
             child = _start(command, child_environment(plan, env or {}), log)
             killed = _follow(child, watch, interrupts)
     end = ending(child.returncode, watch.state, killed, output, last_lines_of(log_path, log_start))
-    watch.end(end)
+    if not goes_on(end, watch.say):
+        watch.end(end)
     return end
+
+
+def _core(plan_path: Path, tuner: Tuner) -> list[str]:
+    """The command of the core; it need not measure what was measured before."""
+    known = ["--measured"] if tuner.measured_before() else []
+    return [sys.executable, "-m", "qlora_core", str(plan_path), "--supervised", *known]
 
 
 def child_environment(plan: RunPlan, extra: Mapping[str, str]) -> dict[str, str]:
@@ -135,9 +150,10 @@ class _Watch:
     A view whose stream is gone (a closed pipe) is let go; the training does not depend on being seen.
     """
 
-    def __init__(self, tail: Tail, view: View, state: RunState) -> None:
-        self.tail, self.view, self.state = tail, view, state
+    def __init__(self, tail: Tail, view: View, state: RunState, tuner: Tuner) -> None:
+        self.tail, self.view, self.state, self.tuner = tail, view, state, tuner
         self.seen = True
+        self.answers: list[str] = []
 
     @contextmanager
     def _showing(self) -> Iterator[None]:
@@ -154,12 +170,21 @@ class _Watch:
         """Take in what is new and show it."""
         for event in self.tail.new_events():
             self.state = self.state.after(event)
+            if isinstance(event, MeasuredEvent):
+                self._measured(event)
             if self.seen:
                 with self._showing():
                     self.view.event(event, self.state)
         if self.seen:
             with self._showing():
                 self.view.tick(self.state)
+
+    def _measured(self, event: MeasuredEvent) -> None:
+        """A preflight waits for its answer; the measurement of a whole run is only kept."""
+        if event.stage == "preflight":
+            self.answers.append(self.tuner.answer(event))
+        else:
+            self.tuner.record(event)
 
     def say(self, text: str) -> None:
         if self.seen:
@@ -179,10 +204,12 @@ def _follow(child: subprocess.Popen[bytes], watch: _Watch, interrupts: _Interrup
         watch.begin()
         while not _ended(child):
             watch.look()
+            while watch.answers:
+                _tell(child, f"go {watch.answers.pop(0)}")
             if interrupts.count > asked:
                 asked += 1
                 watch.say(STOPPING if asked == 1 else KILLING)
-                _ask_to_stop(child) if asked == 1 else _kill(child)
+                _tell(child, "stop") if asked == 1 else _kill(child)
         watch.look()
     finally:
         _hang_up(child)
@@ -200,10 +227,10 @@ def _ended(child: subprocess.Popen[bytes]) -> bool:
     return True
 
 
-def _ask_to_stop(child: subprocess.Popen[bytes]) -> None:
+def _tell(child: subprocess.Popen[bytes], line: str) -> None:
     with suppress(OSError):
         assert child.stdin is not None
-        child.stdin.write(b"stop\n")
+        child.stdin.write(f"{line}\n".encode())
         child.stdin.flush()
 
 

@@ -39,6 +39,7 @@ def measured(plan: RunPlan, passing_scale: float = 1.0, step_seconds: float | No
         several_micro_batches=True,
         reserved_bytes=staying + round(passing_scale * (passing - context)),
         outside_bytes=300 * MIB,
+        step_tokens=plan.data.mean_tokens * plan.recipe_values().examples_per_step,
         step_seconds=step_seconds,
     )
 

@@ -11,10 +11,11 @@ import psutil
 import pytest
 import support.standin_core
 from support.run_plans import run_plan
+from support.witness import Witness
 
 from qlora_profiles import codec
 from qlora_profiles.errors import EnvironmentProblem, Interrupted, QloraRunError, UserError
-from qlora_profiles.events import FILE_NAME, DoneEvent, Event, StepEvent, all_events
+from qlora_profiles.events import FILE_NAME, DoneEvent, StepEvent, all_events
 from qlora_run.ending import Ending
 from qlora_run.supervise import POLL_SECONDS, STOPPING, child_environment, run_core, supervise
 from qlora_run.tail import Tail
@@ -24,34 +25,6 @@ from qlora_run.view.state import RunState
 
 STAND_IN = Path(support.standin_core.__file__)
 PATIENCE_SECONDS = 60
-
-
-class Witness:
-    """A view that remembers, and may act at each tick."""
-
-    def __init__(self, act: Callable[[RunState], None] = lambda state: None) -> None:
-        self.act = act
-        self.history: RunState | None = None
-        self.events: list[Event] = []
-        self.said: list[str] = []
-        self.state = RunState()
-        self.problem: QloraRunError | None = None
-        self.ended = False
-
-    def begin(self, state: RunState) -> None:
-        self.history = state
-
-    def event(self, event: Event, state: RunState) -> None:
-        self.events.append(event)
-
-    def tick(self, state: RunState) -> None:
-        self.act(state)
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def end(self, state: RunState, problem: QloraRunError | None) -> None:
-        self.state, self.problem, self.ended = state, problem, True
 
 
 def interrupt_after(*steps: int) -> Callable[[RunState], None]:

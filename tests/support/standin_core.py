@@ -3,7 +3,9 @@
 ``python standin_core.py MODE OUTPUT [PACE_SECONDS]``
 """
 
+import json
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -23,11 +25,15 @@ class StandIn:
         self.output, self.pace_seconds = output, pace_seconds
         self.path = output / events.FILE_NAME
         self.asked = threading.Event()
+        self.told: queue.Queue[str] = queue.Queue()
         self.start_s = time.time()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        os.read(sys.stdin.fileno(), 64)
+        line = os.read(sys.stdin.fileno(), 4096).decode("utf-8").strip()
+        if line.startswith("go "):
+            self.told.put(line.removeprefix("go "))
+            line = os.read(sys.stdin.fileno(), 4096).decode("utf-8")
         self.asked.set()
 
     def write(self, kind: Any, **fields: Any) -> None:
@@ -86,6 +92,25 @@ class StandIn:
         self.begin(first_step=3)
         self.steps(3, 4)
         return self.done("finished", 0, 4)
+
+    def measure(self) -> int:
+        """Measures as told in a file, and repeats the launcher's answer."""
+        measured = json.loads((self.output / "measured.json").read_text(encoding="utf-8"))
+        self.write(events.MeasuredEvent, **measured)
+        self.write(events.WarningEvent, message=self.told.get(timeout=60))
+        return self.done("finished", 0, 0)
+
+    def fragile(self) -> int:
+        """Dies two steps on, as often as it is told in a file; goes on from its checkpoint."""
+        path = self.output / "deaths"
+        deaths, first = map(int, path.read_text(encoding="utf-8").split())
+        self.begin(first_step=first)
+        self.steps(first, first + 1)
+        self.checkpoint(first + 1)
+        path.write_text(f"{deaths - 1} {first + 2}", encoding="utf-8")
+        if deaths > 0:
+            os._exit(77)
+        return self.done("finished", 0, first + 1)
 
     def until_stopped(self) -> int:
         """Steps until the launcher says stop, or is gone."""

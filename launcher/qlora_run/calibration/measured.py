@@ -1,14 +1,20 @@
 """From a run's peak to a measurement in the cache."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qlora_profiles.errors import UserError
+from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan
-from qlora_profiles.settings import Execution
-from qlora_run.calibration.records import Kernels, Machine, Measurement, Record, machine_of
+from qlora_profiles.settings import Execution, values_of
+from qlora_run.calibration.records import Calibration, Kernels, Machine, Measurement, Record, machine_of
 from qlora_run.calibration.store import path_of, read, write
 from qlora_run.model_facts.targets import discover_targets
+
+if TYPE_CHECKING:
+    from qlora_run.resolve.memory import Costs
 
 CONTEXT_AT_MOST = 2**31
 """More outside the allocator than this is somebody else's memory."""
@@ -24,7 +30,9 @@ class Measured:
         several_micro_batches: whether some step had more than one.
         reserved_bytes: most that torch's allocator held.
         outside_bytes: what the process held beside it, by the driver, at that time.
-        step_seconds: a typical step's time, where enough steps were made.
+        step_tokens: tokens of a typical step,
+        step_seconds: and its time, where enough steps were made.
+        ceilings: what the card reaches at most, where that was measured too.
     """
 
     execution: Execution
@@ -32,7 +40,9 @@ class Measured:
     several_micro_batches: bool
     reserved_bytes: int
     outside_bytes: int
+    step_tokens: float | None = None
     step_seconds: float | None = None
+    ceilings: Ceilings | None = None
 
 
 def record(plan: RunPlan, measured: Measured, folder: Path | None = None) -> Path | None:
@@ -42,7 +52,24 @@ def record(plan: RunPlan, measured: Measured, folder: Path | None = None) -> Pat
     if machine is None or measured.execution.device != "cuda" or not sensible:
         return None
     before = _record(machine, Kernels.of(measured.execution), folder)
-    return write(before.plus(measurement_of(plan, measured)), folder)
+    ceilings = measured.ceilings or before.ceilings
+    return write(before.plus(measurement_of(plan, measured, ceilings), ceilings), folder)
+
+
+def calibrated_by(plan: RunPlan, measured: Measured) -> Calibration:
+    """A calibration by one measurement alone: what was measured on a run's own card says most about that run."""
+    machine = machine_of(plan.report)
+    if machine is None:
+        return Calibration()
+    ceilings = measured.ceilings
+    found = Record(machine=machine, kernels=Kernels.of(measured.execution), ceilings=ceilings)
+    return Calibration(records=(found.plus(measurement_of(plan, measured, ceilings)),))
+
+
+def run_key(plan: RunPlan, execution: Execution) -> str:
+    """Identity of a run with its execution, in the cache of measurements."""
+    said = f"{plan.recipe_digest()} {sorted(values_of(execution).items())}"
+    return hashlib.sha256(said.encode("utf-8")).hexdigest()[:16]
 
 
 def _record(machine: Machine, kernels: Kernels, folder: Path | None) -> Record:
@@ -53,7 +80,7 @@ def _record(machine: Machine, kernels: Kernels, folder: Path | None) -> Record:
     return found if (found.machine, found.kernels) == (machine, kernels) else Record(machine=machine, kernels=kernels)
 
 
-def measurement_of(plan: RunPlan, measured: Measured) -> Measurement:
+def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None = None) -> Measurement:
     """The peak beside what is predicted for just that micro-batch without any measurement."""
     from qlora_run.resolve.estimate import costs_of
     from qlora_run.resolve.footprint import method_context_bytes
@@ -70,13 +97,23 @@ def measurement_of(plan: RunPlan, measured: Measured) -> Measurement:
         context_bytes=max(0, measured.outside_bytes - method_context_bytes(recipe.method)),
         predicted_passing_bytes=predicted,
         measured_passing_bytes=max(1, measured.reserved_bytes - staying),
-        predicted_step_seconds=_predicted_seconds(plan, measured),
+        predicted_step_seconds=_predicted_seconds(plan, measured, costs, ceilings),
         measured_step_seconds=measured.step_seconds,
+        of_run=run_key(plan, measured.execution),
     )
 
 
-def _predicted_seconds(plan: RunPlan, measured: Measured) -> float | None:
-    """The plan's own time of a step, without what an earlier measurement made of it; ``None`` for another execution."""
-    if measured.step_seconds is None or measured.execution != plan.execution_values():
+def _predicted_seconds(plan: RunPlan, measured: Measured, costs: "Costs", ceilings: Ceilings | None) -> float | None:
+    """The time of a step of so many tokens as the model has it before any measurement but the card's ceilings."""
+    from qlora_run.resolve.setup import Setup
+    from qlora_run.resolve.situation import torch_version
+    from qlora_run.resolve.speed import rates, step_seconds, work_of_step
+
+    if measured.step_seconds is None or measured.step_tokens is None:
         return None
-    return plan.time.step_seconds / (plan.time.measured_scale or 1.0)
+    recipe, execution = plan.recipe_values(), measured.execution
+    setup = Setup.of(recipe, execution, torch_version(plan.report))
+    work = work_of_step(plan.model, plan.data, setup, costs, recipe.examples_per_step, recipe.max_length)
+    work = replace(work, step_tokens=measured.step_tokens)
+    machine = rates(plan.report, plan.report.cuda_gpus[0], setup, ceilings)
+    return step_seconds(work, machine, execution.token_budget, execution.layers_recomputed)

@@ -3,8 +3,9 @@
 from statistics import median
 from typing import Literal, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from qlora_profiles.facts import Ceilings
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.settings import Execution
 
@@ -43,7 +44,8 @@ class Kernels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Measurement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run's peak beside its prediction. Memory is in bytes, without what stays (weights, adapter, state).
 
-    ``context_bytes`` is what the process held outside torch's allocator, less what the method adds to it.
+    ``context_bytes`` is what the process held outside torch's allocator, less what the method adds to it;
+    ``of_run`` tells the same run with the same execution again.
     """
 
     context_bytes: int
@@ -51,20 +53,22 @@ class Measurement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     measured_passing_bytes: int
     predicted_step_seconds: float | None = None
     measured_step_seconds: float | None = None
+    of_run: str = ""
 
 
 class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cache file: the measurements of one machine with one set of kernels, the newest last."""
+    """A cache file: the measurements of one machine with one set of kernels, the newest last, and its ceilings."""
 
     schema: Literal[1] = 1
     machine: Machine
     kernels: Kernels
     measurements: tuple[Measurement, ...] = ()
+    ceilings: Ceilings | None = None
 
-    def plus(self, measurement: Measurement) -> "Record":
+    def plus(self, measurement: Measurement, ceilings: Ceilings | None = None) -> "Record":
         """This record with one more measurement, the oldest forgotten where there are many."""
         kept = (*self.measurements, measurement)[-MOST_MEASUREMENTS:]
-        return Record(machine=self.machine, kernels=self.kernels, measurements=kept)
+        return structs.replace(self, measurements=kept, ceilings=ceilings or self.ceilings)
 
 
 class Fitted(NamedTuple):
@@ -75,6 +79,7 @@ class Fitted(NamedTuple):
     uncertain_share: float
     measurements: int
     speed_scale: float | None
+    ceilings: Ceilings | None = None
 
 
 def fitted(record: Record) -> Fitted | None:
@@ -96,6 +101,7 @@ def fitted(record: Record) -> Fitted | None:
         uncertain_share=max(SMALLEST_SHARE, spread),
         measurements=len(found),
         speed_scale=median(times) if times else None,
+        ceilings=record.ceilings,
     )
 
 
@@ -108,6 +114,11 @@ class Calibration(Struct, frozen=True, kw_only=True):
     def of(self, kernels: Kernels) -> Fitted | None:
         """What holds for a set of kernels, or ``None``."""
         return next((fitted(record) for record in self.records if record.kernels == kernels), None)
+
+    def knows(self, kernels: Kernels, of_run: str) -> bool:
+        """Whether a run was measured with these kernels already."""
+        found = (m for record in self.records if record.kernels == kernels for m in record.measurements)
+        return any(m.of_run == of_run for m in found)
 
 
 def machine_of(report: HardwareReport) -> Machine | None:

@@ -5,6 +5,7 @@ from qlora_run.resolve.estimate import estimate_memory
 from qlora_run.resolve.models import Pick, default_model
 from qlora_run.resolve.planner import PEFT_ONLY, resolve
 from qlora_run.resolve.recipe_rules import usual_length
+from qlora_run.resolve.retune import retuned
 from qlora_run.resolve.situation import merged_wishes
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "largest_length",
     "merged_wishes",
     "resolve",
+    "retuned",
     "usual_length",
 ]

@@ -42,7 +42,7 @@ def search_for(s: Situation, method: str, max_length: int | None = None, rank: i
     setup = _setup(s, method, rank, variants[0].loss_kernel, variants[0].offload_activations)
     return Search(
         variants=variants,
-        rates=rates(s.report, s.gpu, setup),
+        rates=rates(s.report, s.gpu, setup, s.measured.ceilings if s.measured else None),
         longest_tokens=longest,
         most_tokens=longest * s.value("examples_per_step"),
         budget_bytes=budget_bytes(s),

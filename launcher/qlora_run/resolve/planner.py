@@ -134,7 +134,7 @@ def _plan(s: Situation, fit: Fit) -> RunPlan:
         model=s.model,
         data=s.data,
         memory=fit.found.best.memory,
-        time=_time(s, fit),
+        time=plan_time(s, fit),
         profile=s.profile,
         runner_up=runner_up(s, fit),
         notes=tuple(s.notes),
@@ -145,7 +145,8 @@ def _scope(s: Situation, scope: Scope) -> dict[str, Resolved]:
     return {name: s.chosen[name] for name, setting in settings().items() if setting.scope == scope}
 
 
-def _time(s: Situation, fit: Fit) -> TimeEstimate:
+def plan_time(s: Situation, fit: Fit) -> TimeEstimate:
+    """How long the run takes with what was found."""
     steps = total_steps(s.data.train_rows, s.value("examples_per_step"), s.value("epochs"), s.value("max_steps"))
     setup = Setup.from_values(s.value, s.value("method"), torch_version(s.report))
     scale = s.measured.speed_scale if s.measured else None

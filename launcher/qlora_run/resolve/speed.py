@@ -7,7 +7,7 @@ seconds anywhere else.
 import math
 from dataclasses import dataclass
 
-from qlora_profiles.facts import DataFacts, ModelFacts, TimeEstimate
+from qlora_profiles.facts import Ceilings, DataFacts, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_run.resolve.cards import card_of
 from qlora_run.resolve.memory import Costs
@@ -17,6 +17,9 @@ MATMUL_SHARE = 0.65
 BANDWIDTH_SHARE = 0.9
 ATTENTION_SHARE = 0.35
 """What of the data sheet is reached by matrix products, by copies and by attention."""
+
+PRODUCT_SHARE, COPY_SHARE, USUAL_LAUNCH_SECONDS = 0.81, 1.0, 5e-6
+"""The same for measured ceilings, and the launch of a small kernel by the host that the times below come from."""
 
 TOUCHES, FUSED_TOUCHES, INT8_TOUCHES = 26, 17, 60
 """How often each kept byte is read or written over forward and backward: eager modules, fused kernels, and 8-bit
@@ -87,10 +90,10 @@ class Work:
     loss_launch_seconds: float
 
 
-def rates(report: HardwareReport, gpu: Gpu | None, setup: Setup) -> Rates:
-    """The machine's rates on the device of the setup."""
+def rates(report: HardwareReport, gpu: Gpu | None, setup: Setup, ceilings: Ceilings | None = None) -> Rates:
+    """The machine's rates on the device of the setup, from its measured ceilings where there are some."""
     if setup.device == "cuda" and gpu is not None:
-        return _card_rates(report, gpu, setup)
+        return _measured_rates(ceilings, setup) if ceilings else _card_rates(report, gpu, setup)
     cores = report.cpu_cores_physical or max(1, (report.cpu_cores_logical or 2) // 2)
     return Rates(
         flops=cores * CORE_FLOPS,
@@ -99,6 +102,20 @@ def rates(report: HardwareReport, gpu: Gpu | None, setup: Setup) -> Rates:
         expanded_params=cores * CORE_EXPANDS,
         layer_launch_seconds=CPU_LAUNCH_SECONDS,
         recompute_launch_seconds=CPU_LAUNCH_SECONDS / 2,
+    )
+
+
+def _measured_rates(ceilings: Ceilings, setup: Setup) -> Rates:
+    host = ceilings.launch_seconds / USUAL_LAUNCH_SECONDS
+    once, again = LAUNCH_SECONDS[setup.method]
+    moved = ceilings.copy_bytes * COPY_SHARE
+    return Rates(
+        flops=ceilings.flops * PRODUCT_SHARE,
+        attention_flops=ceilings.flops * PRODUCT_SHARE * ATTENTION_SHARE / MATMUL_SHARE,
+        bytes=moved,
+        expanded_params=moved / (0.5 + setup.compute_bytes),
+        layer_launch_seconds=once * host,
+        recompute_launch_seconds=again * host,
     )
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qlora_profiles.events import AdaptationEvent, EvalEvent, Event, WarningEvent
+from qlora_profiles.events import AdaptationEvent, EvalEvent, Event, MeasuredEvent, WarningEvent
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import human_seconds
 from qlora_run.view.state import RunState
@@ -77,7 +77,18 @@ def adaptation_line(event: AdaptationEvent) -> str:
         for name, value in event.after.items()
         if name in event.before and event.before[name] != value
     ]
-    return one_line(f"{event.cause}: {', '.join(changed)} (step {event.step} redone, same recipe)")
+    redone = f"step {event.step} redone, " if "out of memory" in event.cause else ""
+    return one_line(f"{event.cause}: {', '.join(changed)} ({redone}same recipe)")
+
+
+def measured_line(event: MeasuredEvent, plan: RunPlan) -> str | None:
+    """What a preflight found, beside what the plan said; nothing on a device whose memory cannot be measured."""
+    if event.stage != "preflight" or not event.reserved_bytes:
+        return None
+    held = event.reserved_bytes + event.outside_bytes
+    unit, name = size_unit(max(held, plan.memory.peak_bytes))
+    said = f"the heaviest step took {in_unit(held, unit)} {name} (plan {in_unit(plan.memory.peak_bytes, unit)})"
+    return f"measured in {human_seconds(event.seconds)}: {said}"
 
 
 def warning_line(event: WarningEvent) -> str:

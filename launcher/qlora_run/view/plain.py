@@ -10,6 +10,7 @@ from qlora_profiles.events import (
     DoneEvent,
     EvalEvent,
     Event,
+    MeasuredEvent,
     PhaseEvent,
     RunEvent,
     SampleEvent,
@@ -18,7 +19,7 @@ from qlora_profiles.events import (
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import human_bytes
 from qlora_run.view.console import console_glyphs
-from qlora_run.view.lines import eval_line, lasting_line, opening_line, planned_text
+from qlora_run.view.lines import eval_line, lasting_line, measured_line, opening_line, planned_text
 from qlora_run.view.state import RunState
 from qlora_run.view.summary import print_closing
 from qlora_run.view.words import clock, end_clock, loss_text, number, one_line
@@ -123,4 +124,6 @@ def event_line(event: Event, state: RunState, plan: RunPlan) -> str | None:
     if isinstance(event, SampleEvent) and event.samples:
         first = event.samples[0]
         return f"sample {one_line(first.prompt)!r}: {one_line(first.answer)}"
+    if isinstance(event, MeasuredEvent):
+        return measured_line(event, plan)
     return lasting_line(event)

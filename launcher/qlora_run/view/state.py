@@ -12,6 +12,7 @@ from qlora_profiles.events import (
     DoneEvent,
     EvalEvent,
     Event,
+    MeasuredEvent,
     PhaseEvent,
     RunEvent,
     SampleEvent,
@@ -227,6 +228,11 @@ def _on_adaptation(state: RunState, event: AdaptationEvent) -> RunState:
     return _with(state, adaptations=(*state.adaptations, event))
 
 
+def _on_measured(state: RunState, event: MeasuredEvent) -> RunState:
+    """What was held before the first step is no part of the run's own peak."""
+    return _with(state, phases=())
+
+
 def _on_warning(state: RunState, event: WarningEvent) -> RunState:
     """Said again, a warning counts once."""
     others = (w for w in state.warnings if w.message != event.message)
@@ -249,6 +255,7 @@ _RULES: dict[type, Any] = {
     SampleEvent: _on_sample,
     CheckpointEvent: _on_checkpoint,
     AdaptationEvent: _on_adaptation,
+    MeasuredEvent: _on_measured,
     WarningEvent: _on_warning,
     DoneEvent: _on_done,
 }

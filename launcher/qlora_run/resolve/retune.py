@@ -1,0 +1,77 @@
+"""The execution of a plan searched once more with what was measured on its own card; nothing else changes."""
+
+from dataclasses import replace
+
+import msgspec
+
+from qlora_profiles.plan import PERSON, Given, RunPlan
+from qlora_run.calibration.records import Calibration
+from qlora_run.model_facts.targets import discover_targets
+from qlora_run.resolve.fit import Fit, runner_up, search_for, settle
+from qlora_run.resolve.planner import plan_time
+from qlora_run.resolve.search import Candidate, Found, Search
+from qlora_run.resolve.situation import Choice, Situation
+
+WORTH_CHANGING = 0.98
+"""Another execution must promise to take less than this share of the time: trying it costs a few seconds."""
+
+SEARCHED = ("token_budget", "layers_recomputed", "offload_activations")
+"""What can still change once the model is loaded."""
+
+
+def retuned(plan: RunPlan, calibration: Calibration) -> RunPlan:
+    """The plan with the execution that ``calibration`` calls for, or the one it has where none is worth the change."""
+    s = _situation(plan, calibration)
+    search = search_for(s, s.value("method"))
+    found = search.run()
+    if found is None:
+        return plan
+    fit = Fit(method=_method(plan), search=search, found=_worth(search, found, plan))
+    settle(s, fit)
+    searched = {name: s.chosen[name] for name in SEARCHED}
+    return msgspec.structs.replace(
+        plan,
+        execution=plan.execution | searched,
+        memory=fit.found.best.memory,
+        time=plan_time(s, fit),
+        runner_up=runner_up(s, fit),
+    )
+
+
+def _situation(plan: RunPlan, calibration: Calibration) -> Situation:
+    """Everything decided as in the plan; what a person decided, and what is loaded already, stays."""
+    chosen = plan.recipe | plan.execution | plan.run
+    wishes = {name: Given(value=r.value, source=r.source, reason=r.reason) for name, r in chosen.items()}
+    free = [name for name in SEARCHED if chosen[name].source not in PERSON]
+    return Situation(
+        report=plan.report,
+        model=plan.model,
+        data=plan.data,
+        wishes={name: given for name, given in wishes.items() if name not in free},
+        backends={plan.execution_values().backend: None},
+        profile=plan.profile,
+        targets=tuple(discover_targets(plan.model, plan.recipe_values().target_modules)),
+        calibration=calibration,
+        chosen=dict(chosen),
+    )
+
+
+def _method(plan: RunPlan) -> Choice:
+    resolved = plan.recipe["method"]
+    return Choice(resolved.value, resolved.source, resolved.reason)
+
+
+def _worth(search: Search, found: Found, plan: RunPlan) -> Found:
+    """What was found, or the execution that runs: where that fits and is nearly as fast, it stays."""
+    now = _running(search, plan)
+    fits = search.fits(now.variant, now.token_budget, now.layers_recomputed)
+    if not fits or found.best.step_seconds < WORTH_CHANGING * now.step_seconds:
+        return found
+    return replace(found, best=now, runner_up=found.best if found.best != now else found.runner_up)
+
+
+def _running(search: Search, plan: RunPlan) -> Candidate:
+    execution = plan.execution_values()
+    offloads = execution.offload_activations
+    variant = next((v for v in search.variants if v.offload_activations == offloads), search.variants[0])
+    return search.candidate(execution.token_budget, execution.layers_recomputed, variant)

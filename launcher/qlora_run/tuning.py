@@ -1,0 +1,72 @@
+"""What a measurement on the card changes: the record of this machine, and the execution of the run in hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from qlora_profiles import codec
+from qlora_profiles.events import MeasuredEvent
+from qlora_profiles.plan import RunPlan
+from qlora_profiles.settings import Execution
+from qlora_run.calibration import Measured, calibrated_by, load, record
+from qlora_run.calibration.measured import run_key
+from qlora_run.calibration.records import Kernels
+from qlora_run.resolve import retuned
+
+
+class Tuner:
+    """Follows the plan of a run: takes in its measurements, and answers the first ones with a better execution."""
+
+    def __init__(self, plan_path: Path) -> None:
+        self.plan_path = plan_path
+        self.plan = codec.load(plan_path, RunPlan)
+
+    def measured_before(self) -> bool:
+        """Whether this very run with this execution was measured on this machine already."""
+        execution = self.plan.execution_values()
+        return load(self.plan.report).knows(Kernels.of(execution), run_key(self.plan, execution))
+
+    def record(self, event: MeasuredEvent) -> None:
+        """Keep what was measured for the next plans on this machine."""
+        record(self.plan, measured_of(self.plan, event))
+
+    def answer(self, event: MeasuredEvent) -> str:
+        """The limits that the core should go on with, as JSON; the plan on disk is then the one that runs."""
+        self.record(event)
+        ran = with_limits(self.plan, event.limits)
+        better = retuned(ran, calibrated_by(ran, measured_of(ran, event)))
+        if better != self.plan:
+            self.plan = better
+            codec.save(better, self.plan_path)
+        return json.dumps(limits_of(better.execution_values(), event.limits))
+
+
+def measured_of(plan: RunPlan, event: MeasuredEvent) -> Measured:
+    """The event as a measurement of an execution."""
+    return Measured(
+        execution=with_limits(plan, event.limits).execution_values(),
+        largest_tokens=event.largest_tokens,
+        several_micro_batches=event.several_micro_batches,
+        reserved_bytes=event.reserved_bytes,
+        outside_bytes=event.outside_bytes,
+        step_tokens=event.step_tokens,
+        step_seconds=event.step_seconds,
+        ceilings=event.ceilings,
+    )
+
+
+def limits_of(execution: Execution, names: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an execution that have one of these names."""
+    return {name: getattr(execution, name) for name in names}
+
+
+def with_limits(plan: RunPlan, limits: dict[str, Any]) -> RunPlan:
+    """The plan with what the core made of its execution."""
+    changed = {
+        name: msgspec.structs.replace(plan.execution[name], value=value, source="tuner", reason="what the card took")
+        for name, value in limits.items()
+        if plan.execution[name].value != value
+    }
+    return msgspec.structs.replace(plan, execution=plan.execution | changed)

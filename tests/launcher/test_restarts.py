@@ -1,0 +1,88 @@
+"""A core that dies is started again from its last checkpoint, smaller, and not for ever."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import support.standin_core
+from support.run_plans import run_plan
+from support.witness import Witness
+
+from qlora_profiles import codec, events
+from qlora_profiles.plan import RunPlan
+from qlora_run.restarts import CAUSE, MOST_RESTARTS, usual_lengths
+from qlora_run.supervise import run_core
+
+STAND_IN = Path(support.standin_core.__file__)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    plan = run_plan({"output": str(tmp_path), "resume": "never", "overwrite": True})
+    codec.save(plan, tmp_path / "plan.json")
+    return tmp_path
+
+
+def run(mode: str, output: Path, view: Witness) -> int:
+    env = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return run_core(output / "plan.json", output, view, env, [sys.executable, str(STAND_IN), mode, str(output)])
+
+
+def adaptations(output: Path) -> list[events.AdaptationEvent]:
+    return [e for e in events.all_events(output / events.FILE_NAME) if isinstance(e, events.AdaptationEvent)]
+
+
+def test_a_run_survives_deaths_as_long_as_it_gets_on(output: Path) -> None:
+    (output / "deaths").write_text("2 1", encoding="utf-8")
+    before = codec.load(output / "plan.json", RunPlan)
+    view = Witness()
+    assert run("fragile", output, view) == 0
+    assert view.ended
+    assert view.problem is None
+    assert [line.split("(restart")[1] for line in view.said] == [" 1 of 3).", " 2 of 3)."]
+    assert "Going on from step 2" in view.said[0]
+    after = codec.load(output / "plan.json", RunPlan)
+    assert after.recipe == before.recipe
+    assert after.run_values().resume == "auto"
+    assert not after.run_values().overwrite
+    assert [(a.cause, a.step) for a in adaptations(output)] == [(CAUSE, 3), (CAUSE, 5)]
+    budgets = [before.execution_values().token_budget, after.execution_values().token_budget]
+    assert budgets[1] < budgets[0]
+    assert adaptations(output)[0].before["token_budget"] == budgets[0]
+    assert adaptations(output)[-1].after["token_budget"] == budgets[1]
+
+
+def test_deaths_are_not_repeated_for_ever(output: Path) -> None:
+    (output / "deaths").write_text("99 1", encoding="utf-8")
+    view = Witness()
+    assert run("fragile", output, view) == 3
+    assert len(view.said) == MOST_RESTARTS
+    assert view.problem is not None
+
+
+def test_a_death_at_the_same_step_is_the_last(output: Path) -> None:
+    view = Witness()
+    assert run("die", output, view) == 3
+    assert len(view.said) == 1
+    assert view.problem is not None
+    assert "died at step 2" in view.problem.message
+
+
+def test_a_death_before_the_first_step_is_no_reason_to_try_again(output: Path) -> None:
+    view = Witness()
+    assert run("traceback", output, view) == 1
+    assert view.said == []
+
+
+def test_what_the_run_says_is_wrong_is_not_tried_again(output: Path) -> None:
+    view = Witness()
+    assert run("internal", output, view) == 1
+    assert view.said == []
+
+
+def test_the_lengths_of_a_step_hold_the_longest_example() -> None:
+    lengths = usual_lengths(run_plan())
+    assert len(lengths) == 16
+    assert max(lengths) == 1804
+    assert min(lengths) == 935

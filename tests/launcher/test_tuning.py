@@ -1,0 +1,139 @@
+"""What a measurement changes: the run in hand, the plan on disk, and the plans to come."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import support.standin_core
+from support.planning_facts import asking, card_report, data_of, known
+from support.witness import Witness
+
+from qlora_profiles import codec, events
+from qlora_profiles.facts import Ceilings
+from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.plan import RunPlan
+from qlora_profiles.units import GIB, MIB
+from qlora_run.calibration import load
+from qlora_run.resolve import resolve
+from qlora_run.supervise import run_core
+from qlora_run.tuning import Tuner
+
+REPORT = card_report(24, packages={"bitsandbytes": "0.50.2", "torch": "2.13.0"})
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QLORA_RUN_CACHE", str(tmp_path / "cache"))
+
+
+def plan_in(folder: Path, report: HardwareReport = REPORT, **wishes: Any) -> RunPlan:
+    wished = asking(**({"method": "qlora-4", "output": str(folder)} | wishes))
+    plan = resolve(report, wished, known("Qwen/Qwen3-8B"), data_of())
+    codec.save(plan, folder / "plan.json")
+    return plan
+
+
+def measured(plan: RunPlan, scale: float = 1.0, **changes: Any) -> events.MeasuredEvent:
+    """A preflight in which what passes was ``scale`` times what was predicted."""
+    execution = plan.execution_values()
+    staying = sum(part.bytes for part in plan.memory.parts[:2])
+    passing = plan.memory.peak_bytes - staying - plan.memory.parts[-1].bytes
+    fields: dict[str, Any] = {
+        "time_s": 1.0,
+        "stage": "preflight",
+        "limits": {
+            "token_budget": execution.token_budget,
+            "layers_recomputed": execution.layers_recomputed,
+            "loss_chunk_tokens": execution.loss_chunk_tokens,
+            "offload_activations": execution.offload_activations,
+        },
+        "largest_tokens": max(execution.token_budget, 1804),
+        "several_micro_batches": True,
+        "reserved_bytes": staying + round(scale * passing),
+        "outside_bytes": 400 * MIB,
+        "step_tokens": 6000.0,
+        "step_seconds": plan.time.step_seconds,
+    }
+    return events.MeasuredEvent(**(fields | changes))
+
+
+def test_more_than_predicted_makes_the_run_smaller_and_less_makes_it_larger(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path, card_report(12, packages={"bitsandbytes": "0.50.2", "torch": "2.13.0"}))
+    tight = json.loads(Tuner(tmp_path / "plan.json").answer(measured(plan, 1.5)))
+    on_disk = codec.load(tmp_path / "plan.json", RunPlan)
+    assert on_disk.recipe_digest() == plan.recipe_digest()
+    assert on_disk.execution_values().layers_recomputed == tight["layers_recomputed"]
+    codec.save(plan, tmp_path / "plan.json")
+    roomy = json.loads(Tuner(tmp_path / "plan.json").answer(measured(plan, 0.5)))
+    assert size(tight) < size(measured(plan).limits) < size(roomy)
+
+
+def size(limits: dict[str, Any]) -> int:
+    """What grows with memory: tokens kept by the layers that do not recompute."""
+    return int(limits["token_budget"]) * (40 - int(limits["layers_recomputed"]))
+
+
+def test_as_predicted_changes_nothing(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    event = measured(plan)
+    assert json.loads(Tuner(tmp_path / "plan.json").answer(event)) == event.limits
+
+
+def test_what_a_person_decided_stays(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path, token_budget=2048)
+    answer = json.loads(Tuner(tmp_path / "plan.json").answer(measured(plan, 1.3)))
+    assert answer["token_budget"] == 2048
+    assert answer["layers_recomputed"] > plan.execution_values().layers_recomputed
+
+
+def test_the_same_run_need_not_be_measured_again(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    tuner = Tuner(tmp_path / "plan.json")
+    assert not tuner.measured_before()
+    tuner.answer(measured(plan))
+    assert Tuner(tmp_path / "plan.json").measured_before()
+    other = plan_in(tmp_path, learning_rate=1e-5)
+    assert other.recipe_digest() != plan.recipe_digest()
+    assert not Tuner(tmp_path / "plan.json").measured_before()
+
+
+def test_measured_ceilings_scale_the_predicted_time(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    slow = Ceilings(flops=1e12, copy_bytes=1e10, launch_seconds=2e-5)
+    quick = Ceilings(flops=1e15, copy_bytes=5e12, launch_seconds=2e-6)
+    times = []
+    for ceilings in (quick, slow):
+        tuner = Tuner(tmp_path / "plan.json")
+        tuner.record(measured(plan, ceilings=ceilings, step_seconds=None))
+        found = resolve(REPORT, asking(method="qlora-4"), known("Qwen/Qwen3-8B"), data_of(), calibration=load(REPORT))
+        times.append(found.time.step_seconds)
+    assert times[0] < times[1] / 5
+
+
+def test_a_core_that_measures_is_answered(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    event = measured(plan, 1.5)
+    (tmp_path / "measured.json").write_text(
+        json.dumps({k: v for k, v in msgspec.to_builtins(event).items() if k not in ("type", "time_s")}),
+        encoding="utf-8",
+    )
+    view = Witness()
+    env = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, str(Path(support.standin_core.__file__)), "measure", str(tmp_path)]
+    assert run_core(tmp_path / "plan.json", tmp_path, view, env, command) == 0
+    (said,) = view.state.warnings
+    answer = json.loads(said.message)
+    execution = codec.load(tmp_path / "plan.json", RunPlan).execution_values()
+    assert answer == {name: getattr(execution, name) for name in answer}
+    assert answer != event.limits
+    assert load(REPORT).records[0].measurements[0].context_bytes == 400 * MIB
+
+
+def test_a_measurement_that_no_execution_can_meet_leaves_the_plan_alone(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    event = measured(plan, 1.0, outside_bytes=int(1.9 * GIB), reserved_bytes=20_000 * GIB)
+    assert json.loads(Tuner(tmp_path / "plan.json").answer(event)) == event.limits
