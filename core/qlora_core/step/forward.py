@@ -19,6 +19,8 @@ class PackedLoss:
     """Summed cross entropy (nats, float32) of a packed micro-batch.
 
     ``head`` is ``None`` for models whose logits only their own forward can make; they score through it.
+    ``decode`` computes the hidden states (T x H) of a micro-batch that is trained on, in another way than the model
+    itself; it answers ``None`` where it cannot.
     """
 
     model: Any
@@ -27,28 +29,38 @@ class PackedLoss:
     kernel: str
     chunk_tokens: int
     autocast_dtype: torch.dtype | None
+    decode: Callable[[Packed], Tensor | None] | None = None
 
     def __call__(self, packed: Packed) -> Tensor:
         """The sum over the micro-batch's supervised tokens."""
-        inputs = model_inputs(packed, self.attention)
         with self.autocast(packed.input_ids.device.type):
             if self.head is None:
-                logits = self.model(**inputs, logits_to_keep=packed.scored_at).logits[0]
-                return cross_entropy(logits.float(), packed.targets, reduction="sum")
-            hidden = decoder_of(self.model)(**inputs).last_hidden_state[0]
-            return KERNELS[self.kernel](hidden[packed.scored_at], packed.targets, self.head, self.chunk_tokens)
+                return cross_entropy(self._own_logits(packed), packed.targets, reduction="sum")
+            hidden = self.decode(packed) if self.decode else None
+            if hidden is None:
+                hidden = self.hidden_states(packed)
+            scored = hidden.index_select(0, packed.scored_at)
+            return KERNELS[self.kernel](scored, packed.targets, self.head, self.chunk_tokens)
 
     @torch.no_grad()
     def token_losses(self, packed: Packed) -> Tensor:
         """Cross entropy of each scored token (N, float32, no gradient), for held-out rows."""
-        inputs = model_inputs(packed, self.attention)
         with self.autocast(packed.input_ids.device.type):
             if self.head is None:
-                logits = self.model(**inputs, logits_to_keep=packed.scored_at).logits[0]
-                return cross_entropy(logits.float(), packed.targets, reduction="none")
-            hidden = decoder_of(self.model)(**inputs).last_hidden_state[0][packed.scored_at]
-            parts = zip(hidden.split(self.chunk_tokens), packed.targets.split(self.chunk_tokens), strict=True)
+                return cross_entropy(self._own_logits(packed), packed.targets, reduction="none")
+            scored = self.hidden_states(packed).index_select(0, packed.scored_at)
+            parts = zip(scored.split(self.chunk_tokens), packed.targets.split(self.chunk_tokens), strict=True)
             return torch.cat([cross_entropy(self.head.logits(h), t, reduction="none") for h, t in parts])
+
+    def hidden_states(self, packed: Packed) -> Tensor:
+        """What the model itself makes of a micro-batch (T x H)."""
+        states: Tensor = decoder_of(self.model)(**model_inputs(packed, self.attention)).last_hidden_state[0]
+        return states
+
+    def _own_logits(self, packed: Packed) -> Tensor:
+        inputs = model_inputs(packed, self.attention)
+        logits: Tensor = self.model(**inputs, logits_to_keep=packed.scored_at).logits[0]
+        return logits.float()
 
     def autocast(self, device_type: str) -> AbstractContextManager[Any]:
         """Arithmetic in the compute dtype; nothing where that is float32."""

@@ -5,11 +5,14 @@ Shape legend: T tokens of the micro-batch, S sequences in it, N scored (supervis
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[Any]
 
 
 class Example(Protocol):
@@ -52,26 +55,57 @@ def supervised_tokens(example: Example) -> int:
 
 def pack(examples: Sequence[Example], device: torch.device, pin_memory: bool = False) -> Packed:
     """Lay examples end to end."""
-    lengths = [len(example.input_ids) for example in examples]
-    starts = [0, *accumulate(lengths)]
-    targets_at = [
-        start + offset
-        for example, start in zip(examples, starts, strict=False)
-        for offset, learned in enumerate(example.supervised)
-        if learned and offset > 0
-    ]
-    ids = [token for example in examples for token in example.input_ids]
-    positions = [position for length in lengths for position in range(length)]
+    return pack_all([examples], device, pin_memory)[0]
 
-    def move(values: Sequence[int], dtype: torch.dtype = torch.long) -> Tensor:
-        tensor = torch.tensor(values, dtype=dtype)
-        return (tensor.pin_memory() if pin_memory else tensor).to(device, non_blocking=pin_memory)
 
+def pack_all(batches: Sequence[Sequence[Example]], device: torch.device, pin_memory: bool = False) -> list[Packed]:
+    """Lay the examples of each micro-batch end to end, and send all of them to the device in one copy."""
+    laid = [_laid_out(examples) for examples in batches]
+    values = torch.empty(sum(len(each.values) for each in laid), dtype=torch.long, pin_memory=pin_memory)
+    np.concatenate([each.values for each in laid], out=values.numpy())
+    there = values.to(device, non_blocking=pin_memory).split([len(each.values) for each in laid])
+    return [_packed(each, part) for each, part in zip(laid, there, strict=True)]
+
+
+class _LaidOut(NamedTuple):
+    """A micro-batch as one row of numbers: ids, positions, scored positions, targets, and boundaries in pairs."""
+
+    values: Array
+    tokens: int
+    scored: int
+    sequences: int
+    longest: int
+
+
+def _laid_out(examples: Sequence[Example]) -> _LaidOut:
+    lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+    ends = lengths.cumsum()
+    starts = ends - lengths
+    ids = np.concatenate([np.array(example.input_ids, dtype=np.int64) for example in examples])
+    learned = np.concatenate([np.array(example.supervised, dtype=bool) for example in examples])
+    learned[starts] = False
+    targets_at = learned.nonzero()[0]
+    positions = np.arange(len(ids), dtype=np.int64) - starts.repeat(lengths)
+    boundaries = np.zeros(2 * (len(examples) // 2 + 1), dtype=np.int32)
+    boundaries[1 : len(examples) + 1] = ends
+    return _LaidOut(
+        values=np.concatenate([ids, positions, targets_at - 1, ids[targets_at], boundaries.view(np.int64)]),
+        tokens=len(ids),
+        scored=len(targets_at),
+        sequences=len(examples),
+        longest=int(lengths.max()),
+    )
+
+
+def _packed(laid: _LaidOut, values: Tensor) -> Packed:
+    """Views of a row that is on the device."""
+    sizes = (laid.tokens, laid.tokens, laid.scored, laid.scored)
+    ids, positions, scored_at, targets, boundaries = values.split([*sizes, len(values) - sum(sizes)])
     return Packed(
-        input_ids=move(ids)[None],
-        position_ids=move(positions)[None],
-        boundaries=move(starts, torch.int32),
-        longest=max(lengths),
-        scored_at=move([at - 1 for at in targets_at]),
-        targets=move([ids[at] for at in targets_at]),
+        input_ids=ids[None],
+        position_ids=positions[None],
+        boundaries=boundaries.view(torch.int32)[: laid.sequences + 1],
+        longest=laid.longest,
+        scored_at=scored_at,
+        targets=targets,
     )

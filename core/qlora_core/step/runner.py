@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
-from qlora_core.step.packing import Example, Packed, pack, supervised_tokens
+from qlora_core.step.packing import Example, Packed, pack_all, supervised_tokens
 from qlora_profiles.errors import EnvironmentProblem
 
 OOM_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
@@ -101,8 +101,7 @@ class StepRunner:
         share = 1.0 / max(1, self._total_supervised(own))
         batches = cut(lengths, self.limits.token_budget)
         total = torch.zeros((), device=self._device)
-        for batch in batches:
-            packed = pack([examples[i] for i in batch], self._device, self._pin_memory)
+        for packed in pack_all([[examples[i] for i in batch] for batch in batches], self._device, self._pin_memory):
             if len(packed.targets) == 0:
                 continue
             loss = self.loss_sum(packed) * share

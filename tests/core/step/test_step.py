@@ -11,7 +11,7 @@ from qlora_core.adapters import initialise
 from qlora_core.evaluate import evaluate
 from qlora_core.step.forward import PackedLoss, packed_loss
 from qlora_core.step.limits import Limits
-from qlora_core.step.packing import Packed, pack, supervised_tokens
+from qlora_core.step.packing import Packed, pack, pack_all, supervised_tokens
 from qlora_core.step.recompute import decoder_layers, recompute_layers, spread
 from qlora_core.step.runner import StepResult, StepRunner
 from qlora_profiles.errors import EnvironmentProblem
@@ -232,3 +232,19 @@ def test_pack_lays_examples_end_to_end() -> None:
     assert packed.position_ids.tolist() == [[0, 1, 2, 0, 1]]
     assert packed.boundaries.tolist() == [0, 3, 5]
     assert (packed.scored_at.tolist(), packed.targets.tolist(), packed.longest) == ([1, 3], [7, 9], 3)
+
+
+def test_micro_batches_that_travel_together_are_those_packed_alone() -> None:
+    examples = random_examples(7, seed=3)
+    groups = [examples[:3], examples[3:4], examples[4:]]
+    for together, alone in zip(pack_all(groups, CPU), [pack(group, CPU) for group in groups], strict=True):
+        for name in ("input_ids", "position_ids", "boundaries", "scored_at", "targets"):
+            got, expected = getattr(together, name), getattr(alone, name)
+            assert got.dtype == expected.dtype == (torch.int32 if name == "boundaries" else torch.long)
+            assert got.tolist() == expected.tolist()
+        assert together.longest == alone.longest
+
+
+def test_pack_without_anything_learned() -> None:
+    packed = pack([PlainExample([5, 6, 7], [True, False, False])], CPU)
+    assert (packed.num_tokens, len(packed.targets), packed.boundaries.tolist()) == (3, 0, [0, 3])
