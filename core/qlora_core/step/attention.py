@@ -5,6 +5,7 @@ package; ``sdpa`` torch's scaled dot product with the block-diagonal causal mask
 from the restarting positions (exact only without a cache).
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -84,7 +85,7 @@ def varlen_attention(
 
 
 def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 x heads x T x d -> T x heads x d, in the 16-bit format that the kernel takes."""
+    """1 x heads x T x d -> T x heads x d, in the 16-bit format that the kernel takes; rarely a copy."""
     if torch.is_autocast_enabled(tensor.device.type):
         dtype = torch.get_autocast_dtype(tensor.device.type)
     return tensor[0].transpose(0, 1).to(dtype).contiguous()
@@ -92,17 +93,46 @@ def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _shared_heads(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Let the kernel share key heads between queries where this torch can; expand them where it cannot."""
-    if _kernel_groups_heads():
-        options["enable_gqa"] = True
+    sharing = _sharing(q.device)
+    if sharing is not None:
+        options |= sharing
         return k, v
     groups = q.shape[1] // k.shape[1]
     return k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
 
 
 @cache
-def _kernel_groups_heads() -> bool:
+def _sharing(device: torch.device) -> dict[str, Any] | None:
+    """What to tell the kernel so that queries share key heads: the word for it, or nothing where it does so unasked.
+
+    ``None`` where it cannot. Before torch 2.12 there is no word, and trying is the only way to know.
+    """
     import inspect
 
     from torch.nn.attention.varlen import varlen_attn
 
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+    if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        return {"enable_gqa": True}
+    try:
+        return {} if shares_heads(varlen_attn, device) else None
+    except (RuntimeError, ValueError):
+        return None
+
+
+@torch.enable_grad()
+def shares_heads(kernel: Callable[..., Any], device: torch.device, dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether a kernel given fewer key heads makes what it makes of keys expanded to all heads, gradients included."""
+    draw = torch.Generator().manual_seed(0)
+
+    def random(heads: int) -> Tensor:
+        return torch.randn(24, heads, 64, generator=draw).to(device, dtype).requires_grad_()
+
+    q, k, v = random(4), random(2), random(2)
+    ends = torch.tensor([0, 9, 24], dtype=torch.int32, device=device)
+    with torch.autocast(device.type, enabled=False):
+        few = kernel(q, k, v, ends, ends, 15, 15, window_size=(-1, 0))
+        wide = (each.repeat_interleave(2, dim=1) for each in (k, v))
+        many = kernel(q, *wide, ends, ends, 15, 15, window_size=(-1, 0))
+    pairs = [(few, many)]
+    pairs += zip(*(torch.autograd.grad(out.float().sin().sum(), (q, k, v)) for out in (few, many)), strict=True)
+    return all(torch.allclose(a, b, rtol=5e-2, atol=5e-2) for a, b in pairs)

@@ -1,0 +1,45 @@
+"""Which kernels let queries share key heads, found out by trying."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from qlora_core.step.attention import shares_heads
+
+CPU = torch.device("cpu")
+
+
+def by_sequence(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, *rest: Any, grouped: bool = True, **kwargs: Any
+) -> Any:
+    """Attention of sequences end to end, T x heads x d, in plain torch."""
+    parts = []
+    for a, b in pairwise(starts.tolist()):
+        query, key, value = (t[a:b].transpose(0, 1) for t in (q, k, v))
+        part = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        parts.append(part.transpose(0, 1))
+    return torch.cat(parts)
+
+
+def test_a_kernel_that_shares_heads_is_recognised() -> None:
+    assert shares_heads(by_sequence, CPU, torch.float32)
+
+
+def test_a_kernel_that_pairs_the_heads_in_another_way_is_not() -> None:
+    def wrong(q: Tensor, k: Tensor, v: Tensor, *rest: Any, **kwargs: Any) -> Any:
+        groups = q.shape[1] // k.shape[1]
+        return by_sequence(q, k.repeat(1, groups, 1), v.repeat(1, groups, 1), *rest, grouped=False)
+
+    assert not shares_heads(wrong, CPU, torch.float32)
+
+
+def test_a_kernel_that_refuses_raises() -> None:
+    def refusing(q: Tensor, k: Tensor, v: Tensor, *rest: Any, **kwargs: Any) -> Any:
+        return by_sequence(q, k, v, *rest, grouped=False)
+
+    with pytest.raises(RuntimeError):
+        shares_heads(refusing, CPU, torch.float32)
