@@ -44,7 +44,7 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     method: Annotated[
         Literal["qlora-4", "qlora-8", "lora", "full"],
         Doc(
-            "how the base is held and what is trained; auto: lora where it fits, else qlora-4",
+            "how the base is held and what is trained; auto: lora where it fits a card, else qlora-4",
             "model",
         ),
     ]

@@ -93,6 +93,7 @@ def test_less_free_memory_does_not_part_a_run_from_its_first_half(
     here: Path, capsys: Caught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The method was chosen by the machine; now the machine would choose another."""
+    monkeypatch.setattr(planning, "probe", lambda output, cache: load_machine("linux-24gb"))
     plan = planned(capsys, *ARGV)
     assert plan.recipe["method"].value == "lora"
     chosen = Resolved(value="qlora-4", source="probe", reason="memory was tight")

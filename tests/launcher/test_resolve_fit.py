@@ -57,6 +57,23 @@ def test_the_least_quantised_method_that_fits() -> None:
     assert without.recipe["method"].value == "lora"
 
 
+def test_on_the_cpu_4_bits_where_they_can_be_had() -> None:
+    small = known("Qwen/Qwen3-0.6B")
+    chosen = {
+        "none": resolve(cpu_report(), asking(), small, data_of()),
+        "unused": resolve(card_report(80), asking(device="cpu"), small, data_of()),
+    }
+    for plan in chosen.values():
+        method = plan.recipe["method"]
+        assert (method.value, method.source) == ("qlora-4", "probe")
+        assert "no GPU is used: 4-bit keeps RAM use" in method.reason
+        assert "--method lora computes in full precision" in method.reason
+    bare = resolve(msgspec.structs.replace(cpu_report(), packages={"torch": "2.13.0"}), asking(), small, data_of())
+    assert bare.recipe["method"].value == "lora"
+    assert bare.recipe["method"].reason.startswith("bitsandbytes is not installed")
+    assert resolve(cpu_report(), asking(method="lora"), small, data_of()).recipe["method"].value == "lora"
+
+
 def test_the_plan_says_what_other_values_would_do() -> None:
     plan = plan_on(24, method="qlora-4")
     budget, layers = plan.execution["token_budget"], plan.execution["layers_recomputed"]

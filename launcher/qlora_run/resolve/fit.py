@@ -113,7 +113,9 @@ def _fit(s: Situation, method: Choice) -> Fit | None:
 
 
 def _automatic(s: Situation) -> Fit | None:
-    """The least quantised that fits, unless holding it leaves so little room that it would be much slower."""
+    """On a card the least quantised that fits, unless holding it leaves so little room that it is much slower."""
+    if not s.on_cuda:
+        return _on_cpu(s)
     plain = _fit(s, Choice("lora", "probe", "the base fits in full precision: nothing is lost to quantisation"))
     if bitsandbytes_missing(s):
         return plain
@@ -127,6 +129,14 @@ def _automatic(s: Situation) -> Fit | None:
         return plain
     reason = f"{bits}-bit LoRA fits, but leaves so little room that it is {slower:.0%} slower"
     return Fit(method=Choice("qlora-4", "tuner", reason), search=small.search, found=small.found)
+
+
+def _on_cpu(s: Situation) -> Fit | None:
+    """4 bits where they can be had: main memory is shared with everything else that runs."""
+    if bitsandbytes_missing(s):
+        return _fit(s, Choice("lora", "probe", "bitsandbytes is not installed, and 4-bit needs it"))
+    why = "no GPU is used: 4-bit keeps RAM use and disk traffic smallest; --method lora computes in full precision"
+    return _fit(s, Choice("qlora-4", "probe", why))
 
 
 def bitsandbytes_missing(s: Situation) -> bool:
