@@ -116,7 +116,7 @@ class explained:
         if not isinstance(error, Exception):
             return
         name = type(error).__name__
-        if name == "GatedRepoError":
+        if "GatedRepoError" in (name, type(error.__cause__).__name__):  # transformers wraps it in an OSError
             raise UserError(f"{self.source}: gated; your account needs access and a token", "hf auth login") from error
         if isinstance(error, OSError):
             said = str(error).strip().splitlines() or [name]

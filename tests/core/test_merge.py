@@ -93,6 +93,18 @@ def test_only_that_value_error_is_explained() -> None:
         raise ValueError("something else")
 
 
+def test_a_gated_base_names_the_login() -> None:
+    import httpx
+    from huggingface_hub.errors import GatedRepoError
+
+    response = httpx.Response(403, request=httpx.Request("GET", "https://hub.invalid/org/x"))
+    gated = GatedRepoError("403\nAccess is restricted", response=response)
+    for error, cause in ((gated, None), (OSError("You are trying to access a gated repo.\nMake sure"), gated)):
+        with pytest.raises(UserError, match="org/x: gated; your account needs access") as caught, explained("org/x"):
+            raise error from cause
+        assert caught.value.fix == "hf auth login"
+
+
 def test_a_hub_base_is_looked_for_in_the_cache_of_its_run(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     cache = tmp_path / "cache"

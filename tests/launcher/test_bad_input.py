@@ -1,6 +1,7 @@
 """What a person can get wrong, through the real command line: one line each, exit code 2, nothing changed."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -312,11 +313,22 @@ def test_an_output_folder_that_cannot_be_written(here: Path, capsys: Caught) -> 
         assert f"{folder}: cannot be written" in refused(capsys, *BOTH, "--output", folder)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root and Windows write anywhere")
+def test_an_output_folder_without_permission(here: Path, capsys: Caught) -> None:
+    (here / "theirs").mkdir(mode=0o555)
+    for folder in ("theirs", "theirs/below"):
+        assert f"{folder}: cannot be written (Permission denied)" in refused(capsys, *BOTH, "--output", folder)
+
+
 def test_an_output_folder_that_holds_something_else(here: Path, capsys: Caught) -> None:
     assert "tiny: holds files of something else; refusing to mix" in refused(capsys, *BOTH, "--output", "tiny")
     leave_run(here / "r", planned(capsys, *BOTH, "--output", "r"))
     assert "this very run, finished at step 4 -> qlora-run chat r" in refused(capsys, *BOTH, "--output", "r")
-    assert "lora-r 16 -> 8" in refused(capsys, *BOTH, "--output", "r", "--lora-r", "8")
+    other = refused(capsys, *BOTH, "--output", "r", "--lora-r", "8")
+    assert "r finished at step 4. Changed since: lora-r 16 -> 8. Refusing to mix. -> --output r-2" in other
+    leave_run(here / "s", planned(capsys, *BOTH, "--output", "s"), finished=False)
+    both_ways = "-> qlora-run resume s (old settings) or --output s-2"
+    assert both_ways in refused(capsys, *BOTH, "--output", "s", "--lora-r", "8")
     assert "finished at step 4" in refused(capsys, *BOTH, "--output", "r", "--dry-run")
     (here / "r" / "plan.json").write_text("{", encoding="utf-8")
     assert "plan.json: not JSON" in refused(capsys, *BOTH, "--output", "r")
