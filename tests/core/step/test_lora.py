@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import FAMILIES, random_examples, tiny_model
+from support.adapted import adapted, assert_same, computed
+from support.models import FAMILIES, random_examples
 
-from qlora_core.adapters import initialise
 from qlora_core.step.forward import decoder_of, packed_loss
 from qlora_core.step.lora import FusedAdapters, fuse_adapters
 from qlora_core.step.packing import Packed, pack
@@ -17,56 +17,8 @@ SEVEN = 7 * 3
 """Adapted linear layers of a tiny model."""
 
 
-def adapted(family: str = "qwen3", quantised: bool = False, **lora: Any) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    base = tiny_model(family)
-    for parameter in base.parameters():
-        parameter.requires_grad_(False)
-    if quantised:
-        _quantise(base)
-    options = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear"} | lora
-    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **options))
-    initialise(model, 7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".lora_B." in name:
-                parameter.normal_(0, 0.05, generator=torch.Generator().manual_seed(3))
-    return model.train()
-
-
-def _quantise(model: Any) -> None:
-    """Put bitsandbytes' 4-bit layers in place of the decoder's."""
-    import bitsandbytes as bnb
-
-    for parent in list(model.get_decoder().layers.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear:
-                layer = bnb.nn.Linear4bit(child.in_features, child.out_features, bias=child.bias is not None)
-                layer.weight = bnb.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
-                layer.bias = child.bias
-                setattr(parent, name, layer.to(CPU))
-
-
 def fused(model: Any, dtype: torch.dtype = torch.float32) -> FusedAdapters:
     return fuse_adapters(model, decoder_of(model), dtype)
-
-
-def computed(model: Any, dtype: torch.dtype | None = None, examples: Any = None) -> tuple[float, torch.Tensor]:
-    """Loss and the gradient of all adapters, one after the other."""
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=dtype)
-    loss = score(pack(examples or random_examples(5, seed=2), CPU))
-    loss.backward()
-    flat = torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
-    model.zero_grad(set_to_none=True)
-    return float(loss.detach()), flat
-
-
-def assert_same(got: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor], tolerance: float) -> None:
-    assert got[0] == pytest.approx(expected[0], rel=tolerance)
-    assert got[1].shape == expected[1].shape
-    assert expected[1].norm() > 1e-3
-    assert float((got[1] - expected[1]).norm() / expected[1].norm()) < tolerance
 
 
 @pytest.mark.parametrize("recomputed", [0, 2, 3])

@@ -1,0 +1,213 @@
+"""Norms, rotary positions and gated activations of a decoder in single kernels, one model at a time.
+
+transformers writes them in words of torch: eight kernels for a norm, ten for a rotation. Here the modules of one
+loaded model get another forward; no class and no module of transformers changes. A kernel is used only where it
+gives, on random numbers, what the model's own code gives.
+
+Shape legend: T tokens, H hidden size, I width of the MLP.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+TRIAL_TOKENS = 32
+TOLERANCE = 0.02
+"""Largest error of a trial, in parts of the result's norm: bfloat16 has a relative precision of 0.004."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerKernels:
+    """The kernels: a norm of (x, weight, epsilon, offset, casting mode, whether backward may overwrite its input),
+    activations of (gate, up) and a rotation of (q, k, cos, sin)."""
+
+    norm: Callable[[Tensor, Tensor, float, float, str, bool], Tensor]
+    silu: Callable[[Tensor, Tensor], Tensor]
+    gelu_tanh: Callable[[Tensor, Tensor], Tensor]
+    rotate: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class NormStyle(NamedTuple):
+    """What is added to the weight, where 16 bits become 32 (in Liger's words), and whether nothing but linear layers
+    reads a norm's result, so that its backward may overwrite the gradient that it is given."""
+
+    offset: float
+    casting: str
+    overwrites: bool
+
+
+STYLES = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), NormStyle(0.0, "llama", True)),
+    "gemma": NormStyle(1.0, "gemma", True),
+    **dict.fromkeys(("gemma2", "gemma3_text"), NormStyle(1.0, "gemma", False)),
+}
+"""Architectures whose layers these kernels compute; the planner's memory model counts on all three kinds."""
+
+
+def liger_kernels() -> LayerKernels:
+    """Liger's, which need Triton. Raises: ImportError."""
+    from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction, LigerSiLUMulFunction
+    from liger_kernel.transformers.rope import liger_rotary_pos_emb
+
+    return LayerKernels(
+        norm=lambda *arguments: LigerRMSNormFunction.apply(*arguments),
+        silu=lambda gate, up: LigerSiLUMulFunction.apply(gate, up),
+        gelu_tanh=lambda gate, up: LigerGELUMulFunction.apply(gate, up),
+        rotate=liger_rotary_pos_emb,
+    )
+
+
+class FusedLayers:
+    """The modules whose forward is replaced, by kind; ``remove`` gives their own back."""
+
+    def __init__(self) -> None:
+        self.replaced: dict[str, list[nn.Module]] = {"norm": [], "activation": [], "rotation": []}
+
+    def replace(self, kind: str, module: nn.Module, forward: Callable[..., Any]) -> None:
+        """Let a module compute by ``forward``."""
+        module.forward = forward
+        self.replaced[kind].append(module)
+
+    def remove(self) -> None:
+        """Undo everything."""
+        for modules in self.replaced.values():
+            for module in modules:
+                vars(module).pop("forward", None)
+            modules.clear()
+
+
+def fuse_layers(
+    model: Any, kernels: LayerKernels, dtype: torch.dtype, warn: Callable[[str], None] = lambda message: None
+) -> FusedLayers:
+    """Replace what the kernels compute in ``dtype`` as the model itself does; ``warn`` is told of what they do not."""
+    fused = FusedLayers()
+    style = STYLES.get(model.config.get_text_config().model_type)
+    if style is None:
+        warn("layer kernels: not for this architecture; its own code computes them")
+        return fused
+    device = model.get_input_embeddings().weight.device
+    trial = _Trial(device, dtype, warn)
+    for module in model.get_decoder().modules():
+        if "forward" in vars(module):
+            continue
+        for kind, forward, same in _offers(module, kernels, style, trial):
+            if same():
+                fused.replace(kind, module, forward)
+    return fused
+
+
+Offer = tuple[str, Callable[..., Any], Callable[[], bool]]
+
+
+def _offers(module: Any, kernels: LayerKernels, style: NormStyle, trial: "_Trial") -> Iterator[Offer]:
+    """What could take a module's place: its kind, the forward, and a test of it."""
+    name = type(module).__name__
+    if name.endswith("RMSNorm") and isinstance(module.weight, Tensor):
+        norm = _norm(module, kernels, style)
+        width = module.weight.shape[0]
+        yield "norm", norm, lambda: trial.agree(f"{name} {width}", module.forward, norm, [width])
+    elif all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+        activate = _activation(module.act_fn, kernels)
+        if activate is not None:
+            forward = _gated(module, activate)
+            own = _multiplied(module.act_fn)
+            yield "activation", forward, lambda: trial.agree(f"activation {name}", own, activate, [64, 64])
+    elif hasattr(module, "q_proj") and (rotating := _rotating(module, kernels)):
+        forward, rotate = rotating
+        yield "rotation", forward, lambda: trial.agree_on_rotation(f"rotation {name}", rotate, kernels.rotate)
+
+
+def _norm(module: Any, kernels: LayerKernels, style: NormStyle) -> Callable[[Tensor], Tensor]:
+    epsilon = getattr(module, "variance_epsilon", None) or module.eps
+
+    def forward(x: Tensor) -> Tensor:
+        return kernels.norm(x, module.weight, epsilon, style.offset, style.casting, style.overwrites)
+
+    return forward
+
+
+def _activation(act: nn.Module, kernels: LayerKernels) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The kernel of an activation, by transformers' and torch's names."""
+    return {"SiLU": kernels.silu, "SiLUActivation": kernels.silu, "GELUTanh": kernels.gelu_tanh}.get(type(act).__name__)
+
+
+def _multiplied(act: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda gate, up: act(gate) * up
+
+
+def _gated(module: Any, activate: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        down: Tensor = module.down_proj(activate(module.gate_proj(x), module.up_proj(x)))
+        return down
+
+    return forward
+
+
+def _rotating(module: nn.Module, kernels: LayerKernels) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """The attention's own forward with another rotation, and the rotation that it had."""
+    own = type(module).forward
+    if not isinstance(own, FunctionType) or hasattr(own, "__wrapped__"):
+        return None
+    rotate = own.__globals__.get("apply_rotary_pos_emb")
+    if rotate is None or "apply_rotary_pos_emb" not in own.__code__.co_names:
+        return None
+    names = own.__globals__ | {"apply_rotary_pos_emb": kernels.rotate}
+    copy = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
+    copy.__kwdefaults__ = own.__kwdefaults__
+    return copy.__get__(module), rotate
+
+
+class _Trial:
+    """Compares kernels with the model's own code, each pair once."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, warn: Callable[[str], None]) -> None:
+        self._device, self._dtype, self._warn = device, dtype, warn
+        self._seen: dict[str, bool] = {}
+
+    def agree(self, name: str, own: Callable[..., Any], other: Callable[..., Any], widths: list[int]) -> bool:
+        """On one random tensor of 1 x tokens x width for each width."""
+        if name not in self._seen:
+            shapes = [(1, TRIAL_TOKENS, width) for width in widths]
+            self._seen[name] = self._same(name, own, other, shapes)
+        return self._seen[name]
+
+    def agree_on_rotation(self, name: str, own: Callable[..., Any], other: Callable[..., Any]) -> bool:
+        """On four query and two key heads, laid out in memory token by token as attention has them."""
+        if name not in self._seen:
+            angles = torch.arange(TRIAL_TOKENS)[:, None] * torch.linspace(0.1, 1, 32).repeat(2)
+            cos, sin = (each[None].to(self._device, self._dtype) for each in (angles.cos(), angles.sin()))
+
+            def with_angles(rotate: Callable[..., Any]) -> Callable[..., Any]:
+                return lambda q, k: rotate(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
+
+            shapes = [(1, TRIAL_TOKENS, heads, 64) for heads in (4, 2)]
+            self._seen[name] = self._same(name, with_angles(own), with_angles(other), shapes)
+        return self._seen[name]
+
+    @torch.enable_grad()
+    def _same(
+        self, name: str, own: Callable[..., Any], other: Callable[..., Any], shapes: Sequence[tuple[int, ...]]
+    ) -> bool:
+        try:
+            expected, got = (self._results(function, shapes) for function in (own, other))
+        except Exception as error:  # a compiler that fails, in whatever way, is a reason to do without it
+            self._warn(f"layer kernels: {name} does not run here ({type(error).__name__}: {error})"[:200])
+            return False
+        apart = max(float((g - e).norm() / e.norm()) for g, e in zip(got, expected, strict=True))
+        if not apart < TOLERANCE:
+            self._warn(f"layer kernels: {name} differs from the model's own code by {apart:.1%}; left alone")
+        return apart < TOLERANCE
+
+    def _results(self, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Results and gradients of the inputs, in float32; kernels may overwrite what they are given."""
+        draw = torch.Generator().manual_seed(0)
+        leaves = [torch.randn(shape, generator=draw).to(self._device, self._dtype).requires_grad_() for shape in shapes]
+        out = function(*(leaf * 1 for leaf in leaves))
+        outs = out if isinstance(out, tuple) else (out,)
+        total = torch.stack([(each.float() * each.float().detach().cos()).sum() for each in outs]).sum()
+        results = [each.detach().float().clone() for each in outs]
+        return results + [each.float() for each in torch.autograd.grad(total, leaves)]

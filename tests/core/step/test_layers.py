@@ -1,0 +1,151 @@
+"""Another forward for a model's modules: put in only where it computes the same, and taken out again.
+
+Liger's kernels need a card; here kernels in plain torch stand in their places (tests/gpu has the real ones).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support.adapted import adapted, assert_same, computed
+from support.models import FAMILIES, random_examples
+from torch import Tensor
+from torch.nn.functional import gelu, silu
+
+from qlora_core.step.layers import STYLES, FusedLayers, LayerKernels, fuse_layers
+from qlora_core.step.lora import fuse_adapters
+from qlora_core.step.recompute import recompute_layers
+
+
+def norm(x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, overwrites: bool) -> Tensor:
+    normed = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + epsilon)
+    return (normed * (weight.float() + offset)).to(x.dtype)
+
+
+def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    def one(x: Tensor) -> Tensor:
+        left, right = x.chunk(2, dim=-1)
+        c, s = (each[:, None, :, : left.shape[-1]] for each in (cos, sin))
+        return torch.cat((left * c - right * s, right * c + left * s), dim=-1)
+
+    return one(q), one(k)
+
+
+KERNELS = LayerKernels(
+    norm=norm,
+    silu=lambda gate, up: silu(gate) * up,
+    gelu_tanh=lambda gate, up: gelu(gate, approximate="tanh") * up,
+    rotate=rotate,
+)
+
+
+def fused(model: Any, kernels: LayerKernels = KERNELS, warned: list[str] | None = None) -> FusedLayers:
+    told = warned if warned is not None else []
+    return fuse_layers(model.get_base_model(), kernels, torch.float32, told.append)
+
+
+def counts(layers: FusedLayers) -> dict[str, int]:
+    return {kind: len(modules) for kind, modules in layers.replaced.items()}
+
+
+NORMS = {"qwen3": 13, "qwen2": 7, "llama": 7, "gemma3_text": 19}
+"""Three layers' and the last one."""
+
+
+@pytest.mark.parametrize("recomputed", [0, 3])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_all_three_kinds_compute_the_same(family: str, recomputed: int) -> None:
+    model = adapted(family)
+    recompute_layers(model.get_base_model(), recomputed, False)
+    expected = computed(model)
+    warned: list[str] = []
+    layers = fused(model, warned=warned)
+    assert warned == []
+    assert counts(layers) == {"norm": NORMS[family], "activation": 3, "rotation": 3}
+    assert_same(computed(model), expected, 1e-5)
+    fuse_adapters(model, model.get_base_model().get_decoder(), torch.float32)
+    assert_same(computed(model), expected, 1e-5)
+    layers.remove()
+    assert_same(computed(model), expected, 1e-5)
+
+
+def _called(calls: list[str], name: str, kernel: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
+        calls.append(name)
+        return kernel(*arguments)
+
+    return counted
+
+
+def test_the_kernels_are_what_runs() -> None:
+    calls: list[str] = []
+    names = ("norm", "silu", "gelu_tanh", "rotate")
+    model = adapted()
+    fused(model, LayerKernels(**{name: _called(calls, name, getattr(KERNELS, name)) for name in names}))
+    calls.clear()
+    model(input_ids=torch.ones(1, 5, dtype=torch.long), use_cache=False)
+    assert {name: calls.count(name) for name in names} == {"norm": 13, "silu": 3, "gelu_tanh": 0, "rotate": 3}
+
+
+def broken(*arguments: Any) -> Any:
+    raise RuntimeError("no compiler")
+
+
+def half_turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    return rotate(q, k, cos, -sin)
+
+
+class _NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        return silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return grad_outputs[0], grad_outputs[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "word"),
+    [
+        ({"norm": broken}, "norm", "no compiler"),
+        ({"norm": lambda x, *rest: x}, "norm", "differs"),
+        ({"rotate": half_turned}, "rotation", "differs"),
+        ({"silu": _NoGradient.apply}, "activation", "differs"),
+    ],
+)
+def test_a_kernel_that_computes_something_else_is_left_out(wrong: dict[str, Any], kind: str, word: str) -> None:
+    model = adapted()
+    expected = computed(model)
+    warned: list[str] = []
+    layers = fused(model, replace(KERNELS, **wrong), warned)
+    assert [name for name, count in counts(layers).items() if count == 0] == [kind]
+    assert all(word in line for line in warned)
+    assert len(warned) == (2 if kind == "norm" else 1)  # once for each width, not for each module
+    assert_same(computed(model), expected, 1e-5)
+
+
+def test_one_model_only() -> None:
+    first, second = adapted(), adapted()
+    fused(first, replace(KERNELS, norm=norm))
+    assert not any("forward" in vars(module) for module in second.modules())
+    assert type(first.get_base_model().model.norm) is type(second.get_base_model().model.norm)
+
+
+def test_an_unknown_architecture_is_left_alone() -> None:
+    model = adapted()
+    model.get_base_model().config.model_type = "something_new"
+    warned: list[str] = []
+    assert sum(counts(fused(model, warned=warned)).values()) == 0
+    assert "architecture" in warned[0]
+    assert "qwen3" in STYLES
+
+
+def test_words_are_made_as_before() -> None:
+    """With a cache, one token at a time."""
+    model = adapted().eval()
+    prompt = torch.tensor([random_examples(1, seed=5)[0].input_ids])
+    expected = model.generate(input_ids=prompt, max_new_tokens=6, do_sample=False)
+    fused(model)
+    assert model.generate(input_ids=prompt, max_new_tokens=6, do_sample=False).tolist() == expected.tolist()
