@@ -65,6 +65,10 @@ def load_base(recipe: Recipe, execution: Execution, run: Run, attention: str) ->
             **arguments,
         )
     _keep_differentiable(model)
+    if recipe.method == "qlora-8":
+        from qlora_core.int8 import forget_inputs
+
+        forget_inputs(model)
     return model
 
 

@@ -2,10 +2,15 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import support.standin_core
+from support.models import save_tiny_model, write_rows
+from support.plans import plan as tiny_plan
 from support.run_plans import run_plan
 from support.witness import Witness
 
@@ -13,6 +18,7 @@ from qlora_profiles import codec, events
 from qlora_profiles.plan import RunPlan
 from qlora_run.restarts import CAUSE, MOST_RESTARTS, usual_lengths
 from qlora_run.supervise import run_core
+from qlora_run.view.state import RunState
 
 STAND_IN = Path(support.standin_core.__file__)
 
@@ -86,3 +92,32 @@ def test_the_lengths_of_a_step_hold_the_longest_example() -> None:
     assert len(lengths) == 16
     assert max(lengths) == 1804
     assert min(lengths) == 935
+
+
+def test_a_killed_core_loses_no_step_and_changes_no_loss(tmp_path: Path) -> None:
+    """The real core on a tiny real model, killed in mid-run."""
+    model, data = save_tiny_model(tmp_path / "tiny"), write_rows(tmp_path / "rows.jsonl")
+    runs = {}
+    for name in ("undisturbed", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        facts: dict[str, Any] = {"model": model, "data": data, "output": folder, "steps": 8}
+        codec.save(tiny_plan(**facts), folder / "plan.json")
+        view = Witness(_kill_once(3) if name == "killed" else lambda state: None)
+        assert run_core(folder / "plan.json", folder, view) == 0
+        found = events.all_events(folder / events.FILE_NAME)
+        runs[name] = {e.step: e.loss for e in found if isinstance(e, events.StepEvent)}
+        assert len(view.said) == (name == "killed")
+    assert runs["killed"] == pytest.approx(runs["undisturbed"], rel=1e-3)
+
+
+def _kill_once(step: int) -> Callable[[RunState], None]:
+    left = [step]
+
+    def act(state: RunState) -> None:
+        if left and state.step >= left[0]:
+            left.pop()
+            for child in psutil.Process().children():
+                child.kill()
+
+    return act

@@ -1,0 +1,94 @@
+"""Runs of the product's own step and trainer inside one process, so that a model is loaded once for many of them."""
+
+import gc
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qlora_core import adapters, backends, device
+from qlora_core.events import EventLog
+from qlora_core.prepare import Prepared, prepare_data
+from qlora_core.stop import StopRequest
+from qlora_core.trainer import Job, StepTrainer
+from qlora_profiles.plan import Given, Request, RunPlan
+from qlora_run.planning import PlanInput, make_plan
+
+
+def plan_of(values: dict[str, Any]) -> RunPlan:
+    """The planner's plan on this machine with these wishes."""
+    given = {name: Given(value=value, source="cli") for name, value in values.items()}
+    return make_plan(PlanInput(request=Request(given=given)))
+
+
+@dataclass
+class Loaded:
+    """A model on the device, and the backend that put it there."""
+
+    backend: Any
+    model: Any
+    free_before_bytes: int | None
+
+    @classmethod
+    def of(cls, plan: RunPlan) -> "Loaded":
+        """Load what a plan names, without its memory cap."""
+        before = device._free_before_bytes(plan)
+        backend = backends.create("peft")
+        return cls(backend=backend, model=backend.load(plan, print), free_before_bytes=before)
+
+    def trainer(self, plan: RunPlan, output: Path) -> tuple[StepTrainer, Prepared]:
+        """A trainer for a plan of this model, its adapter at its first values, capped as the plan says."""
+        output.mkdir(parents=True, exist_ok=True)
+        log = EventLog(output)
+        data = prepare_data(plan, output, log)
+        memory = device.prepare(plan)
+        memory.free_before_bytes = self.free_before_bytes
+        memory.cap_again(memory.outside_now_bytes())
+        adapters.initialise(self.model.model, plan.recipe_values().seed)
+        self.model.model.zero_grad(set_to_none=True)
+        self.model.tokenizer.chat_template = data.template
+        self.backend._plan, self.backend._scorer = plan, None
+        job = Job(
+            plan=plan,
+            backend=self.backend,
+            loaded=self.model,
+            train=data.train,
+            held_out=data.held_out,
+            log=log,
+            stop=StopRequest(),
+            memory=memory,
+            output=output,
+        )
+        return StepTrainer(job), data
+
+    def clear(self) -> None:
+        """Lift the cap and give back what the last trainer left."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(1.0)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+
+def rows_of(path: Path) -> list[Any]:
+    """The rows of a JSON array or a JSONL file."""
+    text = path.read_text(encoding="utf-8")
+    return list(json.loads(text)) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+
+
+def slice_of(rows: list[Any], rng: random.Random, folder: Path) -> Path:
+    """A random slice of the rows, now and then with its texts joined to longer ones, in a file of its own."""
+    count = rng.choice((40, 120, 300))
+    start = rng.randrange(max(1, len(rows) - count))
+    chosen = rows[start : start + count]
+    joined = rng.choice((1, 1, 3, 10))
+    if joined > 1 and "output" in chosen[0]:
+        groups = [chosen[i : i + joined] for i in range(0, len(chosen), joined)]
+        chosen = [group[0] | {"output": "\n".join(str(row["output"]) for row in group)} for group in groups]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen), encoding="utf-8")
+    return path

@@ -1,0 +1,194 @@
+"""Is the chosen execution the fastest one? Times a grid of executions of one model and compares the planner's choice.
+
+usage: python bench/search.py MODEL_DIR DATA [--caps 8 12 16 24 48 80] [--examples-per-step 8] [--json FILE]
+
+For each point of the grid (token budget x layers recomputed x loss kernel x activations offloaded) the heaviest
+micro-batch of the data gives the peak, and a few ordinary steps give the time. For each cap the fastest point that
+fits is compared with what the planner chooses there: before anything was measured, and after a preflight.
+"""
+
+import argparse
+import json
+import random
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from in_process import Loaded, plan_of
+
+from qlora_core.preflight import Rehearsal, Talk
+from qlora_core.step.limits import Limits
+from qlora_profiles.errors import QloraRunError
+from qlora_profiles.events import MeasuredEvent
+from qlora_profiles.plan import RunPlan
+from qlora_profiles.units import GIB
+from qlora_run.calibration import calibrated_by
+from qlora_run.resolve import retuned
+from qlora_run.tuning import measured_of
+
+STEPS = 3
+
+
+def grid(layers: int, budgets: list[int], parts: int) -> list[dict[str, Any]]:
+    """The executions to time."""
+    counts = sorted({round(layers * part / parts) for part in range(parts + 1)})
+    points = [
+        {"token_budget": tokens, "layers_recomputed": count, "loss_kernel": kernel, "offload_activations": False}
+        for tokens, count, kernel in product(budgets, counts, ("chunked", "liger"))
+    ]
+    offloaded = [
+        {"token_budget": tokens, "layers_recomputed": count, "loss_kernel": "chunked", "offload_activations": True}
+        for tokens, count in product(budgets, (layers // 2, layers))
+    ]
+    return points + offloaded
+
+
+class Bench:
+    """One loaded model whose executions are timed."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.values = {
+            "model": options.model,
+            "data": options.data,
+            "method": options.method,
+            "examples_per_step": options.examples_per_step,
+            "val_size": 0.0,
+        }
+        self.loaded: Loaded | None = None
+        self.seen: dict[str, dict[str, Any]] = {}
+
+    def plan(self, **more: Any) -> RunPlan:
+        """A plan with some settings given."""
+        return plan_of(self.values | {"output": self.options.output} | more)
+
+    def point(self, execution: dict[str, Any]) -> dict[str, Any]:
+        """Peak and time of an execution; ``{"oom": True}`` where the card has no room for it."""
+        key = json.dumps(execution, sort_keys=True)
+        if key not in self.seen:
+            self.seen[key] = execution | self._measure(execution)
+        return self.seen[key]
+
+    def _measure(self, execution: dict[str, Any]) -> dict[str, Any]:
+        plan = self.plan(**execution)
+        self.loaded = self.loaded or Loaded.of(plan)
+        self.loaded.clear()
+        trainer, _ = self.loaded.trainer(plan, Path(self.options.output))
+        talk = Talk(prompt_ids=(1,), stop_ids=(0,))
+        rehearsal = Rehearsal(trainer, talk, time.monotonic(), complete=False)
+        try:
+            rehearsal._part("step", rehearsal._heaviest_step)
+            if trainer.runner.limits != Limits.of(plan.execution_values()):
+                return {"oom": True}
+            seconds = self._seconds(trainer, rehearsal)
+            outside = trainer.job.memory.outside_now_bytes()
+            peak = rehearsal.peaks.get("step", 0) + outside
+            return {"peak_bytes": peak, "reserved_bytes": rehearsal.peaks.get("step", 0), "seconds": seconds}
+        except torch.OutOfMemoryError:
+            return {"oom": True}
+        finally:
+            trainer.optimizer = None
+            trainer.job.loaded.model.zero_grad(set_to_none=True)
+
+    def _seconds(self, trainer: Any, rehearsal: Rehearsal) -> float:
+        """Mean time of a few ordinary steps, optimizer step included, after one that warms up."""
+        rng, count = random.Random(1), self.options.examples_per_step
+        order = list(range(len(trainer.job.train)))
+        rng.shuffle(order)
+        times = []
+        for number in range(STEPS + 1):
+            rows = [trainer.job.train[i] for i in order[number * count : (number + 1) * count]]
+            trainer.job.memory.wait()
+            start = time.perf_counter()
+            trainer.job.loaded.model.zero_grad(set_to_none=True)
+            float(trainer.runner.run(rows).loss)
+            rehearsal._optimizer_step()
+            trainer.job.memory.wait()
+            times.append(time.perf_counter() - start)
+        return sum(times[1:]) / STEPS
+
+    def chosen(self, cap_gib: float) -> list[tuple[str, dict[str, Any]]]:
+        """What the planner takes under a cap: at first, and after its preflight."""
+        budget = int(cap_gib * GIB)
+        plan = self.plan(vram_budget_bytes=budget)
+        first = execution_of(plan)
+        again = self._after_preflight(plan)
+        return [("plan", first), ("after preflight", again)]
+
+    def _after_preflight(self, plan: RunPlan) -> dict[str, Any]:
+        assert self.loaded is not None
+        self.loaded.clear()
+        trainer, _ = self.loaded.trainer(plan, Path(self.options.output))
+        for _ in range(2):
+            rehearsal = Rehearsal(trainer, Talk(prompt_ids=(1,), stop_ids=(0,)), time.monotonic(), complete=False)
+            event = MeasuredEvent(time_s=0.0, stage="preflight", **rehearsal.measure())
+            plan = retuned(plan, calibrated_by(plan, measured_of(plan, event)))
+            trainer.runner.change("bench", Limits.of(plan.execution_values()))
+            trainer.optimizer = None
+        return execution_of(plan)
+
+
+def execution_of(plan: RunPlan) -> dict[str, Any]:
+    """The part of a plan's execution that is searched."""
+    names = ("token_budget", "layers_recomputed", "loss_kernel", "offload_activations")
+    return {name: getattr(plan.execution_values(), name) for name in names}
+
+
+def words(point: dict[str, Any]) -> str:
+    """An execution in few words."""
+    more = ", offloaded" if point["offload_activations"] else ""
+    return f"{point['token_budget']} / {point['layers_recomputed']} / {point['loss_kernel']}{more}"
+
+
+def report(bench: Bench, caps: list[float]) -> None:
+    """A line for each cap and choice."""
+    print("| cap GiB | chosen | tokens / layers / loss | s a step | best of the grid | s a step | reached | peak GiB |")
+    print("|" + " --- |" * 8)
+    for cap in caps:
+        try:
+            chosen = bench.chosen(cap)
+        except QloraRunError as error:
+            print(f"| {cap:g} | refused: {error.message} |")
+            continue
+        points = [(name, bench.point(execution)) for name, execution in chosen]
+        fitting = [p for p in bench.seen.values() if p.get("peak_bytes", 1e18) <= cap * GIB]
+        best = min(fitting, key=lambda p: p["seconds"]) if fitting else None
+        for name, point in points:
+            if best is None or "oom" in point:
+                print(f"| {cap:g} | {name} | {words(point)} | {point} | {best} |")
+                continue
+            reached = best["seconds"] / point["seconds"]
+            cells = (f"{cap:g}", name, words(point), f"{point['seconds']:.3f}", words(best), f"{best['seconds']:.3f}")
+            print("| " + " | ".join((*cells, f"{reached:.1%}", f"{point['peak_bytes'] / GIB:.2f}")) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("data")
+    parser.add_argument("--caps", type=float, nargs="+", default=[8, 12, 16, 24, 48, 80])
+    parser.add_argument("--method", default="qlora-4")
+    parser.add_argument("--examples-per-step", type=int, default=8)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[512, 768, 1024, 1280, 1536, 1792, 2048])
+    parser.add_argument("--parts", type=int, default=6, help="steps from no layer recomputed to all")
+    parser.add_argument("--limit-seconds", type=float, default=420, help="stop timing the grid after so long")
+    parser.add_argument("--output", default="runs/bench-search")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    bench = Bench(options)
+    start = time.monotonic()
+    points = grid(bench.plan().model.num_layers, options.budgets, options.parts)
+    random.Random(0).shuffle(points)  # a grid cut short is still spread over the whole space
+    for point in points:
+        if time.monotonic() - start < options.limit_seconds:
+            bench.point(point)
+    print(f"{len(bench.seen)} of {len(points)} points in {time.monotonic() - start:.0f} s")
+    report(bench, options.caps)
+    if options.json:
+        options.json.write_text("\n".join(map(json.dumps, bench.seen.values())) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
