@@ -72,7 +72,10 @@ class Bench:
         return self.seen[key]
 
     def _measure(self, execution: dict[str, Any]) -> dict[str, Any]:
-        plan = self.plan(**execution)
+        try:
+            plan = self.plan(**execution)
+        except QloraRunError as error:
+            return {"refused": error.message}
         self.loaded = self.loaded or Loaded.of(plan)
         self.loaded.clear()
         trainer, _ = self.loaded.trainer(plan, Path(self.options.output))
@@ -156,7 +159,7 @@ def report(bench: Bench, caps: list[float]) -> None:
         fitting = [p for p in bench.seen.values() if p.get("peak_bytes", 1e18) <= cap * GIB]
         best = min(fitting, key=lambda p: p["seconds"]) if fitting else None
         for name, point in points:
-            if best is None or "oom" in point:
+            if best is None or "seconds" not in point:
                 print(f"| {cap:g} | {name} | {words(point)} | {point} | {best} |")
                 continue
             reached = best["seconds"] / point["seconds"]

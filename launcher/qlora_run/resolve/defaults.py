@@ -23,7 +23,6 @@ REASONS = {
     "target_modules": "all linear layers learn best",
     "lora_bias": "merges cleanly",
     "resume": "a stopped run goes on by itself",
-    "save_steps": "little is lost when the machine stops",
     "save_total_limit": "one to go on from, one in reserve",
     "eval_steps": "often enough to see it turn",
 }
