@@ -66,7 +66,7 @@ def varlen_attention(
     max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function on ``torch.nn.attention.varlen``.
+    """transformers' attention function on ``torch.nn.attention.varlen``; a sequence alone needs no such kernel.
 
     ``query`` is 1 x heads x T x head_dim, ``key`` and ``value`` 1 x kv_heads x T x head_dim; the result is
     1 x T x heads x head_dim. A window of w lets a token see itself and the w - 1 before it.
@@ -74,7 +74,7 @@ def varlen_attention(
     from torch.nn.attention.varlen import varlen_attn
 
     if cu_seq_lens_q is None or max_length_q is None:
-        raise ValueError("varlen attention needs the sequences' boundaries")
+        return alone(query, key, value, scaling, sliding_window), None
     q, k, v = (_flat(t, query.dtype) for t in (query, key, value))
     options: dict[str, Any] = {"scale": scaling, "window_size": (sliding_window - 1 if sliding_window else -1, 0)}
     if q.shape[1] != k.shape[1]:
@@ -82,6 +82,22 @@ def varlen_attention(
     out = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, **options)
     assert isinstance(out, Tensor)
     return out[None], None
+
+
+def alone(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, sliding_window: int | None) -> Tensor:
+    """Attention of one unpadded sequence, as generation asks for it: no boundaries, and keys from a cache.
+
+    The queries (1 x heads x Q x d) are the last Q of the K positions that the keys stand for; 1 x Q x heads x d.
+    """
+    queries, keys = query.shape[2], key.shape[2]
+    at = torch.arange(keys - queries, keys, device=query.device)[:, None]
+    seen = torch.arange(keys, device=query.device)[None]
+    mask = seen <= at
+    if sliding_window:
+        mask &= seen > at - sliding_window
+    key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1).to(query.dtype) for t in (key, value))
+    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return out.transpose(1, 2)
 
 
 def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:

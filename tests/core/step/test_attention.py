@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.models import FAMILIES, tiny_model
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from qlora_core.step.attention import shares_heads
+from qlora_core.step.attention import implementation, shares_heads
 
 CPU = torch.device("cpu")
 
@@ -43,3 +44,19 @@ def test_a_kernel_that_refuses_raises() -> None:
 
     with pytest.raises(RuntimeError):
         shares_heads(refusing, CPU, torch.float32)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_answers_are_made_by_the_same_attention_without_boundaries(family: str) -> None:
+    """Generation knows no boundaries and brings a cache; the packed kernel's name must not stop it."""
+    model = tiny_model(family).eval()
+    ids = torch.arange(3, 33)[None]
+    answers = []
+    for name in ("sdpa", implementation("varlen", model.config)):
+        model.set_attn_implementation(name)
+        scores = model.generate(
+            input_ids=ids, max_new_tokens=12, do_sample=False, return_dict_in_generate=True, output_logits=True
+        ).logits
+        answers.append(torch.stack(scores))
+    assert answers[0].shape[0] == 12
+    assert torch.allclose(*answers, atol=1e-4)
