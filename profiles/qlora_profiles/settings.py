@@ -120,6 +120,14 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     loss_kernel: Annotated[Literal["chunked", "torch", "liger", "logits"], Doc("cross entropy kernel", "kernels")]
     loss_chunk_tokens: Annotated[int, AtLeastOne, Doc("supervised tokens scored at a time", "kernels", "tokens")]
     optimizer_kernel: Annotated[Literal["fused", "plain", "paged"], Doc("implementation of the same AdamW", "kernels")]
+    adapter_kernel: Annotated[
+        Literal["fused", "plain"], Doc("adapters inside the matrix products, or PEFT's own code", "kernels")
+    ]
+    layer_kernels: Annotated[
+        Literal["plain", "liger"],
+        Doc("norms, rotary positions and activations: the model's own code, or Liger's", "kernels"),
+    ]
+    cuda_graphs: Annotated[bool, Doc("launch a whole micro-batch at once", "kernels")]
     workers: Annotated[int, NotNegative, Doc("data loader processes", "machine", "processes")]
     dataset_workers: Annotated[
         int, NotNegative, Doc("threads that tokenise, in this process; 0: one a core", "machine", "threads")

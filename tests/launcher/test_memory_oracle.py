@@ -55,6 +55,7 @@ SETUP: dict[str, Any] = {
     "expandable_segments": True,
     "offload_activations": False,
     "fused_kernels": False,
+    "fused_adapters": False,
     "expands_heads": False,
 }
 
@@ -81,10 +82,20 @@ def test_4_bit_layers(family: str, recomputed: int) -> None:
     assert tensors_bytes(costs_of(shape), recomputed) == pytest.approx(counted.passing, rel=0.03)
 
 
+@pytest.mark.parametrize("recomputed", [0, 1, 3])
+@pytest.mark.parametrize("family", SHAPES)
+def test_4_bit_layers_with_fused_adapters(family: str, recomputed: int) -> None:
+    shape = {"model_type": family, **COMMON, **SHAPES[family]}
+    counted = step_bytes(shape, tokens=TOKENS, recomputed=recomputed, method="qlora-4", fused=True)
+    predicted = tensors_bytes(costs_of(shape, fused_adapters=True), recomputed)
+    assert predicted == pytest.approx(counted.passing, rel=0.03)
+
+
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "16-bit base": ({}, {"method": "lora"}),
     "heads expanded": ({"attention": FAKE_EXPANDING}, {"method": "lora", "expands_heads": True}),
     "8-bit base": ({"method": "qlora-8"}, {"method": "qlora-8"}),
+    "16-bit base, fused adapters": ({"fused": True}, {"method": "lora", "fused_adapters": True}),
     "float32": ({"dtype": torch.float32}, {"method": "lora", "compute_dtype": "float32"}),
     "dropout": ({"dropout": 0.1}, {"method": "lora", "lora_dropout": 0.1, "device": "cpu"}),
     "mask": ({"attention": "sdpa"}, {"method": "lora", "attention": "sdpa", "expands_heads": True}),

@@ -17,7 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from qlora_core.backends.peft import add_adapters
+from qlora_core.step import lora
 from qlora_core.step.forward import PackedLoss, causal_lm
+from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.loss import Head
 from qlora_core.step.packing import Packed
 from qlora_core.step.recompute import recompute_layers
@@ -207,13 +209,13 @@ class _Product8Bit(torch.autograd.Function):
 PRODUCTS: dict[str, Any] = {"qlora-4": _Product4Bit, "qlora-8": _Product8Bit}
 
 
-def _quantise(model: nn.Module, method: str) -> None:
-    """Let the adapted layers' bases compute as quantised ones do; PEFT clones what a 4-bit one makes."""
+def _quantise(model: nn.Module, method: str, fused: bool) -> None:
+    """Let the adapted layers' bases compute as quantised ones do; PEFT's own code clones what a 4-bit one makes."""
     for module in model.modules():
         base = getattr(module, "base_layer", None)
         if isinstance(base, nn.Linear):
             shape = (base.out_features, base.in_features)
-            base.forward = _stand_in(PRODUCTS[method], shape, method == "qlora-4")  # type: ignore[method-assign, assignment]
+            base.forward = _stand_in(PRODUCTS[method], shape, method == "qlora-4" and not fused)  # type: ignore[method-assign, assignment]
 
 
 def _stand_in(product: Any, shape: tuple[int, int], cloned: bool) -> Callable[[Tensor], Tensor]:
@@ -229,17 +231,20 @@ def step_bytes(
     dtype: torch.dtype = torch.bfloat16,
     attention: str = FAKE_VARLEN,
     dropout: float = 0.0,
+    fused: bool = False,
     steps: int = 1,
 ) -> Counted:
     """The peak of single micro-batches (all tokens supervised), each a step of its own, beyond weights and adapters.
 
     Between steps the gradients go; what the allocator took stays with it.
     """
-    model = _fake_model(shape, method, dtype, attention, dropout)
-    with _as_fakes(model):
+    model = _fake_model(shape, method, dtype, attention, dropout, fused)
+    with _as_fakes(model), _expanding_weights(method):
         inner = causal_lm(model)
         inner.train()
         recompute_layers(inner, recomputed, preserve_rng_state=False)
+        if fused:
+            fuse_adapters(model, inner.get_decoder(), dtype)
         inner.get_input_embeddings().register_forward_hook(lambda m, args, out: out.requires_grad_())
         loss = _loss(model, inner, dtype)
         live = LiveBytes()
@@ -275,7 +280,9 @@ def _packed(tokens: int) -> Packed:
     return Packed(input_ids=ids, position_ids=ids, boundaries=ends, longest=tokens, scored_at=scored, targets=scored)
 
 
-def _fake_model(shape: dict[str, Any], method: str, dtype: torch.dtype, attention: str, dropout: float) -> Any:
+def _fake_model(
+    shape: dict[str, Any], method: str, dtype: torch.dtype, attention: str, dropout: float, fused: bool
+) -> Any:
     from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
 
     for name, function in ((FAKE_VARLEN, _fake_varlen), (FAKE_EXPANDING, _fake_expanding)):
@@ -289,8 +296,20 @@ def _fake_model(shape: dict[str, Any], method: str, dtype: torch.dtype, attentio
             return model
         model = add_adapters(model, Recipe(model="", method="lora", max_length=1, lora_dropout=dropout))
     if method in PRODUCTS:
-        _quantise(model, method)
+        _quantise(model, method, fused)
     return model
+
+
+@contextmanager
+def _expanding_weights(method: str) -> Iterator[None]:
+    """Fused adapters expand a 4-bit layer's weight by themselves in backward."""
+    own = lora.expanded_weight
+    if method == "qlora-4":
+        lora.expanded_weight = lambda base: _expanded((base.out_features, base.in_features))
+    try:
+        yield
+    finally:
+        lora.expanded_weight = own
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from qlora_core.backends.kernels import graphed, use_kernels
 from qlora_core.backends.protocol import Loaded
 from qlora_core.loading import load_base, load_tokenizer
 from qlora_core.step.attention import implementation
@@ -42,18 +43,20 @@ class PeftBackend:
         return Loaded(model=model, tokenizer=load_tokenizer(recipe, run))
 
     def num_layers(self, loaded: Loaded) -> int:
+        use_kernels(model, execution, warn)
         """Decoder layers of the loaded model."""
         return len(decoder_layers(loaded.model))
 
     def apply(self, loaded: Loaded, limits: Limits) -> PackedLoss:
-        """Set each layer's checkpointing flag and score with the plan's kernels."""
+        """Set each layer's checkpointing flag and score with the plan's kernels; graphs are of what is set."""
         assert self._plan is not None
-        dropout = self._plan.recipe_values().lora_dropout
+        dropout, execution = self._plan.recipe_values().lora_dropout, self._plan.execution_values()
         inner = causal_lm(loaded.model)
         recompute_layers(inner, limits.layers_recomputed, dropout > 0, limits.offload_activations)
         if self._scorer is None:
             self._scorer = self._first_scorer(loaded)
-        return replace(self._scorer, chunk_tokens=limits.loss_chunk_tokens)
+        decode = graphed(self._scorer, execution, limits, self._warn)
+        return replace(self._scorer, chunk_tokens=limits.loss_chunk_tokens, decode=decode)
 
     def _first_scorer(self, loaded: Loaded) -> PackedLoss:
         import torch

@@ -7,7 +7,7 @@ the same x share one product with all their A, and backward writes one gradient 
 Shape legend: T tokens, I and O width of a layer's input and output, r rank, R sum of the ranks of a group.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,51 +52,41 @@ class Member:
         module = self.module
         return not module.disable_adapters and not module.merged and module.active_adapters == [self.adapter]
 
-    def weight(self) -> Tensor:
-        """The frozen weight, O x I, expanded where it is quantised."""
-        state = getattr(self.base.weight, "quant_state", None)
-        if state is None:
-            return self.base.weight  # type: ignore[no-any-return]
-        from bitsandbytes.functional import dequantize_4bit
 
-        return dequantize_4bit(self.base.weight.view(-1, 1), state)  # type: ignore[no-any-return]
+def expanded_weight(base: Any) -> Tensor:
+    """The weight of a frozen layer, O x I, expanded where it is quantised."""
+    state = getattr(base.weight, "quant_state", None)
+    if state is None:
+        return base.weight  # type: ignore[no-any-return]
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(base.weight.view(-1, 1), state)  # type: ignore[no-any-return]
 
 
 class Group:
-    """Adapted layers that read the same tensor, computed together when the first of them is called.
-
-    Keeps copies of the adapters in the arithmetic's format: all A below each other (R x I), times their scale, so
-    that neither direction needs to multiply by it again.
-    """
+    """Adapted layers that read the same tensor and have one scale, computed when the first of them is called."""
 
     def __init__(self, members: list[Member], dtype: torch.dtype) -> None:
         self.members = members
         self.dtype = dtype
+        self.scale = members[0].scale
         ranks = [member.a.shape[0] for member in members]
         ends = [sum(ranks[: i + 1]) for i in range(len(ranks))]
         self.columns = [slice(end - rank, end) for end, rank in zip(ends, ranks, strict=True)]
-        self.a = torch.empty(0)
-        self.b: list[Tensor] = []
         self._waiting: dict[int, Tensor] = {}
         self._read: Tensor | None = None
 
     def masters(self) -> list[Tensor]:
-        """The trained values, each layer's A and B in turn."""
-        return [value for member in self.members for value in (member.a, member.b)]
+        """The trained values in float32: all A, then all B."""
+        return [*(member.a for member in self.members), *(member.b for member in self.members)]
 
-    def copies(self) -> list[Tensor]:
-        """Where ``masters`` are copied to, in their order."""
-        if not self.b:
-            first = self.members[0].a
-            self.a = torch.empty(self.columns[-1].stop, first.shape[1], dtype=self.dtype, device=first.device)
-            self.b = [torch.empty_like(member.b, dtype=self.dtype) for member in self.members]
-        return [copy for i, rows in enumerate(self.columns) for copy in (self.a[rows], self.b[i])]
-
-    def scaled(self) -> Iterator[tuple[Tensor, float]]:
-        """Copies of A that have a scale to be multiplied with."""
-        for member, rows in zip(self.members, self.columns, strict=True):
-            if member.scale != 1.0:
-                yield self.a[rows], member.scale
+    def copies(self, masters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The same in the arithmetic's format: all A below each other (R x I), and each B."""
+        of_a, of_b = masters[: len(self.members)], masters[len(self.members) :]
+        a = of_a[0].new_empty(self.columns[-1].stop, of_a[0].shape[1], dtype=self.dtype)
+        b = [torch.empty_like(each, dtype=self.dtype) for each in of_b]
+        torch._foreach_copy_([*(a[rows] for rows in self.columns), *b], list(masters))
+        return a, b
 
     def forget(self) -> None:
         """Drop results that nobody asked for."""
@@ -114,8 +104,6 @@ class Group:
         if not all(each.in_use for each in self.members):
             return member.plain(x)
         if self._read is not x or index not in self._waiting:
-            if not self.b:
-                refresh([self])
             results = _AdaptedLinears.apply(x, self, *self.masters())  # type: ignore[no-untyped-call]
             self._read, self._waiting = x, dict(enumerate(results))
         result = self._waiting.pop(index)
@@ -124,63 +112,47 @@ class Group:
         return result
 
 
-@torch.no_grad()
-def refresh(groups: Iterable[Group]) -> None:
-    """Copy the trained values, which the optimizer moved, in a few launches for all of them."""
-    groups = list(groups)
-    copies = [copy for group in groups for copy in group.copies()]
-    torch._foreach_copy_(copies, [master for group in groups for master in group.masters()])
-    scaled = [pair for group in groups for pair in group.scaled()]
-    if scaled:
-        torch._foreach_mul_([copy for copy, _ in scaled], [scale for _, scale in scaled])
-
-
 class _AdaptedLinears(torch.autograd.Function):
-    """All layers of a group; keeps x, shared by them and by whoever made it, and R numbers a token."""
+    """All layers of a group. Keeps x, shared by them and by whoever made it, R numbers a token, and the copies.
+
+    The scale is in ``down``, hence in all that is made of it, and once more in its gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group, *masters: Tensor) -> tuple[Tensor, ...]:
         flat = x.reshape(-1, x.shape[-1])
-        down = flat @ group.a.t()
+        a, all_b = group.copies(masters)
+        down = flat.new_empty(flat.shape[0], a.shape[0]).addmm_(flat, a.t(), beta=0, alpha=group.scale)
         results = []
-        for member, columns, b in zip(group.members, group.columns, group.b, strict=True):
+        for member, columns, b in zip(group.members, group.columns, all_b, strict=True):
             out = member.base(x)
             out.view(-1, out.shape[-1]).addmm_(down[:, columns], b.t())
             results.append(out)
         ctx.group = group
-        ctx.save_for_backward(x, down)
+        ctx.save_for_backward(x, down, a, *all_b)
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        x, down = ctx.saved_tensors
+        x, down, a, *all_b = ctx.saved_tensors
         group: Group = ctx.group
+        flat = x.reshape(-1, x.shape[-1])
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
         grad_down = torch.empty_like(down)
-        for grad, columns, b in zip(grads, group.columns, group.b, strict=True):
-            torch.mm(grad, b, out=grad_down[:, columns])
-        grad_x = _input_gradient(group, grads, grad_down).view_as(x) if ctx.needs_input_grad[0] else None
-        return (grad_x, None, *_adapter_gradients(group, x.reshape(-1, x.shape[-1]), down, grads, grad_down))
+        for grad, columns, b in zip(grads, group.columns, all_b, strict=True):
+            grad_down[:, columns].addmm_(grad, b, beta=0, alpha=group.scale)
+        of_a = _float32_product(grad_down.t(), flat)
+        of_b = [_float32_product(g.t(), down[:, columns]) for g, columns in zip(grads, group.columns, strict=True)]
+        grad_x = _input_gradient(group, grads, grad_down, a).view_as(x) if ctx.needs_input_grad[0] else None
+        return (grad_x, None, *(of_a[rows] for rows in group.columns), *of_b)
 
 
-def _input_gradient(group: Group, grads: list[Tensor], grad_down: Tensor) -> Tensor:
+def _input_gradient(group: Group, grads: list[Tensor], grad_down: Tensor, a: Tensor) -> Tensor:
     """T x I, added up in place; one expanded weight lives at a time."""
-    total = torch.mm(grads[0], group.members[0].weight().to(group.dtype))
+    total = torch.mm(grads[0], expanded_weight(group.members[0].base).to(group.dtype))
     for member, grad in zip(group.members[1:], grads[1:], strict=True):
-        total.addmm_(grad, member.weight().to(group.dtype))
-    return total.addmm_(grad_down, group.a)
-
-
-def _adapter_gradients(group: Group, x: Tensor, down: Tensor, grads: list[Tensor], grad_down: Tensor) -> list[Tensor]:
-    """Of each layer's A and B in turn; one product serves all A of the group."""
-    of_all_a = _float32_product(grad_down.t(), x)
-    gradients = []
-    for member, columns, grad in zip(group.members, group.columns, grads, strict=True):
-        of_a = of_all_a[columns]
-        if member.scale != 1.0:
-            of_a.mul_(member.scale)
-        gradients += [of_a, _float32_product(grad.t(), down[:, columns])]
-    return gradients
+        total.addmm_(grad, expanded_weight(member.base).to(group.dtype))
+    return total.addmm_(grad_down, a)
 
 
 def _float32_product(left: Tensor, right: Tensor) -> Tensor:
@@ -217,11 +189,9 @@ class FusedAdapters:
                 vars(member.module).pop("forward", None)
 
     def _before(self, module: nn.Module, args: Any) -> None:
-        """The optimizer may have moved the adapters, and memory may have run out in the middle of a layer."""
+        """Memory may have run out in the middle of a layer."""
         for group in self.groups:
             group.forget()
-        if torch.is_grad_enabled():
-            refresh(self.groups)
 
 
 def _bound(group: Group, index: int) -> Callable[..., Tensor]:
@@ -248,7 +218,7 @@ def _together(found: dict[str, Member]) -> Iterator[list[str]]:
     """The names of a parent's layers, those that read the same tensor together."""
     left = dict(found)
     for names in GROUPS:
-        if all(name in left for name in names):
+        if all(name in left for name in names) and len({left[name].scale for name in names}) == 1:
             yield list(names)
             left = {name: member for name, member in left.items() if name not in names}
     yield from ([name] for name in left)

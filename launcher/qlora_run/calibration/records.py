@@ -33,6 +33,9 @@ class Kernels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backend: str
     attention: str
     compute_dtype: str
+    adapter_kernel: str
+    layer_kernels: str
+    cuda_graphs: bool
     expandable_segments: bool
 
     @classmethod

@@ -169,12 +169,13 @@ def _square(model: ModelFacts, setup: Setup) -> int:
 def _backward(model: ModelFacts, setup: Setup) -> int:
     """At the down projection: the gradient of what it read, from the base and from the adapter, and its own.
 
-    Before, in the layer's second forward, a fused gate-and-up exists three times over while its adapter is added.
+    The former is one tensor with fused adapters, but a moment later the activation's own gradients are as large.
+    Before, in the layer's second forward, a fused gate-and-up exists three times over while PEFT adds its adapter.
     A norm at the end of the layer works in float32; an 8-bit product quantises its input, through 16 bits and a
     mask of outliers.
     """
     c, hidden, inner = setup.compute_bytes, model.hidden_size, model.intermediate_size
-    joined = any(shape.name.endswith("gate_up_proj") for shape in model.linears)
+    joined = not setup.fused_adapters and any(shape.name.endswith("gate_up_proj") for shape in model.linears)
     down = 2 * c * inner + (3 if joined else 1) * setup.stream_bytes * hidden
     if setup.method == "qlora-8":
         down = max(down, 5 * inner + 2 * c * hidden)

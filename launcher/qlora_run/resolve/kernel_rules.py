@@ -10,6 +10,9 @@ from qlora_run.resolve.situation import Choice, Situation, version_of
 
 LARGEST_HEAD_DIM = 256
 
+LAYERS_BY_LIGER = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+"""Architectures whose norms, rotations and activations Liger computes, all three (the core's ``step.layers``)."""
+
 
 def attention(s: Situation) -> Choice:
     """torch's kernel for sequences of different lengths where it runs, else plain scaled dot products."""
@@ -89,3 +92,66 @@ def optimizer_kernel(s: Situation) -> Choice:
     if s.value("device") in ("cuda", "cpu"):
         return Choice("fused", "probe", "one pass over all values, same mathematics")
     return Choice("plain", "probe", "no fused optimizer on this device")
+
+
+def adapter_kernel(s: Situation) -> Choice:
+    """Adapters inside the matrix products where launches of kernels cost time, and nothing is drawn between them."""
+    if s.value("backend") != "peft":
+        return Choice("plain", "probe", "the backend has its own")
+    if not s.on_cuda:
+        return Choice("plain", "probe", "fewer kernels help on a card only")
+    if s.value("lora_dropout") > 0:
+        return Choice("plain", "probe", "dropout in front of the adapters is PEFT's")
+    if s.wished_method in ("qlora-8", "full"):
+        return Choice("plain", "probe", f"nothing to fuse with the method {s.wished_method}")
+    return Choice("fused", "probe", "few kernels, one gradient for layers that read the same")
+
+
+def layer_kernels(s: Situation) -> Choice:
+    """The model's own code; another one has to be asked for."""
+    missing = _layer_kernels_missing(s)
+    return Choice("plain", "default", missing or "the model's own code; liger fuses norms, rotations and activations")
+
+
+def layer_kernels_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """Kernels that are not installed, or not for this model or backend."""
+    if value == "liger" and (missing := _liger_missing(s)):
+        return EnvironmentProblem(f"layer_kernels liger: {missing}", "--layer-kernels plain")
+    if value == "liger" and (missing := _layer_kernels_missing(s)):
+        return UserError(f"layer_kernels liger: {missing}", "--layer-kernels plain")
+    return None
+
+
+def _layer_kernels_missing(s: Situation) -> str | None:
+    checks = (
+        (s.value("backend") != "peft", "the backend has its own"),
+        (s.model.model_type not in LAYERS_BY_LIGER, f"Liger's kernels are not for {s.model.model_type}"),
+        (s.wished_method == "full", "with all weights trained the model's own code computes"),
+    )
+    return next((reason for failed, reason in checks if failed), None) or _liger_missing(s)
+
+
+def cuda_graphs(s: Situation) -> Choice:
+    """Off: what graphs keep in memory is not in the plan yet."""
+    reason = _cuda_graphs_missing(s) or "the memory that they keep is not in the plan yet"
+    return Choice(False, "default", reason)
+
+
+def cuda_graphs_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """Graphs where something cannot be captured."""
+    if value and (missing := _cuda_graphs_missing(s)):
+        return UserError(f"cuda_graphs: {missing}", "--cuda-graphs no")
+    return None
+
+
+def _cuda_graphs_missing(s: Situation) -> str | None:
+    checks = (
+        (not s.on_cuda, "for CUDA only"),
+        (s.value("backend") != "peft", "with the backend peft only"),
+        (s.value("attention") != "varlen", "they need the attention varlen: a mask has a shape of its own each time"),
+        (s.value("loss_kernel") == "logits", "this architecture makes its logits in its own way"),
+        (s.value("lora_dropout") > 0, "dropout draws other numbers each time"),
+        (s.value("offload_activations"), "activations in main memory cannot be captured"),
+        (s.wished_method == "qlora-8", "8-bit products cannot be captured"),
+    )
+    return next((reason for failed, reason in checks if failed), None)

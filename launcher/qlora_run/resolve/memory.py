@@ -41,6 +41,7 @@ class Costs:
     layer: LayerCost
     offloaded_token: int
     cast_layer_bytes: int
+    casts_wait: bool
     head_gradient_bytes: int
     expanded_down_bytes: int
     expanded_widest_bytes: int
@@ -74,6 +75,7 @@ def memory_costs(
         layer=layer,
         offloaded_token=setup.stream_bytes * model.hidden_size if setup.offload_activations else 0,
         cast_layer_bytes=weights.cast_bytes(model, targets, setup),
+        casts_wait=not setup.fused_adapters,
         head_gradient_bytes=head,
         expanded_down_bytes=weights.expanded_bytes(model, setup, "down_proj"),
         expanded_widest_bytes=weights.expanded_bytes(model, setup),
@@ -146,8 +148,8 @@ def _worst(costs: Costs, tokens: int, recomputed: int, accumulating: bool) -> _W
 def _instants(costs: Costs, tokens: int, recomputed: int) -> dict[Instant, tuple[int, int]]:
     """(Bytes that pass, bytes of workspaces and of gaps between tensors) at each instant."""
     kept = _kept(costs, tokens, recomputed)
-    casts = costs.num_layers * costs.cast_layer_bytes
     open_casts = (costs.num_layers - recomputed) * costs.cast_layer_bytes
+    casts = costs.num_layers * costs.cast_layer_bytes if costs.casts_wait else open_casts  # for autocast to end
     fixed = costs.gaps_bytes + costs.footprint.workspace_bytes
     lost = fixed + costs.gaps_block_token * tokens
     at_loss = kept + casts + costs.loss.bytes(tokens)

@@ -7,6 +7,7 @@ from qlora_profiles.errors import QloraRunError
 from qlora_run.resolve import kernel_rules as kernels
 from qlora_run.resolve import machine_rules as machine
 from qlora_run.resolve import recipe_rules as recipe
+from qlora_run.resolve import run_rules as run
 from qlora_run.resolve.situation import Choice, Situation, asked
 
 
@@ -31,11 +32,15 @@ RULES = (
     Rule("loss_kernel", kernels.loss_kernel, kernels.loss_kernel_problem),
     Rule("loss_chunk_tokens", kernels.loss_chunk_tokens),
     Rule("optimizer_kernel", kernels.optimizer_kernel),
+    Rule("adapter_kernel", kernels.adapter_kernel),
+    Rule("layer_kernels", kernels.layer_kernels, kernels.layer_kernels_problem),
+    Rule("cuda_graphs", kernels.cuda_graphs, kernels.cuda_graphs_problem),
     Rule("workers", machine.workers),
     Rule("dataset_workers", machine.dataset_workers),
     Rule("pin_memory", machine.pin_memory),
     Rule("expandable_segments", machine.expandable_segments, machine.expandable_problem),
     Rule("max_length", recipe.max_length, recipe.max_length_problem),
+    Rule("save_steps", run.save_steps),
 )
 """In this order: a rule may look at what the ones before it decided. Method, token budget and recomputed layers
 are decided after them, together."""

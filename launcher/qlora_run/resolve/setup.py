@@ -7,12 +7,12 @@ from typing import Any
 from qlora_profiles.settings import Execution, Recipe, values_of
 
 FUSED_BACKENDS = ("unsloth",)
-"""Backends whose norms and activations are single kernels that keep their inputs only."""
+"""Backends whose norms and activations are single kernels that keep their inputs only, as Liger's are."""
 
 GROUPING_TORCH = (2, 12)
 """From here on torch's packed kernel lets queries share key heads; before, they are expanded to all heads."""
 
-OF_BACKEND = ("method", "fused_kernels", "expands_heads")
+OF_BACKEND = ("method", "fused_kernels", "fused_adapters", "expands_heads")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,7 @@ class Setup:
     expandable_segments: bool
     offload_activations: bool
     fused_kernels: bool
+    fused_adapters: bool
     expands_heads: bool
 
     @classmethod
@@ -48,7 +49,10 @@ class Setup:
         old = torch is not None and torch < GROUPING_TORCH
         return cls(
             method=method,
-            fused_kernels=value("backend") in FUSED_BACKENDS,
+            fused_kernels=value("backend") in FUSED_BACKENDS or value("layer_kernels") == "liger",
+            fused_adapters=value("adapter_kernel") == "fused"
+            and method in ("qlora-4", "lora")
+            and not values["lora_dropout"],
             expands_heads=values["attention"] == "sdpa" or (values["attention"] == "varlen" and old),
             **values,
         )

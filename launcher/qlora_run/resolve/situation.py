@@ -60,6 +60,12 @@ class Situation:
         return self.calibration.of(Kernels(**{name: self.value(name) for name in Kernels.__struct_fields__}))
 
     @property
+    def wished_method(self) -> str | None:
+        """The method that somebody asked for; it is decided last."""
+        given = self.wishes.get("method")
+        return None if given is None else given.value
+
+    @property
     def on_linux(self) -> bool:
         """True on Linux itself, not in WSL."""
         return self.report.platform.system == "linux" and not self.report.platform.wsl

@@ -59,8 +59,11 @@ def small_bytes(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup)
 
 
 def cast_bytes(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> int:
-    """16-bit copies of float32 weights in one layer: autocast makes them, and backward needs them again."""
-    if setup.compute_bytes == 4:
+    """Copies of trained weights in one layer in the arithmetic's format, which backward needs again.
+
+    Autocast makes them of float32 weights, fused adapters in any case.
+    """
+    if setup.compute_bytes == 4 and not setup.fused_adapters:
         return 0
     linears = model.layer_linear_params if setup.full else adapter_params(model, targets, setup.lora_r)
     return setup.compute_bytes * linears // model.num_layers

@@ -102,7 +102,6 @@ def test_8_bit_layers_stay_with_peft() -> None:
 
 
 def test_the_optimizer_is_seen_at_once() -> None:
-    """Copies in the arithmetic's format must not outlive a step."""
     model = adapted()
     fused(model)
     before = computed(model)

@@ -1,0 +1,58 @@
+"""The kernels that a plan names, put into a loaded transformers model. What is learned stays as it is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qlora_core.step.forward import PackedLoss, causal_lm, decoder_of
+from qlora_core.step.graphs import GraphedDecoder
+from qlora_core.step.layers import fuse_layers, liger_kernels
+from qlora_core.step.limits import Limits
+from qlora_core.step.lora import fuse_adapters
+from qlora_core.step.packing import Packed
+from qlora_profiles.errors import EnvironmentProblem
+from qlora_profiles.settings import Execution
+
+Warn = Callable[[str], None]
+
+
+def use_kernels(model: Any, execution: Execution, warn: Warn) -> None:
+    """Replace the forward of those modules that the plan's kernels compute.
+
+    Raises:
+        EnvironmentProblem: a package that the plan names is missing.
+    """
+    dtype = getattr(torch, execution.compute_dtype)
+    if execution.adapter_kernel == "fused":
+        fuse_adapters(model, decoder_of(model), dtype)
+    if execution.layer_kernels == "liger":
+        try:
+            kernels = liger_kernels()
+        except ImportError as error:
+            raise EnvironmentProblem(f"layer_kernels liger: {error}", "--layer-kernels plain") from error
+        fuse_layers(causal_lm(model), kernels, dtype, warn)
+
+
+def graphed(scorer: PackedLoss, execution: Execution, limits: Limits, warn: Warn) -> GraphedDecoder | None:
+    """Graphs of the decoder as it computes now, or ``None`` where the plan or the model has none."""
+    if not execution.cuda_graphs or scorer.head is None or limits.offload_activations:
+        return None
+    trained = [parameter for parameter in scorer.model.parameters() if parameter.requires_grad]
+    return GraphedDecoder(_uncached(scorer), trained, limits.token_budget, warn)
+
+
+def _uncached(scorer: PackedLoss) -> Callable[[Packed], Tensor]:
+    """The decoder without autocast's cache: a copy made before a capture would never be made again."""
+
+    def decode(packed: Packed) -> Tensor:
+        with torch.autocast(
+            packed.input_ids.device.type,
+            scorer.autocast_dtype,
+            enabled=scorer.autocast_dtype is not None,
+            cache_enabled=False,
+        ):
+            return scorer.hidden_states(packed)
+
+    return decode

@@ -1,0 +1,85 @@
+"""Which kernels a plan computes adapters and layers with, and which wishes for them are refused."""
+
+from typing import Any
+
+import pytest
+from support.planning_facts import asking, card_report, cpu_report, data_of, known
+
+from qlora_core.step.layers import STYLES
+from qlora_profiles.errors import QloraRunError
+from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.plan import Resolved
+from qlora_run.resolve import resolve
+from qlora_run.resolve.kernel_rules import LAYERS_BY_LIGER
+from qlora_run.resolve.setup import Setup
+
+SMALL = known("Qwen/Qwen3-0.6B")
+LIGER = {"liger-kernel": "0.8.5", "triton": "3.7.0", "bitsandbytes": "0.50.2"}
+
+
+def decided(name: str, report: HardwareReport | None = None, **wishes: Any) -> Resolved:
+    plan = resolve(report or card_report(), asking(**wishes), SMALL, data_of())
+    return plan.execution[name]
+
+
+@pytest.mark.parametrize(
+    ("report", "wishes", "value", "why"),
+    [
+        (card_report(), {}, "fused", "few kernels"),
+        (cpu_report(), {}, "plain", "on a card only"),
+        (card_report(), {"lora_dropout": 0.05}, "plain", "dropout"),
+        (card_report(), {"method": "qlora-8"}, "plain", "qlora-8"),
+        (card_report(), {"adapter_kernel": "plain"}, "plain", "asked"),
+        (cpu_report(), {"adapter_kernel": "fused"}, "fused", "asked"),
+    ],
+)
+def test_adapters(report: HardwareReport, wishes: dict[str, Any], value: str, why: str) -> None:
+    resolved = decided("adapter_kernel", report, **wishes)
+    assert resolved.value == value
+    assert why in resolved.reason
+
+
+def test_layers_and_graphs_have_to_be_asked_for() -> None:
+    ready = card_report(packages=LIGER)
+    assert decided("layer_kernels", ready).value == "plain"
+    assert decided("layer_kernels", ready, layer_kernels="liger").value == "liger"
+    assert decided("cuda_graphs", ready).value is False
+    assert "memory" in decided("cuda_graphs", ready).reason
+    assert decided("cuda_graphs", ready, cuda_graphs="yes").value is True
+
+
+@pytest.mark.parametrize(
+    ("report", "wishes", "words"),
+    [
+        (card_report(), {"layer_kernels": "liger"}, "liger-kernel is not installed"),
+        (cpu_report(), {"layer_kernels": "liger"}, "needs an NVIDIA card"),
+        (card_report(packages=LIGER), {"layer_kernels": "liger", "method": "full"}, "all weights trained"),
+        (cpu_report(), {"cuda_graphs": "yes"}, "for CUDA only"),
+        (card_report(), {"cuda_graphs": "yes", "attention": "sdpa"}, "need the attention varlen"),
+        (card_report(), {"cuda_graphs": "yes", "lora_dropout": 0.1}, "dropout"),
+        (card_report(), {"cuda_graphs": "yes", "offload_activations": "yes"}, "cannot be captured"),
+    ],
+)
+def test_what_cannot_work_is_refused(report: HardwareReport, wishes: dict[str, Any], words: str) -> None:
+    with pytest.raises(QloraRunError, match=words) as caught:
+        resolve(report, asking(**wishes), SMALL, data_of())
+    assert caught.value.fix
+    assert caught.value.fix.startswith("--")
+
+
+def test_launcher_and_core_know_the_same_architectures() -> None:
+    assert set(LAYERS_BY_LIGER) == set(STYLES)
+
+
+def test_the_memory_model_is_told() -> None:
+    report = card_report(packages=LIGER)
+    cases: list[tuple[dict[str, Any], bool, bool]] = [
+        ({}, True, False),
+        ({"adapter_kernel": "plain"}, False, False),
+        ({"layer_kernels": "liger"}, True, True),
+        ({"method": "qlora-8"}, False, False),
+    ]
+    for wishes, adapters, layers in cases:
+        plan = resolve(report, asking(**wishes), SMALL, data_of())
+        setup = Setup.of(plan.recipe_values(), plan.execution_values())
+        assert (setup.fused_adapters, setup.fused_kernels) == (adapters, layers)
