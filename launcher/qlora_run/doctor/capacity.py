@@ -1,39 +1,61 @@
-"""What a machine can train, in one line."""
+"""What a machine can train, in one line, and the command that does it."""
 
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import Given, Request, RunPlan
-from qlora_profiles.units import human_seconds
+from qlora_profiles.units import gib, human_seconds
+from qlora_run.doctor.subject import Subject
+from qlora_run.resolve.situation import version_of
 
 YARDSTICK = "Qwen/Qwen3-8B"
 """What people mean to train; a machine without a card is told how long that would take."""
+METHODS = {"qlora-4": "QLoRA 4-bit", "qlora-8": "QLoRA 8-bit", "lora": "16-bit LoRA", "full": "full training"}
 
 
-def what_can_be_trained(report: HardwareReport) -> str:
-    """The largest model of the catalogue that trains with ease, how long examples may be, and the next command."""
+def what_can_be_trained(s: Subject) -> str:
+    """Method, card, memory, the longest example, and why Unsloth is not used; never "ready" without a card."""
+    if s.plan is None:
+        return f"Nothing can be planned here yet: {s.refusal.message if s.refusal else 'unknown'}"
+    execution = s.plan.execution_values()
+    if execution.device == "cpu":
+        return f"CPU only: the demo works (a few minutes). {_yardstick(s.report)}"
     from qlora_run.resolve import largest_length
 
-    try:
-        plan = _plan(report)
-    except QloraRunError as error:
-        return f"Nothing can be planned here yet: {error.message}"
-    if plan.execution_values().device == "cpu":
-        return f"CPU only: the demo works (qlora-run demo). {_yardstick(report)}"
-    length = largest_length(plan)
-    room = f" at up to {length:,} tokens" if length else ""
-    return f"Ready: {plan.model.name} by {plan.recipe_values().method}{room}.\nNext: qlora-run --auto --data FILE"
+    length = largest_length(s.plan)
+    method, card = METHODS[s.plan.recipe_values().method], s.report.cuda_gpus[0]
+    budget = f", {gib(s.plan.memory.budget_bytes)} GiB usable" if s.plan.memory.budget_bytes else ""
+    room = f", {s.plan.model.name} at up to {length:,} tokens" if length else f", {s.plan.model.name}"
+    return f"Ready: {method} on {card.name}{budget}{room}{_unsloth(s.plan)}."
+
+
+def next_command(s: Subject) -> str:
+    """What to run now."""
+    on_card = s.plan is not None and s.plan.execution_values().device != "cpu"
+    return "qlora-run --auto --data FILE" if on_card else "qlora-run demo"
+
+
+def _unsloth(plan: RunPlan) -> str:
+    """Why the faster backend is not used, where it is not."""
+    backend = plan.execution["backend"]
+    if backend.value == "unsloth":
+        return ", with Unsloth"
+    if version_of(plan.report, "unsloth") is None:
+        return ", Unsloth is not installed"
+    return f", backend {backend.value}: {backend.reason}"
 
 
 def _yardstick(report: HardwareReport) -> str:
-    try:
-        plan = _plan(report, YARDSTICK)
-    except QloraRunError:
+    plan = _plan(report, YARDSTICK)
+    if plan is None:
         return "An 8B does not fit into this memory."
     return f"An 8B on 1,000 rows would take about {human_seconds(plan.time.seconds_high)} here."
 
 
-def _plan(report: HardwareReport, model: str | None = None) -> RunPlan:
+def _plan(report: HardwareReport, model: str) -> RunPlan | None:
     from qlora_run.planning import PlanInput, make_plan
 
-    given = {"model": Given(value=model, source="probe")} if model else {}
-    return make_plan(PlanInput(request=Request(given=given), report=report, only_planning=True))
+    request = Request(given={"model": Given(value=model, source="probe")})
+    try:
+        return make_plan(PlanInput(request=request, report=report, only_planning=True))
+    except QloraRunError:
+        return None

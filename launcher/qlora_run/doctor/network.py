@@ -1,32 +1,43 @@
-"""Whether the hub that models come from answers. Without it local folders still work, so it is a note at most."""
+"""Whether the hub that models come from answers."""
 
 import os
 import threading
+from typing import Literal
 from urllib.parse import urlsplit
 
-from qlora_run.doctor.findings import Finding
+from msgspec import Struct
 
 GIVE_UP_SECONDS = 3.0
-MIRROR = "HF_ENDPOINT=<mirror>, or a local folder for --model"
 OFFLINE_WORDS = ("1", "true", "yes", "on")
 
 
-def findings(give_up_seconds: float = GIVE_UP_SECONDS) -> list[Finding]:
-    """Ask the hub's first page; an answer of any kind will do."""
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in OFFLINE_WORDS:
-        seen = "HF_HUB_OFFLINE is set: local folders and downloaded models work"
-        return [Finding(id="network", verdict="note", seen=seen)]
+class Hub(Struct, frozen=True, kw_only=True):
+    """The hub, or the mirror that stands for it; ``said`` is why it does not answer."""
+
+    host: str
+    state: Literal["answers", "silent", "offline"]
+    mirror: bool = False
+    said: str = ""
+
+
+def look(give_up_seconds: float = GIVE_UP_SECONDS) -> Hub:
+    """Ask its first page; an answer of any kind will do."""
     from huggingface_hub import constants
 
-    host = urlsplit(constants.ENDPOINT).netloc
-    if _answers(constants.ENDPOINT, give_up_seconds):
-        return [Finding(id="network", verdict="ok", seen=f"{host} answers")]
-    return [Finding(id="network", verdict="note", seen=f"{host} is not reachable; local folders work", fix=MIRROR)]
+    host = urlsplit(constants.ENDPOINT).netloc.rsplit("@", 1)[-1]
+    mirror = bool(os.environ.get("HF_ENDPOINT"))
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in OFFLINE_WORDS:
+        return Hub(host=host, state="offline", mirror=mirror)
+    said = _answers(constants.ENDPOINT, give_up_seconds)
+    return Hub(host=host, state="silent" if said else "answers", mirror=mirror, said=said)
 
 
-def _answers(address: str, give_up_seconds: float) -> bool:
-    """In a thread that is left behind when it takes longer: looking a name up obeys no timeout."""
-    answered = threading.Event()
+def _answers(address: str, give_up_seconds: float) -> str:
+    """``""``, or why there is no answer.
+
+    In a thread that is left behind when it takes longer: looking a name up obeys no timeout.
+    """
+    answers: list[str] = []
 
     def ask() -> None:
         import httpx
@@ -34,11 +45,12 @@ def _answers(address: str, give_up_seconds: float) -> bool:
 
         try:
             get_session().head(address, timeout=give_up_seconds)
-        except httpx.HTTPError:
-            return
-        answered.set()
+        except httpx.HTTPError as error:
+            answers.append(type(error).__name__)
+        else:
+            answers.append("")
 
     thread = threading.Thread(target=ask, daemon=True, name="network")
     thread.start()
     thread.join(give_up_seconds)
-    return answered.is_set()
+    return answers[0] if answers else f"no answer in {give_up_seconds:.0f} s"

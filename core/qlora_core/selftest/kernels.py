@@ -1,0 +1,73 @@
+"""Kernels beyond torch's everyday ones: packed attention, Triton, Liger's loss."""
+
+import importlib
+from typing import Any
+
+import torch
+
+from qlora_core.selftest.arithmetic import accelerator, require_close
+from qlora_core.selftest.registry import Found, Unavailable
+
+LENGTHS = (5, 11, 16)
+
+
+def varlen_attention() -> Found:
+    """torch's packed attention, forward and backward, against each sequence on its own."""
+    if accelerator() != "cuda":
+        raise Unavailable("the packed kernel needs a CUDA card")
+    from torch.nn.attention.varlen import varlen_attn
+
+    total, heads, width = sum(LENGTHS), 4, 64
+    q, k, v = (torch.randn(total, heads, width, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    q.requires_grad_()
+    ends = torch.tensor([0, *_running(LENGTHS)], device="cuda", dtype=torch.int32)
+    out = varlen_attn(q, k, v, ends, ends, max(LENGTHS), max(LENGTHS), window_size=(-1, 0))
+    assert isinstance(out, torch.Tensor)
+    out.float().sum().backward()
+    require_close(out.detach().float(), _apart(q.detach(), k, v), "packed attention")
+    if q.grad is None or not bool(q.grad.isfinite().all()):
+        raise ArithmeticError("packed attention has no finite gradient")
+    return {"device": "cuda"}
+
+
+def _running(lengths: tuple[int, ...]) -> list[int]:
+    return [sum(lengths[: i + 1]) for i in range(len(lengths))]
+
+
+def _apart(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Causal attention of each sequence alone, in float32: T x heads x width."""
+    parts = []
+    for one in zip(*(t.float().transpose(0, 1).split(LENGTHS, dim=1) for t in (q, k, v)), strict=True):
+        parts.append(torch.nn.functional.scaled_dot_product_attention(one[0], one[1], one[2], is_causal=True))
+    return torch.cat([part.transpose(0, 1) for part in parts])
+
+
+def triton_compiles() -> Found:
+    """A kernel of our own: Triton needs a C compiler, headers and a driver that match, and only compiling tells."""
+    if accelerator() == "cpu":
+        raise Unavailable("Triton kernels need a card")
+    kernel: Any = importlib.import_module("qlora_core.selftest.triton_kernel")
+    device = accelerator()
+    x = torch.arange(1000, device=device, dtype=torch.float32)
+    out = torch.empty_like(x)
+    kernel.double[(4,)](x, out, 1000, BLOCK=256)
+    require_close(out, 2 * x, "a Triton kernel", 0)
+    return {"device": device, "version": kernel.triton.__version__}
+
+
+def liger_loss() -> Found:
+    """Liger's fused cross entropy, loss and gradient, against torch's."""
+    if accelerator() != "cuda":
+        raise Unavailable("Liger's kernels need a CUDA card")
+    functions: Any = importlib.import_module("liger_kernel.transformers.functional")
+    hidden = torch.randn(48, 64, device="cuda", requires_grad=True)
+    twin = hidden.detach().clone().requires_grad_()
+    head, target = torch.randn(1000, 64, device="cuda"), torch.randint(0, 1000, (48,), device="cuda")
+    loss = functions.liger_fused_linear_cross_entropy(hidden, head, target)
+    loss = loss[0] if isinstance(loss, tuple) else loss
+    wanted = torch.nn.functional.cross_entropy(twin @ head.t(), target)
+    loss.backward()
+    wanted.backward()
+    require_close(loss.detach(), wanted.detach(), "Liger's loss")
+    require_close(hidden.grad, twin.grad, "the gradient of Liger's loss")
+    return {"device": "cuda"}

@@ -1,0 +1,28 @@
+"""What the planner says: the same memory estimate as that of a plan and of training."""
+
+from qlora_profiles.units import gib
+from qlora_run.doctor import remedies
+from qlora_run.doctor.seen import Seen, fail, note, ok, skipped
+from qlora_run.doctor.subject import Subject
+
+
+def plan(s: Subject) -> Seen:
+    """Whether there is a plan at all."""
+    if s.refusal is not None:
+        fix = remedies.place(s.refusal.fix or "qlora-run plan")
+        return fail(s.refusal.message, "training does not start", fix)
+    if s.plan is None:
+        return skipped("nothing was planned")
+    memory = s.plan.memory
+    room = f" of {gib(memory.budget_bytes)}" if memory.budget_bytes else ""
+    kind = "VRAM" if s.plan.execution_values().device == "cuda" else "RAM"
+    method = s.plan.recipe_values().method
+    return ok(f"{s.plan.model.name} by {method}: {gib(memory.peak_bytes)}{room} GiB {kind}", s.plan.time.basis)
+
+
+def several_cards(s: Subject) -> Seen:
+    """One card trains; more are named."""
+    if len(s.nvidia) < 2:
+        return skipped("there is one card at most")
+    seen = f"{len(s.nvidia)} cards: {', '.join(sorted({card.name for card in s.nvidia}))}"
+    return note(seen, "a run uses the first one", remedies.environment(s.report, "CUDA_VISIBLE_DEVICES", "1"))

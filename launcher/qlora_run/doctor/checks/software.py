@@ -1,0 +1,84 @@
+"""Installed packages: there, in range, of the right build, and no pair that is known to be bad."""
+
+from qlora_run.doctor import remedies
+from qlora_run.doctor.known_bad import Machine, known_bad
+from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
+from qlora_run.doctor.subject import Subject
+from qlora_run.resolve.situation import as_numbers, version_of
+
+NEEDED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers")
+BUILD_OF = {"nvidia": "cuda", "amd": "rocm", "intel": "xpu", "apple": "mps"}
+
+
+def packages(s: Subject) -> Seen:
+    """Everything that training imports, in the versions that it was made for."""
+    missing = [name for name in NEEDED if version_of(s.report, name) is None]
+    if missing:
+        fix = remedies.torch_build() if missing == ["torch"] else remedies.install(*missing)
+        return fail(f"not installed: {', '.join(missing)}", "training cannot start", fix)
+    if s.here.unmet:
+        names = [text.split(" (")[0] for text in s.here.unmet]
+        return fail(f"out of range: {', '.join(s.here.unmet)}", "training may break anywhere", remedies.install(*names))
+    return ok("all installed", ", ".join(f"{name} {s.report.packages.get(name, '?')}" for name in NEEDED))
+
+
+def torch(s: Subject) -> Seen:
+    """Whether the installed torch is a build for the card."""
+    version, build = s.report.torch.version, s.report.torch.build
+    if version is None:
+        return fail("torch is not installed", "nothing can be computed", remedies.torch_build())
+    wanted = next((BUILD_OF[gpu.vendor] for gpu in s.report.gpus if gpu.vendor == "nvidia"), None)
+    if wanted and build != wanted:
+        seen = f"torch {version} is a {build or 'CPU'} build: it cannot see the {s.nvidia[0].name}"
+        return fail(seen, "training falls back to the CPU, many times slower", remedies.torch_build())
+    other = next((gpu for gpu in s.others if BUILD_OF[gpu.vendor] != build), None)
+    if not wanted and other and not s.nvidia:
+        return _unused(s, other.name, version, build)
+    words = f"CUDA {s.report.torch.cuda}" if s.report.torch.cuda else f"{build or 'unknown'} build"
+    return ok(f"{version.split('+')[0]} ({words})", f"torch {version}")
+
+
+def _unused(s: Subject, card: str, version: str, build: str | None) -> Seen:
+    """Cards of other makers: training is planned for NVIDIA cards and the CPU, whatever torch could do there."""
+    seen = f"torch {version} is a {build or 'CPU'} build: it does not use the {card}"
+    return note(seen, "nothing is lost: training here is planned for NVIDIA cards and the CPU")
+
+
+def driver(s: Subject) -> Seen:
+    """A driver older than torch's CUDA cannot run it, save for minor versions of the same major one."""
+    wanted, offered = s.report.torch.cuda, s.report.cuda_driver
+    refused = s.found("torch", "refused")
+    if s.nvidia and refused:
+        consequence = "training falls back to the CPU, many times slower"
+        return fail(f"torch cannot use the card: {refused}", consequence, remedies.driver(s.report))
+    if not s.nvidia or wanted is None:
+        return skipped("no NVIDIA card with a CUDA build of torch")
+    if offered is None:
+        return note("the driver does not tell which CUDA it offers", evidence=s.report.unknown.get("cuda_driver", ""))
+    version = s.nvidia[0].driver or "?"
+    if as_numbers(offered)[0] < as_numbers(wanted)[0]:
+        seen = f"driver {version} offers CUDA {offered}, torch needs {wanted}"
+        return fail(seen, "torch cannot start the card", remedies.driver(s.report))
+    return ok(f"{version} offers CUDA {offered}, torch needs {wanted}")
+
+
+def pairs(s: Subject) -> list[Seen]:
+    """Versions that are known not to work together, by the table of such pairs."""
+    bad = known_bad(Machine.of(s.report))
+    seen = [
+        (fail if one.verdict == "fail" else warn)(one.seen, one.consequence, one.fix(), one.evidence) for one in bad
+    ]
+    return seen or [ok("no pair of versions that is known to be bad")]
+
+
+def unsloth_pins(s: Subject) -> Seen:
+    """What Unsloth asks for, against what is installed."""
+    if version_of(s.report, "unsloth") is None:
+        return skipped("unsloth is not installed")
+    if s.here.unsloth_unmet is None:
+        return skipped("only looked at on this machine")
+    if not s.here.unsloth_unmet:
+        return ok("Unsloth has all that it asks for")
+    names = [text.split(" (")[0] for text in s.here.unsloth_unmet]
+    seen = f"Unsloth asks for {', '.join(s.here.unsloth_unmet)}"
+    return warn(seen, "training falls back to the plain PEFT backend if it breaks", remedies.install(*names))

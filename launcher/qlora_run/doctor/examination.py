@@ -1,0 +1,103 @@
+"""The whole examination: look, try, plan, decide."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from qlora_profiles.errors import QloraRunError
+from qlora_run.doctor.capacity import next_command, what_can_be_trained
+from qlora_run.doctor.circumstances import Circumstances, circumstances
+from qlora_run.doctor.findings import Diagnosis, diagnose
+from qlora_run.doctor.registry import examine
+from qlora_run.doctor.subject import Subject
+from qlora_run.doctor.trials import try_all
+from qlora_run.learned import Learned, learned, remember
+from qlora_run.planning import PlanInput, machine_report, make_plan, model_folder
+from qlora_run.resolve import merged_wishes
+
+if TYPE_CHECKING:
+    from qlora_profiles.plan import Request, RunPlan
+
+T = TypeVar("T")
+
+ANOTHER_MACHINE = "another machine: nothing can be tried on it"
+QUICK = "not tried with --quick"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """What was looked at and what came of it."""
+
+    subject: Subject
+    diagnosis: Diagnosis
+
+
+def examination(asked: PlanInput, *, quick: bool = False) -> Examined:
+    """Examine this machine, or the one that ``asked`` names; ``quick`` tries nothing and asks no network."""
+    if asked.machine or asked.report is not None:
+        return examined(_planned(asked, Subject(report=machine_report(asked), untried=ANOTHER_MACHINE), Learned()))
+    report = machine_report(asked)
+    if quick:
+        known = learned(report)
+        here = _here(asked, ask_hub=False)
+        subject = Subject(report=report, here=here, trials=known.trials, untried=QUICK, remembered=True)
+        return examined(_planned(asked, subject, known))
+    around = _InThread(lambda: _here(asked, ask_hub=True))
+    trials = try_all(report)
+    remember(report, trials)
+    subject = Subject(report=report, here=around.result(), trials=trials)
+    return examined(_planned(asked, subject, Learned(trials=trials)))
+
+
+def examined(subject: Subject) -> Examined:
+    """Run every check on a subject."""
+    can = what_can_be_trained(subject)
+    return Examined(subject=subject, diagnosis=diagnose(examine(subject), can, next_command(subject)))
+
+
+class _InThread(Generic[T]):
+    """Work that goes on beside the trials."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._results: list[T] = []
+        self._thread = threading.Thread(target=lambda: self._results.append(work()), name="circumstances")
+        self._thread.start()
+
+    def result(self) -> T:
+        """Its result, once it is there."""
+        self._thread.join()
+        return self._results[0]
+
+
+def _here(asked: PlanInput, *, ask_hub: bool) -> Circumstances:
+    output, cache = (asked.request.value(name) for name in ("output", "cache"))
+    return circumstances(Path(output) if output else None, Path(cache) if cache else None, ask_hub=ask_hub)
+
+
+def _planned(asked: PlanInput, subject: Subject, known: Learned) -> Subject:
+    """The subject with its plan, or with what speaks against one."""
+    report = subject.report
+    asked = replace(asked, report=report, machine=None, only_planning=True)
+    try:
+        plan = make_plan(asked)
+    except QloraRunError as error:
+        return replace(subject, refusal=error)
+    return replace(subject, plan=plan, downloaded=_downloaded(asked, plan) if subject.here.looked else None)
+
+
+def _downloaded(asked: PlanInput, plan: "RunPlan") -> bool | None:
+    """Whether the plan's model lies on this disk with its weights."""
+    wished = _with_model(asked, plan)
+    try:
+        return model_folder(wished) is not None
+    except (QloraRunError, OSError, ValueError):
+        return None
+
+
+def _with_model(asked: PlanInput, plan: "RunPlan") -> "Request":
+    from qlora_profiles.plan import Given, Request
+
+    model = Given(value=plan.recipe_values().model, source="probe")
+    return Request(given=merged_wishes(asked.request, asked.profile) | {"model": model})

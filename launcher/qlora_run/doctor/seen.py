@@ -1,0 +1,40 @@
+"""What one look saw: a finding that does not know yet which check it belongs to."""
+
+from msgspec import Struct
+
+from qlora_run.doctor.findings import Fix, Verdict
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """The verdict with what was seen, what it rests on, what follows from it, and what mends it."""
+
+    verdict: Verdict
+    seen: str
+    evidence: str = ""
+    consequence: str = ""
+    fix: Fix | None = None
+
+
+def ok(seen: str, evidence: str = "") -> Seen:
+    """Nothing to do."""
+    return Seen(verdict="ok", seen=seen, evidence=evidence)
+
+
+def note(seen: str, consequence: str = "", fix: Fix | None = None, evidence: str = "") -> Seen:
+    """Worth knowing; training is as good as it is without a change."""
+    return Seen(verdict="note", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
+
+
+def warn(seen: str, consequence: str, fix: Fix, evidence: str = "") -> Seen:
+    """Training works, but slower, smaller, or at a risk."""
+    return Seen(verdict="warn", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
+
+
+def fail(seen: str, consequence: str, fix: Fix, evidence: str = "") -> Seen:
+    """Training does not work, or not on the card, until this is mended."""
+    return Seen(verdict="fail", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
+
+
+def skipped(reason: str) -> Seen:
+    """Not looked at, and why."""
+    return Seen(verdict="skipped", seen=reason)

@@ -1,0 +1,112 @@
+"""What was tried on this machine with these very libraries, and whether it worked: kept in the user's cache folder.
+
+The doctor tries and remembers; a plan asks. Results hold for one environment: the cards with their driver, Python,
+and every package that matters. When one of them changes, nothing is known any more.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from qlora_profiles.codec import from_json, to_json
+from qlora_profiles.errors import UserError
+from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.places import cache_folder
+
+FOLDER = "learned"
+
+State = Literal["ok", "fail", "crashed", "hung", "unavailable", "skipped"]
+BROKEN: tuple[State, ...] = ("fail", "crashed", "hung")
+LONGEST_REASON = 60
+"""Letters of an error that a plan repeats; the doctor shows all of it."""
+
+
+class Trial(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One operation tried in a child process. ``said`` is the error or the reason, ``found`` what it reported."""
+
+    test: str
+    state: State
+    said: str = ""
+    seconds: float = 0.0
+    found: dict[str, Any] = field(default_factory=dict)
+
+
+class Learned(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of an environment; without trials nothing is, and every rule decides as it would alone."""
+
+    schema: Literal[1] = 1
+    environment: str = ""
+    time_s: float = 0.0
+    trials: dict[str, Trial] = field(default_factory=dict)
+
+    def works(self, test: str) -> bool:
+        """Proven to work."""
+        return test in self.trials and self.trials[test].state == "ok"
+
+    def problem(self, *tests: str) -> str | None:
+        """Why the first broken one of ``tests`` does not work, in a few words; ``None`` where none is known to fail."""
+        broken = (self.trials[test] for test in tests if test in self.trials and self.trials[test].state in BROKEN)
+        return next((_in_short(trial.said) for trial in broken), None)
+
+
+def _in_short(said: str) -> str:
+    return said if len(said) <= LONGEST_REASON else said[: LONGEST_REASON - 3].rstrip() + "..."
+
+
+def learned(report: HardwareReport, folder: Path | None = None) -> Learned:
+    """What was tried in this environment; nothing where it changed, was never tried, or cannot be read."""
+    path = path_of(report, folder)
+    try:
+        found = from_json(path.read_text(encoding="utf-8"), Learned, str(path))
+    except (OSError, UnicodeDecodeError, UserError):
+        return Learned()
+    return found if found.environment == environment_of(report) else Learned()
+
+
+def remember(report: HardwareReport, trials: Mapping[str, Trial], folder: Path | None = None) -> Path | None:
+    """Keep the results of trials; ``None`` where the cache cannot be written, which stops nobody."""
+    path = path_of(report, folder)
+    value = Learned(environment=environment_of(report), time_s=time.time(), trials=dict(trials))
+    part: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+        part = Path(name)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(to_json(value))
+        part.replace(path)
+    except OSError:
+        if part is not None:
+            with suppress(OSError):
+                part.unlink()
+        return None
+    return path
+
+
+def path_of(report: HardwareReport, folder: Path | None = None) -> Path:
+    """The file of an environment."""
+    return (folder or cache_folder(FOLDER)) / f"{environment_of(report)}.json"
+
+
+def environment_of(report: HardwareReport) -> str:
+    """A digest of everything that decides whether a library works here; the interpreter's place is part of it."""
+    cards = [(gpu.vendor, gpu.name, gpu.driver, gpu.capability, gpu.mig) for gpu in report.gpus]
+    platform = report.platform
+    said = {
+        "cards": cards,
+        "cuda": report.cuda_driver,
+        "platform": (platform.system, platform.release, platform.build, platform.wsl, platform.python),
+        "torch": (report.torch.version, report.torch.build, report.torch.cuda),
+        "packages": sorted(report.packages.items()),
+        "python": sys.prefix,
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8")).hexdigest()[:16]
