@@ -17,7 +17,19 @@ MERGED = "final_model"
 CONFIG = "training_config.json"
 BASE_RECORD = "base.json"
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "qlora-run")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "qlora-run",
+    "triton",
+    "unsloth",
+    "unsloth_zoo",
+)
 
 
 class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qlora_core import adapters, artifacts, checkpoints
+from qlora_core.backends.parity import agreed
 from qlora_core.events import EventLog
 from qlora_core.prepare import PHASE, Prepared, prepare_data
 from qlora_core.stop import StopRequest
 from qlora_profiles import events
-from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentProblem, Interrupted
+from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, Interrupted
 from qlora_profiles.plan import RunPlan
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool = False)
     checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest(), log.warn)
     log.phase(PHASE)
     data = prepare_data(plan, output, log)
+    plan = agreed(plan, data.train, log, stop)
     trainer = _make_trainer(plan, data, log, stop, output)
     if not measured and measured_first(plan):
         _preflight(trainer, data)
@@ -46,17 +48,15 @@ def run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool = False)
 
 
 def _make_trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: StopRequest, output: Path) -> Any:
+    from qlora_core import backends, device
+
+    backend = backends.begin(plan)  # before transformers: it may have to be changed as it is imported
     import transformers
 
-    from qlora_core import backends, device
     from qlora_core.trainer import Job, StepTrainer
 
     recipe = plan.recipe_values()
     transformers.set_seed(recipe.seed)
-    backend = backends.create(plan.execution_values().backend)
-    reason = backend.supported(plan.report)
-    if reason is not None:
-        raise EnvironmentProblem(f"backend {backend.name} cannot run here: {reason}", "--backend auto")
     memory = device.prepare(plan)
     log.phase("loading the model")
     loaded = backend.load(plan, log.warn)

@@ -2,6 +2,7 @@
 
 from importlib.metadata import entry_points
 
+from qlora_core.backends import unsloth_needs
 from qlora_profiles.hardware import HardwareReport
 
 GROUP = "qlora_run.backends"
@@ -9,7 +10,5 @@ GROUP = "qlora_run.backends"
 
 def backend_reasons(report: HardwareReport) -> dict[str, str | None]:
     """Backend name -> why it cannot be used on ``report``'s machine, or ``None`` where it can."""
-    reasons: dict[str, str | None] = {"peft": None}
-    reasons |= {entry.name: None for entry in entry_points(group=GROUP)}
-    reasons.setdefault("unsloth", "this version has no Unsloth backend yet")
-    return reasons
+    reasons: dict[str, str | None] = {"peft": None, "unsloth": unsloth_needs.missing(report)}
+    return reasons | {entry.name: None for entry in entry_points(group=GROUP)}

@@ -45,7 +45,7 @@ def test_two_backends_give_the_same_losses(installed: None, tmp_path: Path) -> N
 
 
 def test_an_unknown_backend_names_those_that_exist(installed: None) -> None:
-    with pytest.raises(UserError, match="there is peft, separate; did you mean separate"):
+    with pytest.raises(UserError, match="there is peft, unsloth, separate; did you mean separate"):
         backends.create("seperate")
 
 

@@ -11,10 +11,18 @@ from qlora_profiles.hardware import Gpu, HardwareReport, Platform, Torch
 from qlora_profiles.machines import load_machine
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
+from qlora_run.backends import backend_reasons
 from qlora_run.resolve import resolve
 
 SMALL = known("Qwen/Qwen3-0.6B")
-UNSLOTH_READY = {"transformers": "5.17.0", "unsloth": "2026.10.9", "unsloth_zoo": "2026.10.9", "triton": "3.7.0"}
+UNSLOTH_READY = {
+    "transformers": "5.17.0",
+    "trl": "1.15.0",
+    "datasets": "4.8.5",
+    "unsloth": "2026.10.9",
+    "unsloth_zoo": "2026.10.9",
+    "triton": "3.7.0",
+}
 BITSANDBYTES = {"bitsandbytes": "0.50.2"}
 
 
@@ -145,33 +153,39 @@ def test_a_card_whose_memory_cannot_be_read_still_gets_a_plan() -> None:
 
 @pytest.mark.parametrize(
     ("missing", "reason"),
-    [("unsloth_zoo", "unsloth_zoo is missing"), ("triton", "Triton is missing"), (None, None)],
+    [
+        ("unsloth", "runs wherever torch runs"),
+        ("unsloth_zoo", "unsloth: unsloth_zoo is missing"),
+        ("triton", "unsloth: Triton is missing"),
+        (None, "--backend unsloth"),
+    ],
 )
-def test_unsloth_is_chosen_only_when_it_is_whole(missing: str | None, reason: str | None) -> None:
+def test_the_plan_says_whether_unsloth_could_run(missing: str | None, reason: str) -> None:
     packages = {name: version for name, version in (UNSLOTH_READY | BITSANDBYTES).items() if name != missing}
-    backends = {"peft": None, "unsloth": None}
-    plan = resolve(card_report(packages=packages), asking(), SMALL, data_of(), backends=backends)
-    backend = plan.execution["backend"]
-    assert backend.value == ("peft" if missing else "unsloth")
-    if reason:
-        assert reason in backend.reason
+    report = card_report(packages=packages)
+    plan = resolve(report, asking(), SMALL, data_of(), backends=backend_reasons(report))
+    assert plan.execution["backend"].value == "peft"
+    assert reason in plan.execution["backend"].reason
 
 
-def test_unsloth_needs_its_plugin_linux_one_card_and_an_old_transformers() -> None:
-    packages = UNSLOTH_READY | BITSANDBYTES
-    ready = card_report(packages=packages)
-    assert "no backend for it is installed" in planned(ready).execution["backend"].reason
-    both = {"peft": None, "unsloth": None}
-    for report, words in (
-        (card_report(packages=packages, system="windows"), "on Linux only"),
-        (card_report(packages=packages | {"transformers": "5.18.1"}), "5.17.0"),
-        (changed(ready, gpus=ready.gpus * 2), "one card"),
-    ):
-        plan = resolve(report, asking(), SMALL, data_of(), backends=both)
-        assert plan.execution["backend"].value == "peft"
-        assert words in plan.execution["backend"].reason
+def test_unsloth_is_used_where_it_is_asked_for_and_whole() -> None:
+    ready = card_report(packages=UNSLOTH_READY | BITSANDBYTES)
+    asked = asking(backend="unsloth")
+    assert (
+        resolve(ready, asked, SMALL, data_of(), backends=backend_reasons(ready)).execution_values().backend == "unsloth"
+    )
+    old = card_report(packages=UNSLOTH_READY | BITSANDBYTES | {"transformers": "5.18.1"})
+    with pytest.raises(EnvironmentProblem, match=r"needs transformers<=5\.17\.0; 5\.18\.1 is here"):
+        resolve(old, asked, SMALL, data_of(), backends=backend_reasons(old))
+    for wish, words in (({"lora_dropout": 0.1}, "no dropout"), ({"method": "full"}, "qlora-4 and lora only")):
+        with pytest.raises(UserError, match=words):
+            resolve(ready, asking(backend="unsloth", **wish), SMALL, data_of(), backends=backend_reasons(ready))
+
+
+def test_a_broken_or_unknown_backend_is_refused() -> None:
+    ready = card_report(packages=UNSLOTH_READY | BITSANDBYTES)
     with pytest.raises(UserError, match="not installed; there is peft"):
-        planned(ready, backend="unsloth")
+        planned(ready, backend="other")
     with pytest.raises(EnvironmentProblem, match="its plugin is broken"):
         resolve(ready, asking(backend="own"), SMALL, data_of(), backends={"peft": None, "own": "its plugin is broken"})
 

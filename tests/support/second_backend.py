@@ -43,6 +43,9 @@ class SeparateBackend:
     def supported(self, report: HardwareReport) -> str | None:
         return "a card is not for it" if report.gpus else None
 
+    def prepare(self, plan: RunPlan) -> None:
+        pass
+
     def load(self, plan: RunPlan, warn: Callable[[str], None]) -> Loaded:
         warn("this is the separate backend")
         return PeftBackend().load(plan, warn)

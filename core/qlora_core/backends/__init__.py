@@ -9,12 +9,16 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from qlora_core.backends.protocol import Backend
-from qlora_profiles.errors import UserError
+from qlora_profiles.errors import EnvironmentProblem, UserError
+from qlora_profiles.plan import RunPlan
 from qlora_profiles.suggest import hint
 
 GROUP = "qlora_run.backends"
 
-BUILT_IN = {"peft": "qlora_core.backends.peft:PeftBackend"}
+BUILT_IN = {
+    "peft": "qlora_core.backends.peft:PeftBackend",
+    "unsloth": "qlora_core.backends.unsloth:UnslothBackend",
+}
 
 
 def available() -> dict[str, Callable[[], Backend]]:
@@ -36,6 +40,20 @@ def create(name: str) -> Backend:
             f"backend {name}: not installed; there is {', '.join(known)}{hint(name, known)}", "--backend auto"
         )
     return known[name]()
+
+
+def begin(plan: RunPlan) -> Backend:
+    """The plan's backend, ready to load; to be called before transformers is imported.
+
+    Raises:
+        EnvironmentProblem: it cannot run on this machine.
+    """
+    backend = create(plan.execution_values().backend)
+    reason = backend.supported(plan.report)
+    if reason is not None:
+        raise EnvironmentProblem(f"backend {backend.name} cannot run here: {reason}", "--backend auto")
+    backend.prepare(plan)
+    return backend
 
 
 def _importer(path: str) -> Callable[[], Backend]:

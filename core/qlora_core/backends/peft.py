@@ -31,6 +31,9 @@ class PeftBackend:
         """It runs everywhere that torch runs."""
         return None
 
+    def prepare(self, plan: RunPlan) -> None:
+        """Nothing: the libraries are used as they are."""
+
     def load(self, plan: RunPlan, warn: Callable[[str], None]) -> Loaded:
         """Load the base, freeze it and put float32 adapters on; the whole model is trained for ``full``."""
         self._plan, self._warn = plan, warn
@@ -40,10 +43,10 @@ class PeftBackend:
         model.config.use_cache = False
         if recipe.method != "full":
             model = add_adapters(model, recipe)
+        use_kernels(model, execution, warn)
         return Loaded(model=model, tokenizer=load_tokenizer(recipe, run))
 
     def num_layers(self, loaded: Loaded) -> int:
-        use_kernels(model, execution, warn)
         """Decoder layers of the loaded model."""
         return len(decoder_layers(loaded.model))
 

@@ -29,13 +29,16 @@ class Loaded:
 class Backend(Protocol):
     """How a model is loaded, and how a micro-batch becomes a loss.
 
-    One instance serves one run; ``load`` is called once, first.
+    One instance serves one run; ``prepare`` and then ``load`` are called once, first.
     """
 
     name: str
 
     def supported(self, report: HardwareReport) -> str | None:
         """Why it cannot run on this machine, or ``None``."""
+
+    def prepare(self, plan: RunPlan) -> None:
+        """What must happen before transformers is imported; mostly nothing."""
 
     def load(self, plan: RunPlan, warn: Callable[[str], None]) -> Loaded:
         """Load the base and put the adapters on."""

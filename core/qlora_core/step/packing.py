@@ -32,7 +32,7 @@ class Packed:
     """A micro-batch: ``input_ids`` and ``position_ids`` are 1 x T, positions restart at each sequence.
 
     ``boundaries`` (S + 1, int32) are the cumulative lengths. The hidden state at ``scored_at`` (N) predicts
-    ``targets`` (N).
+    ``targets`` (N). ``lengths`` (S) are the sequences' tokens, known without asking the device.
     """
 
     input_ids: Tensor
@@ -41,6 +41,7 @@ class Packed:
     longest: int
     scored_at: Tensor
     targets: Tensor
+    lengths: tuple[int, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -73,8 +74,7 @@ class _LaidOut(NamedTuple):
     values: Array
     tokens: int
     scored: int
-    sequences: int
-    longest: int
+    lengths: tuple[int, ...]
 
 
 def _laid_out(examples: Sequence[Example]) -> _LaidOut:
@@ -92,8 +92,7 @@ def _laid_out(examples: Sequence[Example]) -> _LaidOut:
         values=np.concatenate([ids, positions, targets_at - 1, ids[targets_at], boundaries.view(np.int64)]),
         tokens=len(ids),
         scored=len(targets_at),
-        sequences=len(examples),
-        longest=int(lengths.max()),
+        lengths=tuple(lengths.tolist()),
     )
 
 
@@ -104,8 +103,9 @@ def _packed(laid: _LaidOut, values: Tensor) -> Packed:
     return Packed(
         input_ids=ids[None],
         position_ids=positions[None],
-        boundaries=boundaries.view(torch.int32)[: laid.sequences + 1],
-        longest=laid.longest,
+        boundaries=boundaries.view(torch.int32)[: len(laid.lengths) + 1],
+        longest=max(laid.lengths),
         scored_at=scored_at,
         targets=targets,
+        lengths=laid.lengths,
     )

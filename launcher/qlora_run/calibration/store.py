@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from qlora_profiles import places
 from qlora_profiles.codec import from_json, to_json
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
@@ -22,12 +23,7 @@ FOLDER = "calibration"
 
 def cache_folder() -> Path:
     """Where measurements lie: ``QLORA_RUN_CACHE``, else the user's cache folder."""
-    own = os.environ.get("QLORA_RUN_CACHE")
-    if own:
-        return Path(own).expanduser() / FOLDER
-    from platformdirs import user_cache_path
-
-    return user_cache_path("qlora-run", appauthor=False) / FOLDER
+    return places.cache_folder(FOLDER)
 
 
 def load(report: HardwareReport, folder: Path | None = None) -> Calibration:

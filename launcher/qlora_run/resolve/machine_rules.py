@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from qlora_core.backends import unsloth_needs
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_profiles.units import GIB
 from qlora_run.resolve.situation import Choice, Situation, in_gib, torch_version, version_of
 
 BF16_CAPABILITY = (8, 0)
-UNSLOTH_TRANSFORMERS = (5, 17, 0)
 
 RESERVE_BYTES = int(0.1 * GIB)
 DISPLAY_RESERVE_BYTES = int(0.3 * GIB)
@@ -20,6 +20,8 @@ RAM_RESERVE_BYTES = GIB
 def device(s: Situation) -> Choice:
     """CUDA with a CUDA build of torch and an NVIDIA card, else the CPU."""
     cards = s.report.cuda_gpus
+    if cards and (failed_here := s.learned.card_problem()):
+        return Choice("cpu", "probe", f"computing on the card failed here: {failed_here}")
     if cards:
         return Choice("cuda", "probe", f"{cards[0].name} with a CUDA build of torch")
     return Choice("cpu", "probe", why_no_cuda(s))
@@ -46,36 +48,38 @@ def device_problem(s: Situation, value: Any) -> QloraRunError | None:
 
 
 def backend(s: Situation) -> Choice:
-    """Unsloth where it is whole and a backend for it is installed, else plain PEFT."""
-    missing = s.backends.get("unsloth", "no backend for it is installed") or unsloth_missing(s)
-    if missing is None:
-        return Choice("unsloth", "probe", "everything that it needs is here; fewer and fused kernels")
-    installed = version_of(s.report, "unsloth") is not None
-    return Choice("peft", "probe", f"unsloth: {missing}" if installed else "runs wherever torch runs")
+    """Plain PEFT, which is at least as fast wherever both were measured; says what keeps an installed Unsloth away."""
+    if version_of(s.report, "unsloth") is None or "unsloth" not in s.backends:
+        return Choice("peft", "probe", "runs wherever torch runs")
+    missing = s.backends["unsloth"] or _failed_here(s) or _unfit(s)
+    if missing is not None:
+        return Choice("peft", "probe", f"unsloth: {missing}")
+    return Choice("peft", "probe", "the faster one in our measurements; unsloth could run too: --backend unsloth")
 
 
 def backend_problem(s: Situation, value: Any) -> QloraRunError | None:
-    """A backend that is not installed, or cannot run here."""
+    """A backend that is not installed, cannot run here, or is not for this model or recipe."""
     if value not in s.backends:
         return UserError(f"backend {value}: not installed; there is {', '.join(s.backends)}", "--backend auto")
-    reason = s.backends[value] or (unsloth_missing(s) if value == "unsloth" else None)
-    return EnvironmentProblem(f"backend {value}: {reason}", "--backend auto, or qlora-run doctor") if reason else None
+    of_unsloth = value == "unsloth"
+    if reason := s.backends[value] or (_failed_here(s) if of_unsloth else None):
+        return EnvironmentProblem(f"backend {value}: {reason}", "--backend auto, or qlora-run doctor")
+    if of_unsloth and (reason := _unfit(s)):
+        return UserError(f"backend unsloth: {reason}", "--backend auto")
+    return None
 
 
-def unsloth_missing(s: Situation) -> str | None:
-    """The first thing that keeps Unsloth from running, or ``None``."""
-    triton = version_of(s.report, "triton") or version_of(s.report, "triton-windows")
-    transformers = version_of(s.report, "transformers")
-    checks = (
-        (not s.on_cuda, "needs an NVIDIA card"),
-        (s.report.platform.system != "linux", "chosen by itself on Linux only"),
-        (version_of(s.report, "unsloth") is None, "not installed"),
-        (version_of(s.report, "unsloth-zoo") is None, "unsloth_zoo is missing"),
-        (triton is None, "Triton is missing"),
-        (transformers is not None and transformers > UNSLOTH_TRANSFORMERS, "needs transformers 5.17.0 or older"),
-        (len(s.report.cuda_gpus) > 1, "uses one card; this machine has more"),
-    )
-    return next((reason for failed, reason in checks if failed), None)
+def _failed_here(s: Situation) -> str | None:
+    """What Unsloth died of when it was tried on this machine."""
+    failed_here = s.learned.problem("unsloth")
+    return f"it failed here: {failed_here}" if failed_here else None
+
+
+def _unfit(s: Situation) -> str | None:
+    """Why Unsloth is not for this model or for what is known of the recipe by now."""
+    known = {name: given.value for name, given in s.wishes.items()}
+    known |= {name: resolved.value for name, resolved in s.chosen.items()}
+    return unsloth_needs.unfit(s.model.model_type, known, known["target_modules"])
 
 
 def compute_dtype(s: Situation) -> Choice:
@@ -166,6 +170,8 @@ def workers(s: Situation) -> Choice:
         return Choice(0, "probe", "rows are tokenised beforehand; the CPU is busy computing")
     if s.report.platform.system != "linux":
         return Choice(0, "probe", "starting processes here costs more than they do: rows are tokenised beforehand")
+    if failed_here := s.learned.problem("workers"):
+        return Choice(0, "probe", f"a loader process failed here: {failed_here}")
     return Choice(_spare_cores(s), "probe", "they hardly matter: rows are tokenised beforehand")
 
 
