@@ -52,6 +52,13 @@ class Learned(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Proven to work."""
         return test in self.trials and self.trials[test].state == "ok"
 
+    def card_problem(self) -> str | None:
+        """Why torch does not compute on the card that is there; ``None`` where it does, or nobody tried."""
+        torch = self.trials.get("torch")
+        if torch is not None and torch.state == "ok" and torch.found.get("device") == "cpu":
+            return _in_short(str(torch.found.get("refused") or "torch sees no card"))
+        return self.problem("device")
+
     def problem(self, *tests: str) -> str | None:
         """Why the first broken one of ``tests`` does not work, in a few words; ``None`` where none is known to fail."""
         broken = (self.trials[test] for test in tests if test in self.trials and self.trials[test].state in BROKEN)

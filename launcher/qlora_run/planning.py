@@ -15,6 +15,7 @@ from qlora_profiles.registry import lookup
 from qlora_profiles.settings import Recipe, Run
 from qlora_run.backends import backend_reasons
 from qlora_run.calibration import Calibration, load
+from qlora_run.learned import Learned, learned
 from qlora_run.model_facts import read_model_facts
 from qlora_run.probe import probe
 from qlora_run.resolve import default_model, merged_wishes, resolve, usual_length
@@ -29,7 +30,7 @@ class PlanInput:
 
     ``machine`` is a shipped machine or a saved report instead of this one; ``report`` one in hand.
     ``only_planning`` allows what a run could not do: a known model that is not on this disk, data that does not
-    exist yet.
+    exist yet. ``learned`` is what was tried just now; otherwise what the cache knows of the machine.
     """
 
     request: Request = field(default_factory=Request)
@@ -37,6 +38,7 @@ class PlanInput:
     report: HardwareReport | None = None
     machine: str | None = None
     only_planning: bool = False
+    learned: Learned | None = None
 
 
 def profile_named(name: str | None) -> Profile | None:
@@ -49,8 +51,8 @@ def make_plan(asked: PlanInput) -> RunPlan:
     if not asked.only_planning:
         check_data_named(asked.request)
     report = machine_report(asked)
-    calibration = load(report)
-    request = with_model(asked, report, calibration)
+    calibration, known = load(report), asked.learned or learned(report)
+    request = with_model(asked, report, calibration, known)
     wished = Request(given=merged_wishes(request, asked.profile))
     model = read_model_facts(
         wished.value("model"),
@@ -61,8 +63,10 @@ def make_plan(asked: PlanInput) -> RunPlan:
     )
     check_own_code(model_folder(wished), wished.value("model"), wished.value("trust_remote_code", False))
     data = read_data_facts(wished, model, asked.only_planning)
-    reasons = backend_reasons(report)
-    return resolve(report, request, model, data, asked.profile, backends=reasons, calibration=calibration)
+    backends = backend_reasons(report)
+    if "unsloth" in backends and (broken := known.problem("unsloth", "triton")):
+        backends["unsloth"] = backends["unsloth"] or f"failed here: {broken}"
+    return resolve(report, request, model, data, asked.profile, backends, calibration, known)
 
 
 def check_data_named(request: Request) -> None:
@@ -83,12 +87,14 @@ def machine_report(asked: PlanInput) -> HardwareReport:
     return probe(_path(asked.request.value("output")), _path(asked.request.value("cache")))
 
 
-def with_model(asked: PlanInput, report: HardwareReport, calibration: Calibration) -> Request:
+def with_model(
+    asked: PlanInput, report: HardwareReport, calibration: Calibration, known: Learned | None = None
+) -> Request:
     """The request with a model: the one asked for, or one that suits the machine and the data."""
     wished = merged_wishes(asked.request, asked.profile)
     if "model" in wished:
         return asked.request
-    pick = default_model(report, rows_without_model(Request(given=wished)), calibration)
+    pick = default_model(report, rows_without_model(Request(given=wished)), calibration, known)
     model = Given(value=pick.name, source="probe", reason=pick.reason)
     return Request(
         given=asked.request.given | {"model": model},

@@ -79,7 +79,7 @@ def _here(asked: PlanInput, *, ask_hub: bool) -> Circumstances:
 def _planned(asked: PlanInput, subject: Subject, known: Learned) -> Subject:
     """The subject with its plan, or with what speaks against one."""
     report = subject.report
-    asked = replace(asked, report=report, machine=None, only_planning=True)
+    asked = replace(asked, report=report, machine=None, only_planning=True, learned=known)
     try:
         plan = make_plan(asked)
     except QloraRunError as error:

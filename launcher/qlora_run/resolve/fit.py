@@ -134,21 +134,30 @@ def _automatic(s: Situation) -> Fit | None:
 def _on_cpu(s: Situation) -> Fit | None:
     """4 bits where they can be had: main memory is shared with everything else that runs."""
     if bitsandbytes_missing(s):
-        return _fit(s, Choice("lora", "probe", "bitsandbytes is not installed, and 4-bit needs it"))
+        return _fit(s, Choice("lora", "probe", f"{bitsandbytes_problem(s)}, and 4-bit needs it"))
     why = "no GPU is used: 4-bit keeps RAM use and disk traffic smallest; --method lora computes in full precision"
     return _fit(s, Choice("qlora-4", "probe", why))
 
 
 def bitsandbytes_missing(s: Situation) -> bool:
-    """True where the report lists packages and bitsandbytes is not among them."""
-    return bool(s.report.packages) and version_of(s.report, "bitsandbytes") is None
+    """True where 4 bits are not to be had."""
+    return bitsandbytes_problem(s) is not None
+
+
+def bitsandbytes_problem(s: Situation, test: str = "nf4") -> str | None:
+    """The report lists packages and bitsandbytes is not among them, or its product was tried here and failed."""
+    if s.report.packages and version_of(s.report, "bitsandbytes") is None:
+        return "bitsandbytes is not installed"
+    failed_here = s.learned.problem(test)
+    return f"bitsandbytes failed here ({failed_here})" if failed_here else None
 
 
 def _check_method(s: Situation, method: str) -> None:
     """Raises: UserError or EnvironmentProblem where the method asked for cannot be run."""
-    if method in BITSANDBYTES.values() and bitsandbytes_missing(s):
-        missing = f"method {method}: bitsandbytes is not installed"
-        raise EnvironmentProblem(missing, "pip install bitsandbytes, or --method lora")
+    problem = bitsandbytes_problem(s, "nf4" if method == "qlora-4" else "int8")
+    if method in BITSANDBYTES.values() and problem:
+        fix = "pip install bitsandbytes" if "not installed" in problem else "qlora-run doctor"
+        raise EnvironmentProblem(f"method {method}: {problem}", f"{fix}, or --method lora")
     held = BITSANDBYTES.get(s.model.quantised or "")
     if held is not None and held != method:
         stored = f"method {method}: {s.model.name} is stored in {s.model.quantised}"

@@ -31,7 +31,9 @@ def _varlen_missing(s: Situation) -> str | None:
         (s.model.head_dim > LARGEST_HEAD_DIM, f"heads of {s.model.head_dim} are too wide for the packed kernel"),
         (s.model.model_type in SCORE_CAPPED, f"{s.model.model_type} caps its attention scores; no packed kernel does"),
     )
-    return next((reason for failed, reason in checks if failed), None)
+    failed_here = s.learned.problem("varlen")
+    tried = f"the packed kernel failed here: {failed_here}" if failed_here else None
+    return next((reason for failed, reason in checks if failed), tried)
 
 
 def attention_problem(s: Situation, value: Any) -> QloraRunError | None:
@@ -77,7 +79,9 @@ def _liger_missing(s: Situation) -> str | None:
         (version_of(s.report, "liger-kernel") is None, "the package liger-kernel is not installed"),
         (triton is None, "Triton is missing"),
     )
-    return next((reason for failed, reason in checks if failed), None)
+    failed_here = s.learned.problem("triton", "liger")
+    tried = f"a kernel failed here: {failed_here}" if failed_here else None
+    return next((reason for failed, reason in checks if failed), tried)
 
 
 def loss_chunk_tokens(s: Situation) -> Choice:
@@ -89,9 +93,18 @@ def loss_chunk_tokens(s: Situation) -> Choice:
 
 def optimizer_kernel(s: Situation) -> Choice:
     """One fused pass over all values where torch has it."""
+    if failed_here := s.learned.problem("adamw"):
+        return Choice("plain", "probe", f"the fused one failed here: {failed_here}")
     if s.value("device") in ("cuda", "cpu"):
         return Choice("fused", "probe", "one pass over all values, same mathematics")
     return Choice("plain", "probe", "no fused optimizer on this device")
+
+
+def check_optimizer(s: Situation) -> None:
+    """Raises: EnvironmentProblem for an 8-bit optimizer that was tried here and does not work."""
+    failed_here = s.learned.problem("adam8bit")
+    if s.value("optimizer") == "adamw-8bit" and failed_here:
+        raise EnvironmentProblem(f"optimizer adamw-8bit: it failed here: {failed_here}", "--optimizer adamw")
 
 
 def adapter_kernel(s: Situation) -> Choice:

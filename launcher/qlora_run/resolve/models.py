@@ -8,6 +8,7 @@ from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import Given, Request, RunPlan
 from qlora_profiles.units import human_seconds
 from qlora_run.calibration.records import Calibration
+from qlora_run.learned import Learned
 from qlora_run.model_facts import known_facts
 from qlora_run.resolve.planner import resolve
 from qlora_run.resolve.situation import in_gib
@@ -36,7 +37,10 @@ class Pick(NamedTuple):
 
 
 def default_model(
-    report: HardwareReport, data: DataFacts | None = None, calibration: Calibration | None = None
+    report: HardwareReport,
+    data: DataFacts | None = None,
+    calibration: Calibration | None = None,
+    learned: Learned | None = None,
 ) -> Pick:
     """The largest Qwen3 that this machine trains on this data within a night; the smallest where none does.
 
@@ -45,7 +49,7 @@ def default_model(
     data = data or _usual_rows()
     why_not = ""
     for name in BY_SIZE:
-        plan = _plan(report, name, data, calibration)
+        plan = _plan(report, name, data, calibration, learned)
         hindrance = _hindrance(report, name, plan)
         if plan is not None and hindrance is None:
             return Pick(name, f"the largest Qwen3 that trains here in a night: {_about(plan)}{why_not}")
@@ -59,12 +63,14 @@ def _usual_rows() -> DataFacts:
     return assumed_facts(2048)
 
 
-def _plan(report: HardwareReport, name: str, data: DataFacts, calibration: Calibration | None) -> RunPlan | None:
+def _plan(
+    report: HardwareReport, name: str, data: DataFacts, calibration: Calibration | None, learned: Learned | None
+) -> RunPlan | None:
     facts = known_facts(name)
     assert facts is not None, "the list of known models holds the models to choose from"
     request = Request(given={"model": Given(value=name, source="probe")})
     try:
-        return resolve(report, request, facts, data, calibration=calibration)
+        return resolve(report, request, facts, data, calibration=calibration, learned=learned)
     except QloraRunError:
         return None
 

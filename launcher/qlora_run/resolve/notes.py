@@ -10,6 +10,7 @@ from qlora_run.resolve.situation import Situation, in_gib
 def notes_of(s: Situation, fit: Fit) -> Iterator[str]:
     """The notes that apply, the most important first."""
     yield from _about_device(s)
+    yield from _about_trials(s)
     yield from _about_model(s)
     yield from _about_wishes(s)
     memory = fit.found.best.memory
@@ -28,6 +29,29 @@ def _about_device(s: Situation) -> Iterator[str]:
         more = (free_vram_bytes(roomier) or 0) - (free_vram_bytes(cards[0]) or 0)
         hint = f"; card {roomier.index} has {in_gib(more)} more free (CUDA_VISIBLE_DEVICES={roomier.index})"
         yield f"{len(cards)} cards: this plan uses the first{hint if more > 2**28 else ''}"
+
+
+WITHOUT = {
+    "nf4": "no 4-bit base",
+    "varlen": "attention sdpa instead of the packed kernel",
+    "adamw": "the plain optimizer instead of the fused one",
+    "triton": "no kernels that need Triton",
+    "liger": "no kernels of Liger's",
+    "unsloth": "no Unsloth",
+    "workers": "no loader processes",
+}
+"""What a plan does without, by the self-test that failed; what concerns the card alone is left out on a CPU."""
+ON_ANY_DEVICE = ("nf4", "adamw")
+
+
+def _about_trials(s: Situation) -> Iterator[str]:
+    cards, failed = s.report.cuda_gpus, s.learned.card_problem()
+    if cards and failed and s.value("device") == "cpu":
+        yield f"PLANNED ON THE CPU although there is a {cards[0].name}: {failed}; many times slower (qlora-run doctor)"
+    for test, without in WITHOUT.items():
+        problem = s.learned.problem(test)
+        if problem and (s.on_cuda or test in ON_ANY_DEVICE):
+            yield f"{without}: it was tried here and failed: {problem} (qlora-run doctor)"
 
 
 def _about_model(s: Situation) -> Iterator[str]:

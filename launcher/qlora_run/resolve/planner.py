@@ -11,11 +11,13 @@ from qlora_profiles.plan import Profile, Request, Resolved, RunPlan
 from qlora_profiles.registry import settings
 from qlora_profiles.settings import Scope
 from qlora_run.calibration.records import Calibration
+from qlora_run.learned import Learned
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.changes import cannot_fit, execution_changes, recipe_changes, taken
 from qlora_run.resolve.defaults import why_default
 from qlora_run.resolve.disk import check_disk, written_bytes
 from qlora_run.resolve.fit import Fit, check_trainable, find_fit, runner_up, settle
+from qlora_run.resolve.kernel_rules import check_optimizer
 from qlora_run.resolve.notes import notes_of
 from qlora_run.resolve.recipe_rules import shortened
 from qlora_run.resolve.rules import apply_rules
@@ -36,11 +38,13 @@ def resolve(
     profile: Profile | None = None,
     backends: Mapping[str, str | None] = PEFT_ONLY,
     calibration: Calibration | None = None,
+    learned: Learned | None = None,
 ) -> RunPlan:
     """The plan of a run: the recipe as asked for, and the fastest execution of it that fits this machine.
 
     A value that somebody gave is kept, or the plan fails with the reason and a value that works; what is learned
-    changes only where ``allow_recipe_change`` says so. ``calibration`` is what earlier runs measured here.
+    changes only where ``allow_recipe_change`` says so. ``calibration`` is what earlier runs measured here, ``learned``
+    what was tried and does not work.
 
     Raises:
         UserError: nothing fits, or a value is out of what the model, the data or the disk allow.
@@ -59,6 +63,7 @@ def resolve(
         backends=backends,
         profile=profile.name if profile else None,
         calibration=calibration,
+        learned=learned or Learned(),
     )
     _decide(situation)
     fit = find_fit(situation)
@@ -82,6 +87,7 @@ def _decide(s: Situation) -> None:
     s.targets = tuple(discover_targets(s.model, s.value("target_modules")))
     _check_layers(s)
     apply_rules(s)
+    check_optimizer(s)
     s.resolved("output", asked(wishes["output"]) if "output" in wishes else _output(s))
 
 

@@ -10,6 +10,7 @@ from qlora_profiles.plan import PERSON, Given, Profile, Request, Resolved, Sourc
 from qlora_profiles.registry import lookup, parse, settings
 from qlora_profiles.units import GIB
 from qlora_run.calibration.records import Calibration, Fitted, Kernels
+from qlora_run.learned import Learned
 
 SOURCE_WORDS = {"cli": "you asked for it", "config": "your config file says so", "profile": "the profile says so"}
 
@@ -34,6 +35,7 @@ class Situation:
     profile: str | None = None
     targets: tuple[LinearShape, ...] = ()
     calibration: Calibration = field(default_factory=Calibration)
+    learned: Learned = field(default_factory=Learned)
     chosen: dict[str, Resolved] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
