@@ -5,6 +5,7 @@ gradient. Out of memory drops the gradients of the step, makes the execution sma
 step over: nothing is skipped, nothing is counted twice.
 """
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -144,6 +145,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_cached_memory(device: torch.device) -> None:
-    """Give the allocator's unused blocks back to the device."""
+    """Give the allocator's unused blocks back to the device, those first that a failed pass left in cycles."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
