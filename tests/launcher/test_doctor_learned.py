@@ -144,7 +144,7 @@ def test_4_bits_that_fail_leave_16() -> None:
         ("triton", {"loss_kernel": "liger"}, "loss_kernel liger: a kernel failed here"),
     ],
 )
-def test_a_wish_that_was_seen_to_fail_is_refused(test: str, wish: dict[str, str], words: str) -> None:
+def test_a_wish_that_was_seen_to_fail_is_refused(test: str, wish: dict[str, Any], words: str) -> None:
     planned(**wish)
     with pytest.raises(EnvironmentProblem, match=words) as caught:
         planned(broke(test, NO_LUCK), **wish)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qlora_profiles.errors import UserError
+from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_run.cli.commands import Command
 from qlora_run.commands.asked import plan_input
 from qlora_run.commands.say import say_json
@@ -55,7 +55,7 @@ def _fix(examined: "Examined", *, run_them: bool) -> int:
         print(line, flush=True)
     failed = apply(lines)
     if failed:
-        raise UserError(f"this did not work: {failed}", "qlora-run doctor")
+        raise EnvironmentProblem(f"this did not work: {failed}", "qlora-run doctor")
     print("Next: qlora-run doctor")
     return code
 

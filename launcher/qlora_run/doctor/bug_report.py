@@ -5,7 +5,6 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +17,8 @@ SECRET_NAMES = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECA
 SECRET_SHAPES = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[\w-]{16,}|gh[a-z]_[A-Za-z0-9]{16,}|eyJ[\w-]+\.[\w-]+\.[\w-]+)|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 )
+ANY_HOME = re.compile(r"([\\/](?:home|Users)[\\/]+)(?!\(name\))[^\\/\s\"':]+")
+"""Somebody else's home is no less private."""
 SHORTEST_SECRET = 6
 """Letters: a shorter value of a secret variable is a switch (``1``, ``true``), not a secret."""
 WORDS_OF_SYSTEMS = ("root", "user", "admin", "administrator", "localhost", "runner", "ubuntu")
@@ -40,20 +41,25 @@ class Private(msgspec.Struct, frozen=True, kw_only=True):
             text = re.sub(_path_pattern(home), "~", text, flags=re.IGNORECASE)
         for name in sorted(self.names, key=len, reverse=True):
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", "(name)", text, flags=re.IGNORECASE)
-        return text
+        return ANY_HOME.sub(r"\1(name)", text)
 
 
 def _path_pattern(home: str) -> str:
     """A folder with slashes of either kind, doubled where a string was quoted."""
-    parts = [re.escape(part) for part in re.split(r"[\\/]+", home.rstrip("\\/"))]
-    return r"[\\/]+".join(parts) + r"(?![A-Za-z0-9_.-])"
+    start = r"[\\/]+" if home[0] in "\\/" else ""
+    return start + r"[\\/]+".join(re.escape(part) for part in _parts(home)) + r"(?![A-Za-z0-9_.-])"
+
+
+def _parts(folder: str) -> list[str]:
+    """The names in a path of any system."""
+    return [part for part in re.split(r"[\\/]+", folder) if part]
 
 
 def private(env: Mapping[str, str], hosts: Iterable[str] = (), users: Iterable[str] = ()) -> Private:
     """What an environment, and the names of host and user, give away."""
     homes = {env[name] for name in ("HOME", "USERPROFILE") if env.get(name)}
-    homes = {home for home in homes if len(Path(home).parts) > 1}
-    known = {*users, *(re.split(r"[\\/]", home.rstrip("\\/"))[-1] for home in homes)}
+    homes = {home for home in homes if _parts(home)}
+    known = {*users, *(_parts(home)[-1] for home in homes)}
     known |= {env[name] for name in ("USER", "USERNAME", "LOGNAME", "COMPUTERNAME", "HOSTNAME") if env.get(name)}
     known |= {part for host in hosts for part in (host, host.split(".")[0])}
     secrets = {v for name, v in env.items() if SECRET_NAMES.search(name) and len(v) >= SHORTEST_SECRET}

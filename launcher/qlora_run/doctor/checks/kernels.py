@@ -94,7 +94,7 @@ def varlen(s: Subject) -> Seen:
 def triton(s: Subject) -> Seen:
     """A kernel of our own, compiled here."""
     done = _ran(s, "triton", "a kernel was compiled and ran")
-    consequence = "training falls back to kernels without Triton: no Unsloth, no Liger, slower"
+    consequence = "training falls back to kernels without Triton: no Liger, no Unsloth"
     return done or _broken(s, "triton", "a Triton kernel", consequence, _triton_fix(s))
 
 
@@ -115,7 +115,7 @@ def unsloth(s: Subject) -> Seen:
     done = _ran(s, "unsloth", "imports")
     fix = remedies.install("unsloth", "unsloth_zoo", force=True)
     return done or _broken(
-        s, "unsloth", "unsloth does not import", "training falls back to the plain PEFT backend", fix
+        s, "unsloth", "unsloth does not import", "--backend unsloth is refused; the plain one trains", fix
     )
 
 

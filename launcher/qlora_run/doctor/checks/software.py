@@ -1,5 +1,6 @@
 """Installed packages: there, in range, of the right build, and no pair that is known to be bad."""
 
+from qlora_core.backends import unsloth_needs
 from qlora_run.doctor import remedies
 from qlora_run.doctor.known_bad import Machine, known_bad
 from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
@@ -75,10 +76,12 @@ def unsloth_pins(s: Subject) -> Seen:
     """What Unsloth asks for, against what is installed."""
     if version_of(s.report, "unsloth") is None:
         return skipped("unsloth is not installed")
-    if s.here.unsloth_unmet is None:
-        return skipped("only looked at on this machine")
+    refused = unsloth_needs.missing(s.report)
+    if refused:
+        seen = f"Unsloth {refused}"
+        return note(seen, "--backend unsloth is refused; the plain backend trains", remedies.place("--backend auto"))
     if not s.here.unsloth_unmet:
         return ok("Unsloth has all that it asks for")
     names = [text.split(" (")[0] for text in s.here.unsloth_unmet]
     seen = f"Unsloth asks for {', '.join(s.here.unsloth_unmet)}"
-    return warn(seen, "training falls back to the plain PEFT backend if it breaks", remedies.install(*names))
+    return warn(seen, "--backend unsloth may break; the plain backend trains", remedies.install(*names))
