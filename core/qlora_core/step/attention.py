@@ -43,14 +43,13 @@ def sequence_arguments(attention: str, packed: Packed) -> dict[str, Any]:
 
 
 def _register_varlen() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
+    """Without a mask function: the boundaries say everything that a mask would.
+
+    For a kernel that has one transformers looks through the positions in each forward, and waits for the card.
+    """
+    from transformers import AttentionInterface
 
     AttentionInterface.register(VARLEN, varlen_attention)
-    AttentionMaskInterface.register(VARLEN, _no_mask)
-
-
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """The boundaries say everything that a mask would."""
 
 
 def varlen_attention(

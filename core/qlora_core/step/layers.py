@@ -50,14 +50,13 @@ STYLES = {
 
 def liger_kernels() -> LayerKernels:
     """Liger's, which need Triton. Raises: ImportError."""
-    from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction, LigerSiLUMulFunction
-    from liger_kernel.transformers.rope import liger_rotary_pos_emb
+    from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
 
     return LayerKernels(
         norm=lambda *arguments: LigerRMSNormFunction.apply(*arguments),
         silu=lambda gate, up: LigerSiLUMulFunction.apply(gate, up),
         gelu_tanh=lambda gate, up: LigerGELUMulFunction.apply(gate, up),
-        rotate=liger_rotary_pos_emb,
+        rotate=lambda *arguments: LigerRopeFunction.apply(*arguments),
     )
 
 

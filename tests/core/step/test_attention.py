@@ -59,4 +59,17 @@ def test_answers_are_made_by_the_same_attention_without_boundaries(family: str) 
         ).logits
         answers.append(torch.stack(scores))
     assert answers[0].shape[0] == 12
-    assert torch.allclose(*answers, atol=1e-4)
+    assert torch.allclose(answers[0], answers[1], atol=1e-4)
+
+
+def test_the_packed_kernel_has_no_mask_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would look through the positions of each micro-batch, and wait for the card to answer."""
+    from transformers import masking_utils
+
+    looked: list[int] = []
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda positions: looked.append(1))
+    for family in FAMILIES:
+        model = tiny_model(family)
+        model.set_attn_implementation(implementation("varlen", model.config))
+        model(input_ids=torch.ones(1, 5, dtype=torch.long), position_ids=torch.arange(5)[None], use_cache=False)
+    assert looked == []

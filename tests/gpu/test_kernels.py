@@ -1,0 +1,223 @@
+"""Fused adapters, Liger's layers and CUDA graphs on a real card: the same step, by other kernels."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from support.models import FAMILIES, random_examples, tiny_model
+
+from qlora_core.adapters import initialise
+from qlora_core.backends.kernels import graphed
+from qlora_core.step.attention import implementation, shares_heads
+from qlora_core.step.forward import PackedLoss, decoder_of, packed_loss
+from qlora_core.step.graphs import GraphedDecoder, Inputs, bucket_of
+from qlora_core.step.layers import FusedLayers, fuse_layers, liger_kernels
+from qlora_core.step.limits import Limits
+from qlora_core.step.lora import fuse_adapters
+from qlora_core.step.packing import pack
+from qlora_core.step.recompute import recompute_layers
+from qlora_profiles.settings import Execution
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card"),
+    pytest.mark.filterwarnings("default"),
+]
+CARD = torch.device("cuda")
+HALF = torch.bfloat16
+SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
+LINEARS = 7 * 3
+needs_liger = pytest.mark.skipif(find_spec("liger_kernel") is None, reason="liger is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _free() -> Iterator[None]:
+    yield
+    torch.cuda.empty_cache()
+
+
+def adapted(family: str = "qwen3", quantised: bool = False) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    base = tiny_model(family, **SIZES).to(CARD, HALF)
+    for parameter in base.parameters():
+        parameter.requires_grad_(False)
+    if quantised:
+        _quantise(base)
+    base.set_attn_implementation(implementation("varlen", base.config))
+    model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    initialise(model, 7)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+        if ".lora_B." in name:
+            parameter.data.normal_(0, 0.05, generator=torch.Generator(CARD).manual_seed(3))
+    return model.train()
+
+
+def _quantise(model: Any) -> None:
+    import bitsandbytes as bnb
+
+    for parent in list(model.get_decoder().layers.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is torch.nn.Linear:
+                layer = bnb.nn.Linear4bit(
+                    child.in_features, child.out_features, bias=child.bias is not None, compute_dtype=HALF
+                )
+                layer.weight = bnb.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+                layer.bias = child.bias
+                setattr(parent, name, layer.to(CARD))
+
+
+def scorer(model: Any) -> PackedLoss:
+    return packed_loss(model, attention="varlen", kernel="chunked", chunk_tokens=64, autocast_dtype=HALF)
+
+
+def step(model: Any, score: PackedLoss, seeds: tuple[int, ...] = (2,)) -> tuple[float, torch.Tensor]:
+    """Micro-batches of one step; the gradients of all adapters."""
+    model.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=CARD)
+    for seed in seeds:
+        loss = score(pack(random_examples(6, seed=seed, longest=90), CARD, pin_memory=True)) / 100
+        loss.backward()
+        total += loss.detach()
+    return float(total), torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
+
+
+def assert_close(got: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor], tolerance: float) -> None:
+    assert got[0] == pytest.approx(expected[0], rel=tolerance / 4)
+    assert float((got[1] - expected[1]).norm() / expected[1].norm()) < tolerance
+
+
+@pytest.mark.parametrize("recomputed", [0, 3])
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("family", ["qwen3", "qwen2"])
+def test_fused_adapters_give_pefts_gradient(family: str, quantised: bool, recomputed: int) -> None:
+    model = adapted(family, quantised)
+    recompute_layers(model.get_base_model(), recomputed, False)
+    expected = step(model, scorer(model))
+    assert fuse_adapters(model, decoder_of(model), HALF).num_layers == LINEARS
+    assert_close(step(model, scorer(model)), expected, 0.04)
+
+
+def test_fused_adapters_launch_fewer_kernels() -> None:
+    model = adapted(quantised=True)
+    before = _launches(lambda: step(model, scorer(model)))
+    fuse_adapters(model, decoder_of(model), HALF)
+    assert _launches(lambda: step(model, scorer(model))) < 0.8 * before
+
+
+def _launches(function: Callable[[], Any]) -> int:
+    from torch.profiler import ProfilerActivity, profile
+
+    function()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        function()
+        torch.cuda.synchronize()
+    return sum(event.count for event in seen.key_averages() if "LaunchKernel" in event.key)
+
+
+def _layers(model: Any, warned: list[str]) -> FusedLayers:
+    return fuse_layers(model.get_base_model(), liger_kernels(), HALF, warned.append)
+
+
+@needs_liger
+@pytest.mark.parametrize("recomputed", [0, 3])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_ligers_layers_give_the_models_gradient(family: str, recomputed: int) -> None:
+    model = adapted(family)
+    recompute_layers(model.get_base_model(), recomputed, False)
+    expected = step(model, scorer(model))
+    warned: list[str] = []
+    layers = _layers(model, warned)
+    assert warned == []
+    assert all(layers.replaced.values())
+    assert_close(step(model, scorer(model)), expected, 0.06)
+    fuse_adapters(model, decoder_of(model), HALF)
+    assert_close(step(model, scorer(model)), expected, 0.06)
+
+
+def test_whether_older_kernels_share_heads_can_be_tried() -> None:
+    from torch.nn.attention.varlen import varlen_attn
+
+    assert shares_heads(varlen_attn, CARD) in (True, False)
+
+
+def with_graphs(model: Any, recomputed: int, warned: list[str]) -> tuple[PackedLoss, GraphedDecoder]:
+    usual = scorer(model)
+    plan = Execution(
+        device="cuda",
+        backend="peft",
+        compute_dtype="bfloat16",
+        vram_budget_bytes=None,
+        token_budget=4096,
+        layers_recomputed=recomputed,
+        attention="varlen",
+        loss_kernel="chunked",
+        loss_chunk_tokens=64,
+        optimizer_kernel="fused",
+        adapter_kernel="plain",
+        layer_kernels="plain",
+        cuda_graphs=True,
+        workers=0,
+        dataset_workers=0,
+        pin_memory=True,
+        expandable_segments=False,
+    )
+    decoder = graphed(usual, plan, Limits(token_budget=4096, layers_recomputed=recomputed), warned.append)
+    assert decoder is not None
+    return replace(usual, decode=decoder), decoder
+
+
+@pytest.mark.parametrize("recomputed", [0, 2, 3])
+@pytest.mark.parametrize("kernels", ["plain", "fused", "all"])
+def test_graphs_give_the_usual_steps(kernels: str, recomputed: int) -> None:
+    if kernels == "all" and find_spec("liger_kernel") is None:
+        pytest.skip("liger is not installed")
+    model = adapted(quantised=True)
+    if kernels != "plain":
+        fuse_adapters(model, decoder_of(model), HALF)
+    if kernels == "all":
+        _layers(model, [])
+    recompute_layers(model.get_base_model(), recomputed, False)
+    warned: list[str] = []
+    score, decoder = with_graphs(model, recomputed, warned)
+    usual = scorer(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=True)
+    for seeds in ((1, 2, 3), (4,), (5, 6), (7, 8)):
+        expected = step(model, usual, seeds)
+        assert_close(step(model, score, seeds), expected, 0.04)
+        optimizer.step()  # the graph must see what it changed
+    assert warned == []
+    assert decoder.num_graphs > 0
+
+
+def test_a_graph_computes_what_its_padded_inputs_give() -> None:
+    model = adapted(quantised=True)
+    fuse_adapters(model, decoder_of(model), HALF)
+    score, decoder = with_graphs(model, 0, [])
+    packed = pack(random_examples(6, seed=2, longest=90), CARD)
+    for _ in range(3):
+        hidden = decoder(packed)
+    assert hidden is not None
+    bucket = bucket_of(packed, 4096)
+    assert bucket is not None
+    inputs = Inputs(bucket, CARD)
+    inputs.load(packed)
+    with score.autocast("cuda"):
+        padded = score.hidden_states(inputs.packed)[: packed.num_tokens]
+        usual = score.hidden_states(packed)
+    torch.testing.assert_close(hidden.detach(), padded.detach(), rtol=0, atol=0)
+    assert float((hidden - usual).float().norm() / usual.float().norm()) < 0.02
+
+
+def test_a_step_that_ran_out_of_memory_leaves_nothing_behind() -> None:
+    """Gradients dropped in the middle of a step start from zero again."""
+    model = adapted()
+    score, _ = with_graphs(model, 0, [])
+    expected = step(model, scorer(model), (1, 2))
+    step(model, score, (1, 2, 3))
+    assert_close(step(model, score, (1, 2)), expected, 0.04)
