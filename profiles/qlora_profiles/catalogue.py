@@ -1,17 +1,16 @@
-"""The profiles that come with the program: named settings for classes of machines, and what differs on yours."""
+"""Named settings for classes of machines, shipped ones and a person's own, and what differs on this machine."""
 
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
-from qlora_profiles.codec import explain
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
-from qlora_profiles.plan import Machine, Profile
-from qlora_profiles.registry import lookup, parse
+from qlora_profiles.own_profiles import load_own, own_names, save_own
+from qlora_profiles.plan import Profile
+from qlora_profiles.profile_file import read_profile
 from qlora_profiles.suggest import hint
 from qlora_profiles.units import GIB
 
@@ -32,52 +31,41 @@ class Difference(Struct, frozen=True, kw_only=True):
         return f"{self.what}: {self.effect}"
 
 
-class _File(Struct, frozen=True, forbid_unknown_fields=True):
-    """A profile as it is written: its name is the file's."""
-
-    about: str
-    machine: Machine
-    settings: dict[str, Any]
-
-
 @cache
 def profile_names() -> tuple[str, ...]:
-    """The profiles by name: by system, the smallest card first."""
+    """The shipped profiles by name: by system, the smallest card first."""
     names = [entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml")]
     return tuple(sorted(names, key=lambda name: (name.split("-")[0], len(name), name)))
 
 
-@cache
-def load_profile(name: str) -> Profile:
-    """The profile called ``name``.
+def load_profile(name: str, extended_by: tuple[str, ...] = ()) -> Profile:
+    """The profile called ``name``: one that comes with the program, or a person's own.
+
+    ``extended_by`` are the profiles that led here, so that none extends itself.
 
     Raises:
-        UserError: there is none; names the nearest.
+        UserError: there is none (names the nearest), or its file has a mistake.
     """
-    if name not in profile_names():
-        near = hint(name, profile_names())
-        raise UserError(f"unknown profile {name}{near}", f"one of {', '.join(profile_names())}")
+    if name in extended_by:
+        raise UserError(f"profile {name}: extends itself ({' -> '.join((*extended_by, name))})", "remove one extends")
+    if name in profile_names():
+        return _shipped(name)
+    if name not in own_names():
+        known = (*profile_names(), *own_names())
+        raise UserError(f"unknown profile {name}{hint(name, known)}", f"one of {', '.join(known)}")
+    return load_own(name, lambda base: load_profile(base, (*extended_by, name)))
+
+
+@cache
+def _shipped(name: str) -> Profile:
     return read_profile((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), name)
 
 
-def read_profile(text: str, name: str) -> Profile:
-    """A profile from its YAML.
-
-    Raises:
-        UserError: not YAML, an unknown key or setting, or a value that its setting does not allow.
-    """
-    import yaml
-
-    try:
-        written = msgspec.convert(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)), _File)
-        settings = {key: parse(lookup(key), raw) for key, raw in written.settings.items()}
-    except yaml.YAMLError as error:
-        raise UserError(f"profile {name}: not YAML ({str(error).splitlines()[0]})") from error
-    except msgspec.ValidationError as error:
-        raise UserError(f"profile {name}: {explain(error, _File)}") from error
-    except UserError as error:
-        raise UserError(f"profile {name}: {error.message}", error.fix) from error
-    return Profile(name=name, about=written.about, machine=written.machine, settings=settings)
+def save_profile(profile: Profile, *, replace: bool = False) -> Path:
+    """Store a person's profile. Raises UserError for a name that is shipped, or as ``save_own``."""
+    if profile.name in profile_names():
+        raise UserError(f"profile {profile.name}: one that comes with the program is called that", "another name")
+    return save_own(profile, replace=replace)
 
 
 def check_profile(profile: Profile, report: HardwareReport) -> list[Difference]:

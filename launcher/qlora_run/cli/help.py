@@ -42,7 +42,7 @@ options
   --dry-run        write and train nothing     --json --yes for scripts
 
 more
-  qlora-run profiles [show NAME]          the prepared profiles
+  qlora-run profiles [show|save NAME]     the prepared profiles, and yours
   qlora-run help SETTINGS                 every setting, with its default
   qlora-run help NAME                     one setting, group or command
 Options of other training scripts are understood: docs/compatibility.md"""

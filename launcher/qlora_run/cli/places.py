@@ -45,10 +45,10 @@ def _merge(shape: Shape, words: list[str]) -> list[Pair]:
 
 
 def _profiles(shape: Shape, words: list[str]) -> list[Pair]:
-    """Nothing, or ``show NAME``."""
-    if words and (words[0] != "show" or len(words) != 2):
-        raise UserError(f"profiles: unexpected word {words[-1]}", "qlora-run profiles show NAME")
-    return [("--show", words[1])] if words else []
+    """Nothing, ``show NAME``, or ``save NAME``."""
+    if words and (words[0] not in ("show", "save") or len(words) != 2):
+        raise UserError(f"profiles: unexpected word {words[-1]}", "qlora-run profiles show NAME, or save NAME")
+    return [(f"--{words[0]}", words[1])] if words else []
 
 
 def _one(option: str) -> Callable[[Shape, list[str]], list[Pair]]:

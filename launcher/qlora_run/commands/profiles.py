@@ -1,33 +1,73 @@
-"""``profiles``: the catalogue, and one profile whole."""
+"""``profiles``: the catalogue, one profile whole, and keeping a plan as one."""
+
+from pathlib import Path
 
 import msgspec
 
-from qlora_profiles.catalogue import load_profile, profile_names
+from qlora_profiles.catalogue import load_profile, profile_names, save_profile
+from qlora_profiles.errors import UserError
+from qlora_profiles.own_profiles import own_folder, own_names
 from qlora_profiles.plan import Profile
 from qlora_run.cli.commands import Command
 from qlora_run.commands.say import say_json
 
 
 def run(command: Command) -> int:
-    """List the profiles, or show one."""
-    name, as_json = command.options.get("show"), command.options["json"]
-    found = [load_profile(name)] if name else [load_profile(n) for n in profile_names()]
+    """List the profiles, show one, or save one."""
+    options = command.options
+    if options["save"]:
+        return _save(options["save"], options["from"], replace=options["yes"])
+    name, as_json = options.get("show"), options["json"]
+    if name:
+        return _show(load_profile(name), as_json)
+    readable, problems = _all()
     if as_json:
-        say_json(found[0] if name else found)
-    elif name:
-        _show(found[0])
+        say_json(readable)
     else:
-        _list(found)
+        _list(readable, problems)
     return 0
 
 
-def _list(profiles: list[Profile]) -> None:
+def _all() -> tuple[list[Profile], list[str]]:
+    """Every profile that can be read, and what is wrong with the others: one mistake must not hide the rest."""
+    readable, problems = [], []
+    for name in (*profile_names(), *own_names()):
+        try:
+            readable.append(load_profile(name))
+        except UserError as error:
+            problems.append(str(error))
+    return readable, problems
+
+
+def _list(profiles: list[Profile], problems: list[str]) -> None:
     width = max(len(p.name) for p in profiles)
-    print("\n".join(f"{p.name:<{width}}  {p.about}" for p in profiles))
+    shipped = [p for p in profiles if p.name in profile_names()]
+    own = [p for p in profiles if p not in shipped]
+    print("\n".join(f"{p.name:<{width}}  {p.about}" for p in shipped))
+    if own or problems:
+        print(f"\nyours, in {own_folder()}")
+        print("\n".join([*(f"{p.name:<{width}}  {p.about}" for p in own), *problems]))
     print("\nqlora-run profiles show NAME     qlora-run --profile NAME --data FILE")
+    print("qlora-run profiles save NAME --from FOLDER-OF-A-RUN")
 
 
-def _show(profile: Profile) -> None:
+def _show(profile: Profile, as_json: bool) -> int:
     import yaml
 
-    print(yaml.safe_dump(msgspec.to_builtins(profile), sort_keys=False, allow_unicode=True), end="")
+    if as_json:
+        say_json(profile)
+    else:
+        print(yaml.safe_dump(msgspec.to_builtins(profile), sort_keys=False, allow_unicode=True), end="")
+    return 0
+
+
+def _save(name: str, source: str | None, *, replace: bool) -> int:
+    """Keep the plan of a run as a profile. Raises UserError where no plan was named."""
+    from qlora_run.again import plan_of
+    from qlora_run.profile_of import profile_of
+
+    if source is None:
+        raise UserError("profiles save needs a plan", f"qlora-run profiles save {name} --from FOLDER-OF-A-RUN")
+    path = save_profile(profile_of(plan_of(Path(source)), name), replace=replace)
+    print(f"saved: {path}\nNext: qlora-run --profile {name} --data FILE")
+    return 0
