@@ -110,6 +110,7 @@ class Rehearsal:
 
     def measure(self) -> dict[str, Any]:
         """The fields of a ``MeasuredEvent``."""
+        self.job.loaded.model.train()  # layers recompute in training only
         self._part("step", self._heaviest_step)
         self._part("typical step", self._typical_step)
         if self.complete:

@@ -14,10 +14,13 @@ from support.models import save_tiny_model, write_rows
 from support.plans import plan
 
 from qlora_core import run as core_run
+from qlora_core.backends.peft import PeftBackend
 from qlora_core.events import EventLog
 from qlora_core.preflight import CAUSE, PHASE, ROUNDS, heaviest
 from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
+from qlora_core.step.recompute import decoder_layers
+from qlora_core.step.runner import StepRunner
 from qlora_core.stop import StopRequest
 from qlora_profiles import events
 
@@ -92,6 +95,29 @@ def test_nothing_is_learned_and_no_random_number_is_used_up(trained: Any) -> Non
     assert found.largest_tokens > 0
     assert found.several_micro_batches
     assert losses(measured) == losses(plain)
+
+
+def test_what_is_measured_is_a_training_step(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers recompute only while training: else every execution would seem to need the same memory."""
+    modes, run = [], StepRunner.run
+
+    def watched(self: StepRunner, examples: Any) -> Any:
+        modes.append(all(layer.training and layer.gradient_checkpointing for layer in decoder_layers(found[0])))
+        return run(self, examples)
+
+    found: list[Any] = []
+    load = PeftBackend.load
+
+    def loading(self: PeftBackend, *args: Any) -> Any:
+        loaded = load(self, *args)
+        found.append(loaded.model)
+        return loaded
+
+    monkeypatch.setattr(StepRunner, "run", watched)
+    monkeypatch.setattr(PeftBackend, "load", loading)
+    trained("measured", True, layers_recomputed=3)
+    assert len(modes) > 4
+    assert all(modes)
 
 
 def test_the_launchers_answer_is_taken_and_measured_again(trained: Any) -> None:
