@@ -43,9 +43,9 @@ def read_profile(text: str, name: str, load: Loader | None = None) -> Profile:
         found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise UserError(f"profile {name}: not YAML ({str(error).splitlines()[0]})") from error
-    kind = _Extension if isinstance(found, dict) and "extends" in found and load else _File
+    kind: type[_File | _Extension] = _Extension if isinstance(found, dict) and "extends" in found and load else _File
     try:
-        written = msgspec.convert(found, kind)
+        written: _File | _Extension = msgspec.convert(found, kind)
         settings = {key: parse(lookup(key), raw) for key, raw in written.settings.items()}
     except msgspec.ValidationError as error:
         raise UserError(f"profile {name}: {explain(error, kind)}") from error

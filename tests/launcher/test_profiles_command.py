@@ -1,6 +1,7 @@
 """``profiles`` as people use it: listed, shown, saved from a run, and every shipped one plans what it promises."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,11 +29,11 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-def plan_with(**wishes: object) -> RunPlan:
+def plan_with(**wishes: Any) -> RunPlan:
     return resolve(load_machine("windows-12gb"), asking(**wishes), known("Qwen/Qwen3-4B"), data_of())
 
 
-def leave_plan(here: Path, **wishes: object) -> None:
+def leave_plan(here: Path, **wishes: Any) -> None:
     folder = here / "runs" / "a"
     folder.mkdir(parents=True)
     codec.save(plan_with(model="Qwen/Qwen3-4B", **wishes), folder / "plan.json")

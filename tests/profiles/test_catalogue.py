@@ -7,10 +7,10 @@ from qlora_profiles.catalogue import (
     load_profile,
     nearest_profile,
     profile_names,
-    read_profile,
 )
 from qlora_profiles.errors import UserError
 from qlora_profiles.machines import load_machine, machine_names
+from qlora_profiles.profile_file import read_profile
 from qlora_profiles.registry import settings
 
 EXPECTED = (
