@@ -39,10 +39,15 @@ def test_adapters(report: HardwareReport, wishes: dict[str, Any], value: str, wh
     assert why in resolved.reason
 
 
-def test_layers_and_graphs_have_to_be_asked_for() -> None:
+def test_fused_layers_where_they_are_installed() -> None:
     ready = card_report(packages=LIGER)
-    assert decided("layer_kernels", ready).value == "plain"
-    assert decided("layer_kernels", ready, layer_kernels="liger").value == "liger"
+    assert decided("layer_kernels", ready).value == "liger"
+    assert decided("layer_kernels", ready, layer_kernels="plain").value == "plain"
+    assert decided("layer_kernels", card_report()).value == "plain"
+
+
+def test_graphs_have_to_be_asked_for() -> None:
+    ready = card_report(packages=LIGER)
     assert decided("cuda_graphs", ready).value is False
     assert "memory" in decided("cuda_graphs", ready).reason
     assert decided("cuda_graphs", ready, cuda_graphs="yes").value is True
@@ -74,10 +79,10 @@ def test_launcher_and_core_know_the_same_architectures() -> None:
 def test_the_memory_model_is_told() -> None:
     report = card_report(packages=LIGER)
     cases: list[tuple[dict[str, Any], bool, bool]] = [
-        ({}, True, False),
-        ({"adapter_kernel": "plain"}, False, False),
-        ({"layer_kernels": "liger"}, True, True),
-        ({"method": "qlora-8"}, False, False),
+        ({}, True, True),
+        ({"adapter_kernel": "plain"}, False, True),
+        ({"layer_kernels": "plain"}, True, False),
+        ({"method": "qlora-8"}, False, True),
     ]
     for wishes, adapters, layers in cases:
         plan = resolve(report, asking(**wishes), SMALL, data_of())

@@ -182,11 +182,11 @@ def _expanded(shape: tuple[int, int]) -> Tensor:
 
 
 class _Product8Bit(torch.autograd.Function):
-    """Quantises what it reads, looking for outliers (there are none), and holds it beside autograd's own store."""
+    """Quantises what it reads, looking for outliers (there are none), and holds none of it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, shape: tuple[int, int]) -> Tensor:
-        ctx.held, ctx.shape = x, shape
+        ctx.dtype, ctx.shape = x.dtype, shape
         quantised = _Product8Bit._quantised(x.to(torch.float16))
         product = torch.empty(*x.shape[:-1], shape[0], dtype=torch.int32)
         out = torch.empty_like(product, dtype=torch.float16).to(x.dtype)
@@ -202,7 +202,7 @@ class _Product8Bit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        weight = torch.empty(ctx.shape, dtype=ctx.held.dtype)
+        weight = torch.empty(ctx.shape, dtype=ctx.dtype)
         return torch.matmul(grad_outputs[0], weight), None
 
 

@@ -26,12 +26,6 @@ SAME_INPUT = {
 
 FLOAT32 = 4
 
-INT8_HOLDS_INPUTS = True
-"""bitsandbytes (0.50) keeps the input of an 8-bit product where recomputing does not free it."""
-NO_OUTLIERS_WIDTH, ALL_OUTLIERS_WIDTH = 1600, 3584
-"""8-bit products keep columns with outliers a second time, in 16 bits. Before the down projection their share
-grows with the hidden size: none at the first, all at the second (measured at 4,096 tokens)."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
@@ -63,16 +57,15 @@ def layer_cost(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) 
     hidden, inner, c = model.hidden_size, model.intermediate_size, setup.compute_bytes
     eager_16bit = not setup.fused_kernels and c < FLOAT32
     own_copy = eager_16bit and not setup.full  # of the input: the norm's, in float32
-    held = _held_by_8bit(model, setup)
     return LayerCost(
         kept_token=sum(kept(model, setup) for kept in (_norms, _attention, _mlp)) + _inputs(model, targets, setup),
         kept_square=_square(model, setup),
-        input_token=setup.stream_bytes * hidden + held,
+        input_token=setup.stream_bytes * hidden,
         shared_token=0 if own_copy else setup.stream_bytes * hidden,
         backward_token=_backward(model, setup),
         product_token=c * inner,
         first_token=(24 if eager_16bit else 3 * c) * hidden,
-        block_token=(FLOAT32 if held else c) * inner,
+        block_token=(FLOAT32 if setup.method == "qlora-8" else c) * inner,
     )
 
 
@@ -119,10 +112,7 @@ def _inputs(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> 
     if setup.lora_dropout > 0:
         mask = 1 if setup.device == "cuda" else c
         copies = (c + mask) * sum(shape.in_features for shape in targets)  # each its own, and a mask
-        return ranks + copies + _held_by_8bit(model, setup)
-    if _holds_inputs(setup):
-        attended = c * model.num_heads * model.head_dim  # counted with the attention already
-        return ranks + _held_by_8bit(model, setup) - attended
+        return ranks + copies
     return ranks + c * sum(_once(targets))
 
 
@@ -143,20 +133,6 @@ def _cast_inputs(reading: Sequence[LinearShape]) -> list[int]:
     behind_norms = (*SAME_INPUT["attention"], *SAME_INPUT["mlp"])
     named = [(shape.name.rsplit(".", 1)[-1], shape.in_features) for shape in reading]
     return [width for name, width in named if name in behind_norms or name in SAME_INPUT["down"]]
-
-
-def _held_by_8bit(model: ModelFacts, setup: Setup) -> int:
-    """bitsandbytes' 8-bit product holds what it reads, also in a layer that recomputes."""
-    if not _holds_inputs(setup):
-        return 0
-    widths = _groups(model.linears)
-    span = ALL_OUTLIERS_WIDTH - NO_OUTLIERS_WIDTH
-    share = min(1.0, max(0.0, (model.hidden_size - NO_OUTLIERS_WIDTH) / span))
-    return setup.compute_bytes * (sum(widths.values()) + round(share * widths.get("down", 0)))
-
-
-def _holds_inputs(setup: Setup) -> bool:
-    return setup.method == "qlora-8" and INT8_HOLDS_INPUTS
 
 
 def _square(model: ModelFacts, setup: Setup) -> int:

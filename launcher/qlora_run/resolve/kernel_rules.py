@@ -121,9 +121,10 @@ def adapter_kernel(s: Situation) -> Choice:
 
 
 def layer_kernels(s: Situation) -> Choice:
-    """The model's own code; another one has to be asked for."""
-    missing = _layer_kernels_missing(s)
-    return Choice("plain", "default", missing or "the model's own code; liger fuses norms, rotations and activations")
+    """Liger's, where it is installed: on an H200 a step took 15-27% less time and 20% less memory."""
+    if missing := _layer_kernels_missing(s):
+        return Choice("plain", "probe", missing)
+    return Choice("liger", "probe", "norms, rotations and activations in single kernels: faster, and smaller")
 
 
 def layer_kernels_problem(s: Situation, value: Any) -> QloraRunError | None:

@@ -9,7 +9,7 @@ from qlora_profiles.settings import Execution, Recipe, values_of
 FUSED_BACKENDS = ("unsloth",)
 """Backends whose norms and activations are single kernels that keep their inputs only, as Liger's are."""
 
-GROUPING_TORCH = (2, 12)
+GROUPING_TORCH = (2, 11)
 """From here on torch's packed kernel lets queries share key heads; before, they are expanded to all heads."""
 
 OF_BACKEND = ("method", "fused_kernels", "fused_adapters", "expands_heads")

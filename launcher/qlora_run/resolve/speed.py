@@ -32,6 +32,8 @@ LAUNCH_SECONDS = {
     "full": (0.0029, 0.0025),
 }
 """Time of the host to launch one layer's kernels, forward and backward, and once more when it recomputes."""
+FUSED_LAUNCHES = 0.8
+"""What fused layers leave of it: half the kernels, but as much of the host's other work."""
 LOGIT_TOUCHES = {"liger": 12}
 USUAL_LOGIT_TOUCHES = 60
 """Bytes read or written for each logit by a kernel that fuses everything, and by the others."""
@@ -107,7 +109,7 @@ def rates(report: HardwareReport, gpu: Gpu | None, setup: Setup, ceilings: Ceili
 
 def _measured_rates(ceilings: Ceilings, setup: Setup) -> Rates:
     host = ceilings.launch_seconds / USUAL_LAUNCH_SECONDS
-    once, again = LAUNCH_SECONDS[setup.method]
+    once, again = _launch_seconds(setup)
     moved = ceilings.copy_bytes * COPY_SHARE
     return Rates(
         flops=ceilings.flops * PRODUCT_SHARE,
@@ -124,7 +126,7 @@ def _card_rates(report: HardwareReport, gpu: Gpu, setup: Setup) -> Rates:
     peak = card.tflops * 1e12 * (FLOAT32_SHARE if setup.compute_bytes == 4 else 1.0)
     moved = card.bandwidth_gbs * 1e9 * BANDWIDTH_SHARE
     host = HOST_FACTOR.get(report.platform.system, 1.0)
-    once, again = LAUNCH_SECONDS[setup.method]
+    once, again = _launch_seconds(setup)
     return Rates(
         flops=peak * MATMUL_SHARE,
         attention_flops=peak * ATTENTION_SHARE,
@@ -133,6 +135,12 @@ def _card_rates(report: HardwareReport, gpu: Gpu, setup: Setup) -> Rates:
         layer_launch_seconds=once * host,
         recompute_launch_seconds=again * host,
     )
+
+
+def _launch_seconds(setup: Setup) -> tuple[float, float]:
+    once, again = LAUNCH_SECONDS[setup.method]
+    share = FUSED_LAUNCHES if setup.fused_kernels else 1.0
+    return once * share, again * share
 
 
 def work_of_step(
