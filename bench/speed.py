@@ -173,6 +173,8 @@ def _best(who: str, way: str, rows: int, facts: dict[str, Any], options: argpars
             job["padding_free"] = who == "trl" and batch > 1 and way == "best" and not options.packed_rows
             steps = min(options.steps, TRIAL_STEPS)
             trial = runs.peer(who, _how(f"try {way}", job), job | {"steps": steps}, facts, folder)
+            if trial.error is None and way == "packing" and not packs(trial, rows, options.max_length):
+                trial = replace(trial, error="it turned packing off")
             if trial.error is None:
                 tried.append((trial.tokens_per_second(steps // 2), job))
                 break
@@ -186,6 +188,11 @@ def _best(who: str, way: str, rows: int, facts: dict[str, Any], options: argpars
         failed = final
     assert failed is not None
     return replace(failed, how=way)
+
+
+def packs(result: Result, rows: int, max_length: int) -> bool:
+    """Whether packed rows are about full: a peer that cannot pack here may go on with single examples."""
+    return mean(result.tokens) > 0.5 * rows * max_length
 
 
 def halves(count: int) -> list[int]:
