@@ -112,15 +112,14 @@ class Bench:
             times.append(time.perf_counter() - start)
         return sum(times[1:]) / STEPS
 
-    def chosen(self, cap_gib: float) -> list[tuple[str, dict[str, Any]]]:
-        """What the planner takes under a cap: at first, and after its preflight."""
+    def chosen(self, cap_gib: float) -> list[tuple[str, dict[str, Any], int]]:
+        """What the planner takes under a cap and the peak it expects: at first, and after its preflight."""
         budget = int(cap_gib * GIB)
         plan = self.plan(vram_budget_bytes=budget)
-        first = execution_of(plan)
         again = self._after_preflight(plan)
-        return [("plan", first), ("after preflight", again)]
+        return [(name, execution_of(p), p.memory.peak_bytes) for name, p in (("plan", plan), ("preflight", again))]
 
-    def _after_preflight(self, plan: RunPlan) -> dict[str, Any]:
+    def _after_preflight(self, plan: RunPlan) -> RunPlan:
         assert self.loaded is not None
         self.loaded.clear()
         trainer, _ = self.loaded.trainer(plan, Path(self.options.output))
@@ -130,7 +129,7 @@ class Bench:
             plan = retuned(plan, calibrated_by(plan, measured_of(plan, event)))
             trainer.runner.change("bench", Limits.of(plan.execution_values()))
             trainer.optimizer = None
-        return execution_of(plan)
+        return plan
 
 
 def execution_of(plan: RunPlan) -> dict[str, Any]:
@@ -147,24 +146,25 @@ def words(point: dict[str, Any]) -> str:
 
 def report(bench: Bench, caps: list[float]) -> None:
     """A line for each cap and choice."""
-    print("| cap GiB | chosen | tokens / layers / loss | s a step | best of the grid | s a step | reached | peak GiB |")
-    print("|" + " --- |" * 8)
+    head = "| cap GiB | chosen | tokens / layers / loss | s a step | best of the grid | s a step | reached | peak GiB "
+    print(head + "| expected |\n|" + " --- |" * 9)
     for cap in caps:
         try:
             chosen = bench.chosen(cap)
         except QloraRunError as error:
             print(f"| {cap:g} | refused: {error.message} |")
             continue
-        points = [(name, bench.point(execution)) for name, execution in chosen]
+        points = [(name, bench.point(execution), expected) for name, execution, expected in chosen]
         fitting = [p for p in bench.seen.values() if p.get("peak_bytes", 1e18) <= cap * GIB]
         best = min(fitting, key=lambda p: p["seconds"]) if fitting else None
-        for name, point in points:
+        for name, point, expected in points:
             if best is None or "seconds" not in point:
                 print(f"| {cap:g} | {name} | {words(point)} | {point} | {best} |")
                 continue
             reached = best["seconds"] / point["seconds"]
+            peaks = (f"{point['peak_bytes'] / GIB:.2f}", f"{expected / GIB:.2f}")
             cells = (f"{cap:g}", name, words(point), f"{point['seconds']:.3f}", words(best), f"{best['seconds']:.3f}")
-            print("| " + " | ".join((*cells, f"{reached:.1%}", f"{point['peak_bytes'] / GIB:.2f}")) + " |", flush=True)
+            print("| " + " | ".join((*cells, f"{reached:.1%}", *peaks)) + " |", flush=True)
 
 
 def main() -> None:

@@ -145,7 +145,9 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     resume: Annotated[str, Doc("auto, never, or a checkpoint folder", "output")] = "auto"
     overwrite: Annotated[bool, Doc("start over in a folder that holds another run", "output")] = False
     merge: Annotated[bool, Doc("write final_model/ with the adapter merged in", "output")] = False
-    save_steps: Annotated[int, AtLeastOne, Doc("checkpoint every N steps", "output", "steps")] = 50
+    save_steps: Annotated[
+        int, AtLeastOne, Doc("checkpoint every N steps; more often in a short run", "output", "steps")
+    ] = 50
     save_total_limit: Annotated[int, AtLeastOne, Doc("checkpoints kept", "output")] = 2
     eval_steps: Annotated[int, AtLeastOne, Doc("measure held-out loss every N steps", "output", "steps")] = 50
     logging_steps: Annotated[int, AtLeastOne, Doc("send metrics to a tracker every N steps", "output", "steps")] = 1

@@ -13,11 +13,13 @@ from support.doctor_subjects import broke, machine, subject
 
 from qlora_profiles.hardware import Memory
 from qlora_profiles.units import GIB
-from qlora_run.doctor import examination, network
+from qlora_run.doctor import examination, network, registry
 from qlora_run.doctor.capacity import what_can_be_trained
 from qlora_run.doctor.circumstances import Circumstances
 from qlora_run.doctor.examination import examined
 from qlora_run.doctor.findings import Diagnosis, Finding, Fix, diagnose
+from qlora_run.doctor.registry import Check
+from qlora_run.doctor.seen import Seen, ok
 from qlora_run.doctor.subject import Subject
 from qlora_run.learned import Trial
 from qlora_run.planning import PlanInput
@@ -197,6 +199,42 @@ def test_a_subject_without_anything_known_is_skipped_not_invented() -> None:
     for one in (nothing, silent):
         ids = {f.id: f.verdict for f in examined(one).diagnosis.checks}
         assert ids["plan"] == ids["clock"] == ids["network"] == "skipped"
+
+
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("yaml", "huggingface_hub"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from qlora_run.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_an_environment_with_holes_is_examined_too(tmp_path: Path) -> None:
+    (tmp_path / "holes.py").write_text(WITHOUT, encoding="utf-8")
+    env = {"QLORA_RUN_CACHE": str(tmp_path / "cache")}
+    done = process("doctor", cwd=tmp_path, env=env, command=[sys.executable, str(tmp_path / "holes.py")])
+    text = " ".join(done.stdout.decode().split())
+    assert done.returncode == 3, done.stderr
+    assert done.stderr == b""
+    assert "FAIL plan the package yaml cannot be imported" in text
+    assert "a real NF4 product ran" in text
+
+
+def test_a_look_that_fails_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(subject: Subject) -> Seen:
+        raise KeyError("surprise")
+
+    checks = (Check(id="a", about="", look=broken), Check(id="b", about="", look=lambda s: ok("fine")))
+    monkeypatch.setattr(registry, "CHECKS", checks)
+    first, second = registry.examine(Subject(report=machine()))
+    assert (first.verdict, first.seen) == ("note", "could not be looked at: KeyError: 'surprise'")
+    assert second.verdict == "ok"
 
 
 def test_the_doctor_is_a_command_of_its_own(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def gather(doors: Doors, output: Path, cache: Path | None, ask_hub: bool) -> Cir
         cache_problem=write_problem(folder) if folder else "there is no home folder to put it in",
         output_problem=write_problem(output),
         symlink_problem=symlink_problem(folder or Path(), doors.symlink),
-        hub=look() if ask_hub else None,
+        hub=_or_none(look) if ask_hub else None,
         token=_or_none(_has_token),
     )
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from qlora_profiles.errors import QloraRunError
+from qlora_profiles.errors import EnvironmentProblem, QloraRunError
 from qlora_run.doctor.capacity import next_command, what_can_be_trained
 from qlora_run.doctor.circumstances import Circumstances, circumstances
 from qlora_run.doctor.findings import Diagnosis, diagnose
 from qlora_run.doctor.registry import examine
+from qlora_run.doctor.remedies import PIP
 from qlora_run.doctor.subject import Subject
 from qlora_run.doctor.trials import try_all
 from qlora_run.learned import Learned, learned, remember
@@ -84,6 +85,10 @@ def _planned(asked: PlanInput, subject: Subject, known: Learned) -> Subject:
         plan = make_plan(asked)
     except QloraRunError as error:
         return replace(subject, refusal=error)
+    except ImportError as error:  # a half-installed environment is what people call a doctor for
+        missing = error.name or str(error)
+        fix = f"{PIP} -c constraints.txt ."
+        return replace(subject, refusal=EnvironmentProblem(f"the package {missing} cannot be imported", fix))
     return replace(subject, plan=plan, downloaded=_downloaded(asked, plan) if subject.here.looked else None)
 
 

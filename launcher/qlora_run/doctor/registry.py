@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from qlora_run.doctor.checks import cards, hub, kernels, memory, planned, software, storage, system
 from qlora_run.doctor.findings import Finding
-from qlora_run.doctor.seen import Seen
+from qlora_run.doctor.seen import Seen, note
 from qlora_run.doctor.subject import Subject
 
 
@@ -20,8 +20,15 @@ class Check:
 
     def findings(self, subject: Subject) -> list[Finding]:
         """What it finds: one finding, or one for each card, process or pair."""
-        seen = self.look(subject)
+        seen = self._seen(subject)
         return [self._finding(one) for one in (seen if isinstance(seen, list) else [seen])]
+
+    def _seen(self, subject: Subject) -> Seen | list[Seen]:
+        """What the look sees; a look that fails says so and spoils no other."""
+        try:
+            return self.look(subject)
+        except Exception as error:  # whatever is broken here is what the doctor was called for
+            return note(f"could not be looked at: {type(error).__name__}: {error}")
 
     def _finding(self, seen: Seen) -> Finding:
         values = {name: getattr(seen, name) for name in seen.__struct_fields__}

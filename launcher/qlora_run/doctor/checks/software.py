@@ -19,7 +19,9 @@ def packages(s: Subject) -> Seen:
         return fail(f"not installed: {', '.join(missing)}", "training cannot start", fix)
     if s.here.unmet:
         names = [text.split(" (")[0] for text in s.here.unmet]
-        return fail(f"out of range: {', '.join(s.here.unmet)}", "training may break anywhere", remedies.install(*names))
+        return fail(
+            f"not as needed: {', '.join(s.here.unmet)}", "training may break anywhere", remedies.install(*names)
+        )
     return ok("all installed", ", ".join(f"{name} {s.report.packages.get(name, '?')}" for name in NEEDED))
 
 
