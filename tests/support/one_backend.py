@@ -27,9 +27,7 @@ def job_plan(job: dict[str, Any]) -> RunPlan:
     """The plan of a job, which is one process's share of a test."""
     model, folder = Path(job["model"]), Path(job["folder"])
     made = plan(model, model / "rows.jsonl", folder, **job["settings"])
-    return msgspec.structs.replace(
-        made, model=msgspec.structs.replace(made.model, model_type=job["family"]), report=made.report
-    )
+    return msgspec.structs.replace(made, model=msgspec.structs.replace(made.model, model_type=job["family"]))
 
 
 def main() -> None:
@@ -47,7 +45,7 @@ def main() -> None:
         calls = _counted(loaded.model)
         loss = backend.apply(loaded, Limits(token_budget=512, layers_recomputed=count))(packed)
         loss.backward()
-        told["losses"][str(count)] = float(loss)
+        told["losses"][str(count)] = float(loss.detach())
         told["calls"][str(count)] = calls.stop()
         found = {n: p.grad.float().cpu() for n, p in loaded.model.named_parameters() if p.grad is not None}
         gradients |= {f"{count}/{name}": grad.contiguous() for name, grad in found.items()}
