@@ -1,0 +1,22 @@
+"""The doctor's trials on a real card: what is installed works, or says in one line why not."""
+
+import pytest
+import torch
+
+from qlora_run.doctor.subject import Subject
+from qlora_run.doctor.trials import TRIALS, try_all
+from qlora_run.learned import BROKEN
+from qlora_run.probe import probe
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
+
+
+def test_every_trial_that_has_what_it_needs_works() -> None:
+    report = probe()
+    trials = try_all(report)
+    needed = [plan.test for plan in TRIALS if plan.missing(report) is None]
+    assert {"torch", "device", "adamw", "nf4", "int8", "adam8bit", "varlen", "workers"} <= set(needed)
+    assert {test: trials[test].said for test in needed if trials[test].state in BROKEN} == {}
+    made = Subject(report=report, trials=trials)
+    assert made.found("nf4", "device") == "cuda"
+    assert made.found("torch", "architectures")
