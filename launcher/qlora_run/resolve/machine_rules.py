@@ -48,13 +48,13 @@ def device_problem(s: Situation, value: Any) -> QloraRunError | None:
 
 
 def backend(s: Situation) -> Choice:
-    """Plain PEFT, which is at least as fast wherever both were measured; says what keeps an installed Unsloth away."""
+    """Plain PEFT until another is measured faster; says what keeps an installed Unsloth away, or how to ask for it."""
     if version_of(s.report, "unsloth") is None or "unsloth" not in s.backends:
         return Choice("peft", "probe", "runs wherever torch runs")
     missing = s.backends["unsloth"] or _failed_here(s) or _unfit(s)
     if missing is not None:
         return Choice("peft", "probe", f"unsloth: {missing}")
-    return Choice("peft", "probe", "the faster one in our measurements; unsloth could run too: --backend unsloth")
+    return Choice("peft", "probe", "unsloth could run too, but is not measured faster yet: --backend unsloth")
 
 
 def backend_problem(s: Situation, value: Any) -> QloraRunError | None:
