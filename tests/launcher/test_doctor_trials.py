@@ -2,15 +2,18 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from support.command_line import SOURCES
 from support.doctor_subjects import machine
 
 from qlora_core.selftest.registry import TESTS
 from qlora_run.doctor import trials
+from qlora_run.doctor.trial_child import Plan, _exit_words
 from qlora_run.doctor.trials import TRIALS, try_all
 
 CHILD = """
@@ -91,7 +94,7 @@ def test_a_crash_costs_one_test_and_the_others_get_a_new_child(starts: Path, mon
 
 def test_a_hang_ends_and_is_told(starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = tuple(
-        trials.Plan(test=p.test, child=p.child, limit_seconds=0.5 if p.test == "adamw" else 30, missing=p.missing)
+        Plan(test=p.test, child=p.child, limit_seconds=0.5 if p.test == "adamw" else 30, missing=p.missing)
         for p in TRIALS
     )
     monkeypatch.setattr(trials, "TRIALS", short)
@@ -124,7 +127,7 @@ def test_nothing_is_started_without_torch(starts: Path) -> None:
 
 @pytest.mark.parametrize(("code", "words"), [(-11, "signal 11"), (1, "exit 1"), (0xC0000005, "0xC0000005")])
 def test_exit_codes_as_people_look_them_up(code: int, words: str) -> None:
-    assert trials._exit_words(code) == words
+    assert _exit_words(code) == words
 
 
 def test_each_environment_has_its_children() -> None:
@@ -133,3 +136,33 @@ def test_each_environment_has_its_children() -> None:
     tested = {plan.test for plan in TRIALS if plan.missing(report) is None}
     assert tested == set(TESTS)
     assert len({plan.child for plan in TRIALS}) == 4
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from qlora_profiles.machines import load_machine
+from qlora_run.doctor.trials import try_all
+
+def interrupt():
+    while not Path(os.environ["STARTS"]).exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    try_all(load_machine("linux-12gb"), (sys.executable, sys.argv[1]))
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot press Ctrl-C for itself there")
+def test_an_interruption_ends_the_children(starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them hangs for a minute, and a new one must not take its place."""
+    fate = dict.fromkeys(("torch", "triton", "unsloth"), "hang")
+    monkeypatch.setenv("FATE", json.dumps(fate))
+    command = [sys.executable, "-c", INTERRUPTED, str(starts.with_name("child.py"))]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES)}
+    done = subprocess.run(command, env=env, capture_output=True, timeout=45)
+    assert done.stdout.decode().split() == ["stopped"], done.stderr

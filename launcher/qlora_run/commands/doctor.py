@@ -23,6 +23,8 @@ def run(command: Command) -> int:
     from qlora_run.doctor.examination import examination
 
     began = time.monotonic()
+    if sys.stderr.isatty() and not (options["quick"] or options["as"] or options["json"]):
+        print("trying out what training needs: about 10 s ...", file=sys.stderr, flush=True)
     examined = examination(plan_input(command), quick=options["quick"])
     if options["report"]:
         _write_report(examined, Path(options["report"]))

@@ -1,0 +1,226 @@
+"""The processes that trials run in: a crash or a hang of one is a result, and Ctrl-C leaves none behind."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from qlora_profiles.hardware import HardwareReport
+from qlora_run.child import child_environment
+from qlora_run.learned import BROKEN, Trial
+
+FIRST_SECONDS = 90
+"""For the first test of a child: importing torch from a cold disk is part of it."""
+NO_TORCH = "torch does not import"
+STOPPED = "stopped"
+GLANCE_SECONDS = 0.2
+"""Between looks: on Windows Ctrl-C does not reach a thread that waits without end."""
+
+
+def _needs_nothing(report: HardwareReport) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One self-test: the child that it shares with others, its time limit, and what it needs at all."""
+
+    test: str
+    child: str
+    limit_seconds: float
+    missing: Callable[[HardwareReport], str | None] = _needs_nothing
+
+
+@dataclass(slots=True)
+class _Running:
+    """The processes at work, so that all of them can be ended at once."""
+
+    processes: list["subprocess.Popen[str]"] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    stopped: bool = False
+
+    def start(self, command: Sequence[str]) -> "subprocess.Popen[str] | None":
+        """A new process, or ``None`` once everything was stopped. Raises OSError."""
+        with self.lock:
+            if self.stopped:
+                return None
+            self.processes.append(_started(command))
+            return self.processes[-1]
+
+    def stop(self) -> None:
+        """End all of them; none starts any more."""
+        with self.lock:
+            self.stopped = True
+            for process in self.processes:
+                _end(process)
+
+
+def run_groups(groups: Sequence[Sequence[Plan]], command: Sequence[str]) -> list[Trial]:
+    """Run groups of tests, each in children of its own, all at once. Whatever interrupts this ends the children."""
+    running = _Running()
+    with ThreadPoolExecutor(max(1, len(groups)), thread_name_prefix="trial") as pool:
+        try:
+            futures = [pool.submit(_all_in_turn, plans, command, running) for plans in groups]
+            while wait(futures, timeout=GLANCE_SECONDS).not_done:
+                pass
+            return [trial for future in futures for trial in future.result()]
+        except BaseException:
+            running.stop()
+            raise
+
+
+def _all_in_turn(plans: Sequence[Plan], command: Sequence[str], running: _Running) -> list[Trial]:
+    return list(_try_in_turn(plans, command, running))
+
+
+def _try_in_turn(plans: Sequence[Plan], command: Sequence[str], running: _Running) -> Iterator[Trial]:
+    """Trials of one child; when it ends early the rest goes on in another one."""
+    left = list(plans)
+    while left:
+        trials = list(_Child(command, left).run(running))
+        yield from trials
+        left = (
+            []
+            if trials[0].said == STOPPED or (trials[0].test == "torch" and trials[0].state in BROKEN)
+            else left[len(trials) :]
+        )
+
+
+class _Child:
+    """A process that runs some tests; each line that it prints is one of its events."""
+
+    def __init__(self, command: Sequence[str], plans: Sequence[Plan]) -> None:
+        self._plans = plans
+        self._command = [*command, *(plan.test for plan in plans)]
+
+    def run(self, running: _Running) -> Iterator[Trial]:
+        """A trial for each test up to the one that the process ended in, at least one."""
+        first = self._plans[0].test
+        try:
+            process = running.start(self._command)
+        except OSError as error:
+            yield Trial(test=first, state="crashed", said=f"could not be started: {error}")
+            return
+        if process is None:
+            yield Trial(test=first, state="skipped", said=STOPPED)
+            return
+        errors = _Reader(process.stderr)
+        lines = _Reader(process.stdout)
+        try:
+            yield from self._results(process, lines, errors)
+        finally:
+            _end(process)
+
+    def _results(self, process: "subprocess.Popen[str]", lines: "_Reader", errors: "_Reader") -> Iterator[Trial]:
+        for number, plan in enumerate(self._plans):
+            limit = plan.limit_seconds if number else max(plan.limit_seconds, FIRST_SECONDS)
+            result = _result(lines, plan.test, limit)
+            if result is not None:
+                yield result
+                continue
+            if lines.ended:
+                process.wait()
+                last = errors.last_line() or "no message"
+                said = f"the process ended ({_exit_words(process.returncode)}): {last}"
+                yield Trial(test=plan.test, state="crashed", said=said)
+            else:
+                yield Trial(test=plan.test, state="hung", said=f"did not end within {limit:.0f} s", seconds=limit)
+            return
+
+
+def _started(command: Sequence[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env=_environment(),
+        **_own_group(),
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Ours in UTF-8, and nothing that a library would fetch or report."""
+    quiet = {"HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "BITSANDBYTES_NOWELCOME": "1"}
+    return {**child_environment(), "PYTHONIOENCODING": "utf-8:replace", **quiet}
+
+
+def _own_group() -> dict[str, Any]:
+    """Children of the child must not outlive it: where there are sessions it gets one of its own."""
+    return {} if sys.platform == "win32" else {"start_new_session": True}
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Kill what still runs, its children too."""
+    if process.poll() is not None:
+        return
+    if sys.platform == "win32":
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+    else:
+        import signal
+
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _result(lines: "_Reader", test: str, limit_seconds: float) -> Trial | None:
+    """The test's own result; ``None`` when the time is up or the process ended."""
+    until = time.monotonic() + limit_seconds
+    while (line := lines.next_line(until - time.monotonic())) is not None:
+        try:
+            said = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(said, dict) and said.get("test") == test:
+            return Trial(**said)
+    return None
+
+
+def _exit_words(code: int) -> str:
+    """An exit code as people look it up: the signal's number, or Windows' status in hexadecimal."""
+    if code < 0:
+        return f"signal {-code}"
+    return f"0x{code:08X}" if code > 0xFFFF else f"exit {code}"
+
+
+class _Reader:
+    """Reads a pipe in a thread of its own, so that waiting for a line can end."""
+
+    def __init__(self, pipe: IO[str] | None) -> None:
+        assert pipe is not None
+        self.ended = False
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True, name="trial-reader")
+        self._thread.start()
+
+    def _read(self, pipe: IO[str]) -> None:
+        with pipe:
+            for line in pipe:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def next_line(self, wait_seconds: float) -> str | None:
+        """The next line; ``None`` when none comes in time or the pipe ended."""
+        try:
+            line = self._lines.get(timeout=max(0.0, wait_seconds))
+        except Empty:
+            return None
+        self.ended = self.ended or line is None
+        return line
+
+    def last_line(self) -> str:
+        """What was said last, once the process has ended."""
+        self._thread.join(timeout=5)
+        said = []
+        while (line := self.next_line(0)) is not None:
+            said.append(line.strip())
+        return next((line for line in reversed(said) if line), "")
