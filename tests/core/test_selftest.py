@@ -106,6 +106,13 @@ def test_an_error_is_told_in_one_line() -> None:
     assert _outcome_of(ValueError("one\ntwo"))["said"] == "ValueError: one"
 
 
+def test_a_full_card_proves_nothing() -> None:
+    full = _outcome_of(RuntimeError("CUDA out of memory. Tried to allocate 20 MiB"))
+    assert full["state"] == "unavailable"
+    assert "out of memory" in full["said"]
+    assert _outcome_of(RuntimeError("no kernel image"))["state"] == "fail"
+
+
 def _outcome_of(error: Exception) -> dict[str, Any]:
     def fail() -> Any:
         raise error
