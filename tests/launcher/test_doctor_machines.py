@@ -435,3 +435,41 @@ def test_a_model_that_is_here_already_needs_no_download() -> None:
     findings = found(replace(absent, downloaded=True, here=around(cache_problem="denied")))
     assert findings["cache-disk"].verdict == "ok"
     assert findings["cache-folder"].verdict == "note"
+
+
+def test_wsl_spills_whatever_its_driver_says() -> None:
+    """The version that Linux sees there is not the one of Windows' driver."""
+    assert found(subject(with_card("wsl-16gb", driver="531.79")))["spill"].verdict == "note"
+
+
+def test_who_manages_the_card_on_windows() -> None:
+    shared, alone = (with_card("windows-12gb", driver_model=model) for model in ("wddm", "tcc"))
+    assert found(subject(shared))["driver-model"].seen == "WDDM: the card is shared with Windows"
+    assert found(subject(alone))["driver-model"].seen == "TCC: the card is ours alone"
+
+
+def test_a_driver_of_an_older_minor_cuda_runs_a_newer_one() -> None:
+    newer = machine(torch={"version": "2.13.0+cu132", "cuda": "13.2"}, cuda_driver="13.0")
+    assert found(subject(newer))["driver"].verdict == "ok"
+
+
+def test_a_gated_model_that_is_here_needs_no_token() -> None:
+    gated = subject(machine(), model="meta-llama/Llama-3.2-1B-Instruct")
+    assert found(replace(gated, downloaded=True))["token"].verdict == "ok"
+
+
+def test_download_and_checkpoints_share_a_disk() -> None:
+    """Room for each alone is not room for both."""
+    free = 16 * GIB
+    one = subject(machine(disk={"cache_free_bytes": free, "output_free_bytes": free}), model="Qwen/Qwen3-8B")
+    two = subject(machine(disk={"cache_free_bytes": free, "output_free_bytes": 99 * GIB}), model="Qwen/Qwen3-8B")
+    assert found(one)["cache-disk"].verdict == "fail"
+    assert "with its checkpoints" in found(one)["cache-disk"].seen
+    assert found(two)["cache-disk"].verdict == "warn"
+    assert "with its checkpoints" not in found(two)["cache-disk"].seen
+
+
+def test_what_torch_says_of_bfloat16_counts_more_than_the_number() -> None:
+    emulated = subject(machine(), Trial(test="torch", state="ok", found={"bf16": False}))
+    assert found(emulated)["bf16"].verdict == "note"
+    assert found(Subject(report=machine()))["bf16"].verdict == "ok"

@@ -110,6 +110,9 @@ def test_torch_that_does_not_import_is_one_thing_to_say(starts: Path, monkeypatc
     assert found.pop("torch").startswith("crashed")
     assert set(found.values()) == {"skipped torch does not import"}
     assert len(children(starts)) == 1
+    everywhere = tried(starts, monkeypatch, "linux-12gb", torch="die", triton="fail", unsloth="die")
+    assert everywhere.pop("torch").startswith("crashed")
+    assert set(everywhere.values()) == {"skipped torch does not import"}
 
 
 def test_a_command_that_cannot_be_started_is_a_verdict() -> None:
