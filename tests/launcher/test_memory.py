@@ -84,13 +84,7 @@ def test_what_tensors_take_on_a_real_card(setup: Setup, rows: int, recomputed: i
 def costs_at(point: Point) -> Costs:
     """The closed form for a measured step."""
     model = facts_of(point.model)
-    setup = replace(
-        SETUP,
-        method=point.method,
-        loss_kernel=point.kernel,
-        loss_chunk_tokens=loss_chunk_tokens(model.vocab_size, None),
-        expands_heads=True,
-    )
+    setup = replace(point.setup(SETUP), loss_chunk_tokens=loss_chunk_tokens(model.vocab_size, None))
     return memory_costs(model, discover_targets(model, ("all-linear",)), setup, footprint_of(H200, setup))
 
 
@@ -101,12 +95,10 @@ def predicted_at(point: Point) -> MemoryEstimate:
 
 def test_device_memory_as_the_driver_sees_it() -> None:
     errors = {point: predicted_at(point).peak_bytes / MIB / point.driver_mib - 1 for point in points()}
-    assert len(errors) > 200
+    assert len(errors) > 250
     assert median(abs(error) for error in errors.values()) <= 0.01
-    deterministic = [error for point, error in errors.items() if point.method != "qlora-8"]
-    assert max(deterministic) <= 0.03
-    assert min(deterministic) >= -0.03
-    assert max(abs(error) for error in errors.values()) <= 0.05  # outliers of the data decide in 8 bits
+    assert max(errors.values()) <= 0.03
+    assert min(errors.values()) >= -0.03
 
 
 def test_what_tensors_take_is_exact_but_for_outliers_and_whole_models() -> None:
@@ -118,7 +110,8 @@ def test_what_tensors_take_is_exact_but_for_outliers_and_whole_models() -> None:
         if estimate.instant == "loss":
             gaps += round(costs.gaps_tile * costs.loss.tile_bytes(point.tokens))
         tensors = (estimate.peak_bytes - costs.footprint.context_bytes - gaps) / MIB
-        assert tensors == pytest.approx(point.allocated_mib, rel=0.015), point
+        allowed = 0.015 if point.kernels == "plain" else 0.035
+        assert tensors == pytest.approx(point.allocated_mib, rel=allowed), point
 
 
 def test_the_error_bar_covers_what_was_measured() -> None:

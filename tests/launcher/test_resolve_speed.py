@@ -48,7 +48,7 @@ def test_tokens_per_second_of_fused_kernels_on_a_real_card(examples: int, recomp
 def seconds_at(point: Point) -> float:
     """The closed form for a measured step: examples of up to 2,048 tokens, all of them supervised."""
     model = facts_of(point.model)
-    setup = replace(SETUP, method=point.method, loss_kernel=point.kernel, expands_heads=True)
+    setup = point.setup(SETUP)
     costs = memory_costs(model, discover_targets(model, ("all-linear",)), setup)
     mean = min(point.tokens, 2048)
     data = data_of(longest=mean, mean=mean, mean_supervised_tokens=mean)

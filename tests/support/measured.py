@@ -1,6 +1,11 @@
-"""Steps measured on one H200: our own loop, one micro-batch each, torch 2.11, growing segments, rank 16."""
+"""Steps measured on one H200: our own loop, one micro-batch each, torch 2.11, growing segments, rank 16.
+
+``kernels`` are "plain" (the model's own layers, PEFT's adapters, keys expanded to all heads) or "fused" (Liger's
+layers, adapters inside the products but for 8-bit bases, shared key heads).
+"""
 
 import csv
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +15,7 @@ from qlora_profiles.hardware import Gpu
 from qlora_run.model_facts import known_configs
 from qlora_run.model_facts.layout import tensors_from_config
 from qlora_run.model_facts.summary import summarise
+from qlora_run.resolve.setup import Setup
 
 H200 = Gpu(name="NVIDIA H200", capability=(9, 0), vram_total_bytes=141 * 2**30, vram_free_bytes=140 * 2**30)
 SHARES = {"all": 1.0, "half": 0.5, "none": 0.0}
@@ -28,6 +34,7 @@ class Point(NamedTuple):
 
     model: str
     method: str
+    kernels: str
     tokens: int
     recomputed: str
     kernel: str
@@ -35,6 +42,18 @@ class Point(NamedTuple):
     reserved_mib: int
     driver_mib: int
     step_ms: int
+
+    def setup(self, usual: Setup) -> Setup:
+        """``usual`` with the kernels that computed this step."""
+        fused = self.kernels == "fused"
+        return replace(
+            usual,
+            method=self.method,
+            loss_kernel=self.kernel,
+            fused_kernels=fused,
+            fused_adapters=fused and self.method != "qlora-8",
+            expands_heads=not fused,
+        )
 
     def layers_recomputed(self, total: int) -> int:
         """How many of a model's layers that is."""

@@ -145,14 +145,16 @@ def _square(model: ModelFacts, setup: Setup) -> int:
 def _backward(model: ModelFacts, setup: Setup) -> int:
     """At the down projection: the gradient of what it read, from the base and from the adapter, and its own.
 
-    The former is one tensor with fused adapters, but a moment later the activation's own gradients are as large.
+    The former is one tensor with fused adapters, but a moment later the activation's own gradients are as large,
+    unless a fused activation writes them over what it kept.
     Before, in the layer's second forward, a fused gate-and-up exists three times over while PEFT adds its adapter.
     A norm at the end of the layer works in float32; an 8-bit product quantises its input, through 16 bits and a
     mask of outliers.
     """
     c, hidden, inner = setup.compute_bytes, model.hidden_size, model.intermediate_size
     joined = not setup.fused_adapters and any(shape.name.endswith("gate_up_proj") for shape in model.linears)
-    down = 2 * c * inner + (3 if joined else 1) * setup.stream_bytes * hidden
+    read = 1 if setup.fused_adapters and setup.fused_kernels else 2
+    down = read * c * inner + (3 if joined else 1) * setup.stream_bytes * hidden
     if setup.method == "qlora-8":
         down = max(down, 5 * inner + 2 * c * hidden)
     eager_16bit = c < FLOAT32 and not setup.fused_kernels

@@ -34,6 +34,10 @@ THREADS_WITH_CUBLAS = 2
 SMALL_GAPS, BLOCK_GAPS, TILE_GAPS, HEAD_GAPS, PAGE_BYTES = 0.2, 1.6, 0.2, 0.5, 20 * MIB
 """What growing segments lose: a share of what lies in small tensors, so many of a layer's largest blocks, a share
 of the tile of logits and of a trained head's gradient, and half a page."""
+INT8_COPIES = 2
+"""Copies of the widest weight that 8-bit products leave around besides the one they need."""
+FUSED_BLOCK_GAPS = 0.3
+"""Largest blocks lost where fused kernels make few of them."""
 FIXED_SEGMENTS_GAPS = 0.03
 """Share of the passing memory that segments of fixed size lose beyond that (Windows)."""
 CPU_GAPS = 0.05
@@ -84,6 +88,11 @@ def footprint_of(gpu: Gpu | None, setup: Setup, measured: "Fitted | None" = None
         uncertain_bytes=MEASURED_BYTES,
         measured=True,
     )
+
+
+def block_gaps(setup: Setup) -> float:
+    """How many of a layer's largest blocks growing segments lose."""
+    return FUSED_BLOCK_GAPS if setup.fused_kernels else BLOCK_GAPS
 
 
 def method_context_bytes(method: str) -> int:

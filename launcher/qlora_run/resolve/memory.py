@@ -59,6 +59,7 @@ def memory_costs(
     head = 4 * model.vocab_size * model.hidden_size if setup.full else 0
     on_cpu, growing = setup.device == "cpu", setup.expandable_segments
     small = 0 if on_cpu else round(rates.SMALL_GAPS * weights.small_bytes(model, targets, setup))
+    small += rates.INT8_COPIES * weights.expanded_bytes(model, setup) if setup.method == "qlora-8" else 0
     layer = layer_cost(model, targets, setup)
     return Costs(
         base_bytes=weights.base_bytes(model, setup),
@@ -68,7 +69,7 @@ def memory_costs(
         optimizer_step_bytes=_step_bytes(model, setup, trained, head),
         footprint=footprint,
         gaps_bytes=0 if on_cpu else small + round(rates.HEAD_GAPS * head) + rates.PAGE_BYTES // 2,
-        gaps_block_token=0 if on_cpu else round(rates.BLOCK_GAPS * layer.block_token),
+        gaps_block_token=0 if on_cpu else round(rates.block_gaps(setup) * layer.block_token),
         gaps_tile=0.0 if on_cpu else rates.TILE_GAPS,
         gaps_share=rates.CPU_GAPS if on_cpu else 0.0 if growing else rates.FIXED_SEGMENTS_GAPS,
         num_layers=model.num_layers,

@@ -33,7 +33,8 @@ LAUNCH_SECONDS = {
 }
 """Time of the host to launch one layer's kernels, forward and backward, and once more when it recomputes."""
 FUSED_LAUNCHES = 0.8
-"""What fused layers leave of it: half the kernels, but as much of the host's other work."""
+"""What fused layers leave of it: half the kernels, but as much of the host's other work; 8-bit products ask the
+card about outliers in between, and wait."""
 LOGIT_TOUCHES = {"liger": 12}
 USUAL_LOGIT_TOUCHES = 60
 """Bytes read or written for each logit by a kernel that fuses everything, and by the others."""
@@ -139,7 +140,7 @@ def _card_rates(report: HardwareReport, gpu: Gpu, setup: Setup) -> Rates:
 
 def _launch_seconds(setup: Setup) -> tuple[float, float]:
     once, again = LAUNCH_SECONDS[setup.method]
-    share = FUSED_LAUNCHES if setup.fused_kernels else 1.0
+    share = FUSED_LAUNCHES if setup.fused_kernels and setup.method != "qlora-8" else 1.0
     return once * share, again * share
 
 
