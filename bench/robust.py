@@ -98,13 +98,15 @@ def refused_rightly(loaded: list[Loaded], outcome: Outcome) -> bool:
     trainer, _ = held.trainer(roomy, Path(outcome.asked["output"]))
     trainer.job.memory.budget_bytes = budget
     trainer.job.memory.cap()
+    if torch.cuda.is_available() and torch.cuda.memory_reserved() > (trainer.job.memory.allowed_bytes or 0):
+        return True  # the model alone is larger
     try:
         trainer.train()
     except (torch.OutOfMemoryError, EnvironmentProblem):
         return True
     finally:
         trainer.optimizer = None
-    return False
+    return (trainer.job.memory.peak_bytes() or 0) > budget
 
 
 def random_runs(options: argparse.Namespace) -> None:

@@ -81,6 +81,7 @@ class Bench:
         trainer, _ = self.loaded.trainer(plan, Path(self.options.output))
         talk = Talk(prompt_ids=(1,), stop_ids=(0,))
         rehearsal = Rehearsal(trainer, talk, time.monotonic(), complete=False)
+        trainer.job.loaded.model.train()
         try:
             rehearsal._part("step", rehearsal._heaviest_step)
             if trainer.runner.limits != Limits.of(plan.execution_values()):

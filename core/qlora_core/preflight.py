@@ -79,7 +79,7 @@ def preflight(trainer: "StepTrainer", talk: Talk) -> None:
         wished = Limits(**json.loads(answer)) if answer else trainer.runner.limits
         if wished == trainer.runner.limits:
             return
-        trainer.runner.change(CAUSE, wished)
+        trainer.start_from(CAUSE, wished)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import wraps
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,11 +26,11 @@ from qlora_core.events import EventLog
 from qlora_core.guard import Guard
 from qlora_core.step.limits import Limits
 from qlora_core.step.packing import Example
-from qlora_core.step.runner import StepResult, StepRunner
+from qlora_core.step.runner import StepResult, StepRunner, free_cached_memory, is_out_of_memory
 from qlora_core.stop import StopRequest
 from qlora_core.tally import Tally
 from qlora_profiles import events
-from qlora_profiles.errors import UserError
+from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.plan import RunPlan
 
 
@@ -68,6 +69,19 @@ class StepTrainer(Trainer):
         self.guard = Guard()
         self.tally = Tally()
         self.runner = self._make_runner()
+        self.most = self.runner.limits
+
+    def start_from(self, cause: str, limits: Limits) -> None:
+        """Compute within other limits than the plan's from here on, and never grow beyond them."""
+        self.runner.change(cause, limits)
+        self.most = limits
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """transformers' choice, with a second try for a step that finds no room for its state."""
+        optimizer = super().create_optimizer(model)
+        if isinstance(optimizer, torch.optim.AdamW):
+            try_twice(optimizer, self.args.device)
+        return optimizer
 
     def _make_runner(self) -> StepRunner:
         job, execution = self.job, self.job.plan.execution_values()
@@ -136,6 +150,36 @@ class StepTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the inputs are no tensors."""
         return 0
+
+
+def try_twice(optimizer: torch.optim.AdamW, device: torch.device) -> None:
+    """Let a step whose state finds no room try once more, after unused blocks were given back.
+
+    torch makes the state of all parameters before it changes any of them, so nothing is done twice; the state that
+    it could not finish must go.
+    """
+    step = optimizer.step
+
+    @wraps(step)
+    def tried(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(*args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        for parameter in [p for p, state in optimizer.state.items() if "exp_avg_sq" not in state]:
+            del optimizer.state[parameter]
+        free_cached_memory(device)
+        try:
+            return step(*args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise EnvironmentProblem(
+                "out of memory for the optimizer's state", "--optimizer adamw-8bit, or a smaller --lora-r"
+            ) from error
+
+    optimizer.step = tried  # type: ignore[method-assign]
 
 
 def _as_they_are(examples: list[Example]) -> dict[str, list[Example]]:
@@ -212,7 +256,7 @@ class Reporter(TrainerCallback):
             trainer.guard.shrunk()
             trainer.tally.adapted = True
         elif trainer.guard.may_grow():
-            larger = trainer.runner.limits.larger(Limits.of(self.job.plan.execution_values()))
+            larger = trainer.runner.limits.larger(trainer.most)
             if larger is not None:
                 trainer.runner.change("it had been quiet for a while", larger)
                 trainer.tally.adapted = True

@@ -1,0 +1,53 @@
+"""What the trainer adds around transformers' own: an optimizer that finds no room at first."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from qlora_core.trainer import try_twice
+from qlora_profiles.errors import EnvironmentProblem
+
+CPU = torch.device("cpu")
+FULL = torch.OutOfMemoryError("CUDA out of memory")
+
+
+def step_with(monkeypatch: pytest.MonkeyPatch, failing: list[int], error: Exception = FULL) -> list[torch.Tensor]:
+    """The values after one real AdamW step in which the allocations of state named by number fail."""
+    parameters = [torch.nn.Parameter(torch.arange(4.0) + i) for i in range(3)]
+    for parameter in parameters:
+        parameter.grad = torch.ones(4)
+    optimizer = torch.optim.AdamW(parameters, lr=0.1)
+    try_twice(optimizer, CPU)
+    real, made = torch.zeros_like, 0
+
+    def zeros_like(*args: Any, **kwargs: Any) -> Any:
+        nonlocal made
+        made += 1
+        if made in failing:
+            raise error
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "zeros_like", zeros_like)
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 6])
+def test_a_step_without_room_for_its_state_is_tried_again(monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    expected = step_with(monkeypatch, [])
+    found = step_with(monkeypatch, [failing])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_step_that_never_finds_room_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EnvironmentProblem, match="optimizer's state") as caught:
+        step_with(monkeypatch, list(range(1, 99)))
+    assert caught.value.fix is not None
+    assert "--lora-r" in caught.value.fix
+
+
+def test_another_error_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="something else"):
+        step_with(monkeypatch, [1], ValueError("something else"))
