@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from pathlib import Path
 from statistics import mean
+from types import MethodType
 from typing import Any
 
 import torch
@@ -161,7 +162,7 @@ def try_twice(optimizer: torch.optim.AdamW, device: torch.device) -> None:
     step = optimizer.step
 
     @wraps(step)
-    def tried(*args: Any, **kwargs: Any) -> Any:
+    def tried(_: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return step(*args, **kwargs)
         except (RuntimeError, MemoryError) as error:
@@ -179,7 +180,7 @@ def try_twice(optimizer: torch.optim.AdamW, device: torch.device) -> None:
                 "out of memory for the optimizer's state", "--optimizer adamw-8bit, or a smaller --lora-r"
             ) from error
 
-    optimizer.step = tried  # type: ignore[method-assign]
+    optimizer.step = MethodType(tried, optimizer)  # type: ignore[method-assign]  # schedulers look at its __func__
 
 
 def _as_they_are(examples: list[Example]) -> dict[str, list[Example]]:
