@@ -1,0 +1,258 @@
+"""One micro-step of an 8B shape of 8 layers in NF4: ms, launches, memory and gradient for each set of kernels.
+
+usage: PYTHONPATH=tests python bench/kernels.py      (a CUDA card; without one: a smoke test on the CPU)
+"""
+
+import gc
+import time
+from dataclasses import replace
+from itertools import accumulate
+
+import torch
+
+from qlora_core.backends.kernels import graphed
+from qlora_core.backends.peft import add_adapters
+from qlora_core.step import attention as attention_module
+from qlora_core.step.forward import causal_lm, decoder_of, packed_loss
+from qlora_core.step.layers import fuse_layers, liger_kernels
+from qlora_core.step.limits import Limits
+from qlora_core.step.lora import fuse_adapters
+from qlora_core.step.packing import Packed, pack
+from qlora_core.step.recompute import decoder_layers, recompute_layers
+from qlora_profiles.settings import Execution, Recipe
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+DTYPE = torch.bfloat16
+ATTENTION = "varlen" if CUDA else "sdpa"
+SHAPE = {
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "tie_word_embeddings": False,
+}
+if not CUDA:
+    SHAPE |= {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 320,
+    }
+SIZES = {"1500": [188] * 7 + [184], "8192": [512] * 16} if CUDA else {"60": [20, 40]}
+REPEATS = 8 if CUDA else 1
+
+
+class Row:
+    def __init__(self, length, seed):
+        draw = torch.Generator().manual_seed(seed)
+        self.input_ids = torch.randint(3, SHAPE["vocab_size"], (length,), generator=draw).tolist()
+        self.supervised = [i >= length // 2 for i in range(length)]
+
+
+def legacy_pack(examples, device, pin_memory=False):
+    """What packing was before: Python lists and five copies."""
+    lengths = [len(e.input_ids) for e in examples]
+    starts = [0, *accumulate(lengths)]
+    at = [
+        s + o
+        for e, s in zip(examples, starts, strict=False)
+        for o, learned in enumerate(e.supervised)
+        if learned and o > 0
+    ]
+    ids = [t for e in examples for t in e.input_ids]
+
+    def move(values, dtype=torch.long):
+        tensor = torch.tensor(values, dtype=dtype)
+        return (tensor.pin_memory() if pin_memory else tensor).to(device, non_blocking=pin_memory)
+
+    return Packed(
+        input_ids=move(ids)[None],
+        position_ids=move([p for n in lengths for p in range(n)])[None],
+        boundaries=move(starts, torch.int32),
+        longest=max(lengths),
+        scored_at=move([a - 1 for a in at]),
+        targets=move([ids[a] for a in at]),
+    )
+
+
+def quantise(model):
+    import bitsandbytes as bnb
+
+    for parent in list(model.get_decoder().layers.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is torch.nn.Linear:
+                layer = bnb.nn.Linear4bit(
+                    child.in_features, child.out_features, bias=False, compute_dtype=DTYPE, device="meta"
+                )
+                layer.weight = bnb.nn.Params4bit(
+                    child.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer
+                )
+                setattr(parent, name, layer.to(DEVICE))
+                child.weight = None
+    gc.collect()
+
+
+def build():
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("qwen3", **SHAPE, use_cache=False)
+    name = attention_module.implementation(ATTENTION, config)
+    with torch.device(DEVICE):
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPE, attn_implementation=name)
+    quantise(model)
+    model = add_adapters(model, Recipe(model="", method="qlora-4", max_length=1, lora_r=16, lora_alpha=32.0))
+    draw = torch.Generator(DEVICE).manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.data = parameter.data.float()
+            if ".lora_B." in name:
+                parameter.normal_(0, 0.01, generator=draw)
+    return model.train()
+
+
+def execution(graphs):
+    return Execution(
+        device=DEVICE.type,
+        backend="peft",
+        compute_dtype="bfloat16",
+        vram_budget_bytes=None,
+        token_budget=8192,
+        layers_recomputed=0,
+        attention=ATTENTION,
+        loss_kernel="chunked",
+        loss_chunk_tokens=256,
+        optimizer_kernel="fused",
+        adapter_kernel="fused",
+        layer_kernels="liger",
+        cuda_graphs=graphs,
+        workers=0,
+        dataset_workers=0,
+        pin_memory=CUDA,
+        expandable_segments=False,
+    )
+
+
+def sync():
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def launches(step):
+    if not CUDA:
+        return 0
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        step()
+        sync()
+    words = ("LaunchKernel", "GraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
+    return sum(e.count for e in seen.key_averages() if any(word in e.key for word in words))
+
+
+def measure(model, score, packing, rows, recomputed):
+    recompute_layers(causal_lm(model), recomputed, False)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    share = 1.0 / sum(sum(row.supervised[1:]) for row in rows)
+
+    def step():
+        loss = score(packing(rows, DEVICE, CUDA)) * share
+        loss.backward()
+        return loss.detach()
+
+    for _ in range(3):
+        model.zero_grad(set_to_none=True)
+        loss = step()
+    gradient = torch.cat([p.grad.flatten().float() for p in parameters]).cpu()
+    loss = float(loss)
+    counted = launches(step)
+    sync()
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        step()
+        sync()
+        times.append(time.perf_counter() - start)
+    times.sort()
+    allocated, reserved = (
+        (torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30) if CUDA else (0.0, 0.0)
+    )
+    model.zero_grad(set_to_none=True)
+    return loss, gradient, 1e3 * times[len(times) // 2], counted, allocated, reserved
+
+
+def main():
+    began = time.perf_counter()
+    model = build()
+    print(
+        f"torch {torch.__version__}, {torch.cuda.get_device_name() if CUDA else 'cpu'}, built in "
+        f"{time.perf_counter() - began:.0f} s; adapters 'share heads' answer: ",
+        end="",
+    )
+    print(attention_module._sharing(DEVICE) if CUDA else "not asked")
+    score = packed_loss(
+        model, attention=ATTENTION, kernel="chunked", chunk_tokens=256, autocast_dtype=DTYPE, warn=print
+    )
+    assert score.head is not None
+    sharing = attention_module._sharing
+    attention_module._sharing = lambda device: None
+    variants = ["baseline", "baseline again", "+1 adapters", "+1+2 liger", "+1+2+3 host", "+graphs"]
+    expected = {}
+    print(
+        f"{'variant':16}{'tokens':>7}{'recomp':>7}{'ms':>9}{'launches':>10}{'alloc':>8}{'reserv':>8}"
+        f"{'loss diff':>11}{'grad diff':>11}"
+    )
+    for variant in variants:
+        packing = legacy_pack
+        if variant.startswith("+1 "):
+            fused = fuse_adapters(model, decoder_of(model), DTYPE)
+            print(f"  adapters fused: {fused.num_layers} layers in {len(fused.groups)} groups")
+        if variant.startswith("+1+2 "):
+            try:
+                layers = fuse_layers(causal_lm(model), liger_kernels(), DTYPE, print)
+                print("  layers:", {kind: len(found) for kind, found in layers.replaced.items()})
+            except ImportError as error:
+                print("  no liger:", error)
+        if variant.startswith(("+1+2+3", "+graphs")):
+            packing, attention_module._sharing = pack, sharing
+        for size, lengths in SIZES.items():
+            rows = [Row(length, seed) for seed, length in enumerate(lengths)]
+            for recomputed in (len(decoder_layers(model)), 0):
+                used = score
+                if variant == "+graphs":
+                    limits = Limits(token_budget=8192, layers_recomputed=recomputed)
+                    used = replace(score, decode=graphed(score, execution(CUDA), limits, print))
+                gc.collect()
+                if CUDA:
+                    torch.cuda.empty_cache()
+                try:
+                    loss, gradient, ms, counted, allocated, reserved = measure(model, used, packing, rows, recomputed)
+                except Exception as error:
+                    print(f"{variant:16}{size:>7}{recomputed:>7}  FAILED {type(error).__name__}: {str(error)[:300]}")
+                    model.zero_grad(set_to_none=True)
+                    continue
+                first = expected.setdefault((size, recomputed), (loss, gradient))
+                apart = float((gradient - first[1]).norm() / first[1].norm())
+                print(
+                    f"{variant:16}{size:>7}{recomputed:>7}{ms:>9.2f}{counted:>10}{allocated:>8.2f}{reserved:>8.2f}"
+                    f"{abs(loss / first[0] - 1):>11.1e}{apart:>11.1e}",
+                    flush=True,
+                )
+                if variant == "+graphs" and used.decode is not None:
+                    print(f"  graphs captured: {used.decode.num_graphs}")
+                del used
+    print(f"whole script {time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
