@@ -1,6 +1,7 @@
 """What a measurement on the card changes: the record of this machine, and the execution of the run in hand."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Tuner:
         better = retuned(ran, calibrated_by(ran, measured_of(ran, event)))
         if better != self.plan:
             self.plan = better
-            codec.save(better, self.plan_path)
+            with suppress(OSError):  # a full disk: the run goes on, and its events tell what changed
+                codec.save(better, self.plan_path)
         return json.dumps(limits_of(better.execution_values(), event.limits))
 
 

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import support.standin_core
 from support.models import save_tiny_model, write_rows
 from support.plans import plan as tiny_plan
 from support.run_plans import run_plan
-from support.witness import Witness
+from support.witness import Witness, kill_children
 
 from qlora_profiles import codec, events
 from qlora_profiles.plan import RunPlan
@@ -117,7 +116,6 @@ def _kill_once(step: int) -> Callable[[RunState], None]:
     def act(state: RunState) -> None:
         if left and state.step >= left[0]:
             left.pop()
-            for child in psutil.Process().children():
-                child.kill()
+            kill_children("qlora_core")
 
     return act

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import support.standin_core
 from support.run_plans import run_plan
-from support.witness import Witness
+from support.witness import Witness, kill_children
 
 from qlora_profiles import codec
 from qlora_profiles.errors import EnvironmentProblem, Interrupted, QloraRunError, UserError
@@ -124,9 +124,8 @@ def test_a_child_that_dies_is_explained_and_can_be_resumed(output: Path) -> None
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_child_that_is_killed_from_outside_is_explained(output: Path) -> None:
     def kill(state: RunState) -> None:
-        for process in psutil.Process().children() if state.step >= 2 else ():
-            if str(STAND_IN) in process.cmdline():
-                process.kill()
+        if state.step >= 2:
+            kill_children(str(STAND_IN))
 
     ending = run("deaf", output, Witness(kill))
     psutil.Process(int((output / "grandchild").read_text(encoding="utf-8"))).kill()

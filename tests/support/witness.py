@@ -1,6 +1,9 @@
 """A view of a run for tests."""
 
 from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
 
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.events import Event
@@ -33,3 +36,11 @@ class Witness:
 
     def end(self, state: RunState, problem: QloraRunError | None) -> None:
         self.state, self.problem, self.ended = state, problem, True
+
+
+def kill_children(word: str) -> None:
+    """Kill this process's own children that have ``word`` in their command line."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # zombies too: another test's, not yet reaped
+            if any(word in part for part in child.cmdline()):
+                child.kill()
