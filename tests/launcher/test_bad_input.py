@@ -305,9 +305,6 @@ def test_names_that_no_disk_holds(capsys: Caught) -> None:
     assert "not in this system's encoding" in text
 
 
-# --- where it goes
-
-
 def test_an_output_folder_that_cannot_be_written(here: Path, capsys: Caught) -> None:
     for folder in ("rows.jsonl", "rows.jsonl/below"):
         assert f"{folder}: cannot be written" in refused(capsys, *BOTH, "--output", folder)
