@@ -20,6 +20,7 @@ from qlora_core.ceilings import measure_ceilings
 from qlora_core.device import autocast
 from qlora_core.evaluate import evaluate
 from qlora_core.generate import Sampling, generate
+from qlora_core.rows import ArrowRows
 from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
 from qlora_core.step.packing import Example
@@ -65,6 +66,11 @@ def heaviest(lengths: Sequence[int], token_budget: int, most: int) -> list[int]:
     return taken
 
 
+def lengths_of(rows: Sequence[Example]) -> list[int]:
+    """Tokens of each row."""
+    return rows.lengths if isinstance(rows, ArrowRows) else [len(row.input_ids) for row in rows]
+
+
 def preflight(trainer: "StepTrainer", talk: Talk) -> None:
     """Measure, tell the launcher, and take the execution that it answers with, until both agree."""
     job = trainer.job
@@ -104,7 +110,7 @@ class Rehearsal:
     def __init__(self, trainer: "StepTrainer", talk: Talk, start: float, complete: bool) -> None:
         self.trainer, self.job, self.talk = trainer, trainer.job, talk
         self.start, self.complete = start, complete
-        self.lengths = [len(example.input_ids) for example in self.job.train]
+        self.lengths = lengths_of(self.job.train)
         self.peaks: dict[str, int] = {}
         self.step_seconds: float | None = None
 
@@ -194,7 +200,7 @@ class Rehearsal:
         if not held_out:
             return
         budget = self.trainer.runner.limits.token_budget
-        rows = heaviest([len(row.input_ids) for row in held_out], budget, len(held_out))
+        rows = heaviest(lengths_of(held_out), budget, len(held_out))
         self.job.loaded.model.eval()
         evaluate(self.trainer.scorer, [held_out[i] for i in rows], budget, self.job.memory.device)
         self.job.loaded.model.train()

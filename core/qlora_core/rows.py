@@ -7,13 +7,17 @@ from qlora_core.data import Encoded
 
 
 class ArrowRows(Sequence[Encoded]):
-    """Rows held in an Arrow table (``datasets``), so that a data loader's process copies little."""
+    """Rows held in an Arrow table (``datasets``), so that a data loader's process copies little.
+
+    ``lengths`` are their tokens, known without touching the table.
+    """
 
     def __init__(self, rows: Iterable[Encoded]) -> None:
         from datasets import Dataset, Features, List, Value
 
         features = Features({"input_ids": List(Value("int32")), "supervised": List(Value("bool"))})
         kept = list(rows)
+        self.lengths = [len(row.input_ids) for row in kept]
         columns = {name: [getattr(row, name) for row in kept] for name in features}
         self._table = Dataset.from_dict(columns, features=features)
 

@@ -18,3 +18,8 @@ def test_rows_come_back_as_they_went_in_also_in_another_process() -> None:
 
 def test_no_rows_is_a_set_of_rows_too() -> None:
     assert len(ArrowRows([])) == 0
+
+
+def test_lengths_are_known_without_reading_the_rows() -> None:
+    rows = ArrowRows(ROWS)
+    assert rows.lengths == [len(row.input_ids) for row in rows]
