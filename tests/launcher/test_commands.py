@@ -259,7 +259,7 @@ def test_chinese_names_and_texts_from_plan_to_result(
     (here / "tiny").rename(here / "模型")
     (here / "退款.jsonl").write_text(f"{CHINESE}\n" * 12, encoding="utf-8")
     (here / "设置.yaml").write_text("system_prompt: 你是客服\nsample_prompts: [退款要几天]\n", encoding="utf-8")
-    small = ("--max-steps", "1", "--examples-per-step", "2", "--lora-r", "2")
+    small = ("--max-steps", "1", "--examples-per-step", "2", "--lora-r", "2", "--method", "lora")
     argv = ("--config", "设置.yaml", "--model", "模型", "--data", "退款.jsonl", "--output", "结果", *small)
     trained = process(*argv, cwd=here, env=env)
     assert trained.returncode == 0, trained.stderr
