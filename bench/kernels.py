@@ -1,6 +1,6 @@
 """One micro-step of an 8B shape of 8 layers in NF4: ms, launches, memory and gradient for each set of kernels.
 
-usage: PYTHONPATH=tests python bench/kernels.py      (a CUDA card; without one: a smoke test on the CPU)
+usage: python bench/kernels.py      (a CUDA card; without one: a smoke test on the CPU)
 """
 
 import gc
@@ -191,67 +191,58 @@ def measure(model, score, packing, rows, recomputed):
     return loss, gradient, 1e3 * times[len(times) // 2], counted, allocated, reserved
 
 
-def main():
-    began = time.perf_counter()
-    model = build()
-    print(
-        f"torch {torch.__version__}, {torch.cuda.get_device_name() if CUDA else 'cpu'}, built in "
-        f"{time.perf_counter() - began:.0f} s; adapters 'share heads' answer: ",
-        end="",
-    )
-    print(attention_module._sharing(DEVICE) if CUDA else "not asked")
-    score = packed_loss(
-        model, attention=ATTENTION, kernel="chunked", chunk_tokens=256, autocast_dtype=DTYPE, warn=print
-    )
-    assert score.head is not None
-    sharing = attention_module._sharing
-    attention_module._sharing = lambda device: None
-    variants = ["baseline", "baseline again", "+1 adapters", "+1+2 liger", "+1+2+3 host", "+graphs"]
-    expected = {}
-    print(
-        f"{'variant':16}{'tokens':>7}{'recomp':>7}{'ms':>9}{'launches':>10}{'alloc':>8}{'reserv':>8}"
-        f"{'loss diff':>11}{'grad diff':>11}"
-    )
-    for variant in variants:
-        packing = legacy_pack
-        if variant.startswith("+1 "):
-            fused = fuse_adapters(model, decoder_of(model), DTYPE)
-            print(f"  adapters fused: {fused.num_layers} layers in {len(fused.groups)} groups")
-        if variant.startswith("+1+2 "):
+class Bench:
+    """One model whose kernels are replaced one after another, and the first row's result to compare with."""
+
+    def __init__(self):
+        self.model = build()
+        self.score = packed_loss(
+            self.model, attention=ATTENTION, kernel="chunked", chunk_tokens=256, autocast_dtype=DTYPE, warn=print
+        )
+        self.sharing, attention_module._sharing = attention_module._sharing, lambda device: None
+        self.packing = legacy_pack
+        self.expected = {}
+
+    def take(self, variant):
+        """Put the variant's kernels in; those of the ones before stay."""
+        if variant == "+ adapters":
+            fuse_adapters(self.model, decoder_of(self.model), DTYPE)
+        if variant == "+ liger":
             try:
-                layers = fuse_layers(causal_lm(model), liger_kernels(), DTYPE, print)
-                print("  layers:", {kind: len(found) for kind, found in layers.replaced.items()})
+                fuse_layers(causal_lm(self.model), liger_kernels(), DTYPE, print)
             except ImportError as error:
                 print("  no liger:", error)
-        if variant.startswith(("+1+2+3", "+graphs")):
-            packing, attention_module._sharing = pack, sharing
-        for size, lengths in SIZES.items():
-            rows = [Row(length, seed) for seed, length in enumerate(lengths)]
-            for recomputed in (len(decoder_layers(model)), 0):
-                used = score
-                if variant == "+graphs":
-                    limits = Limits(token_budget=8192, layers_recomputed=recomputed)
-                    used = replace(score, decode=graphed(score, execution(CUDA), limits, print))
-                gc.collect()
-                if CUDA:
-                    torch.cuda.empty_cache()
-                try:
-                    loss, gradient, ms, counted, allocated, reserved = measure(model, used, packing, rows, recomputed)
-                except Exception as error:
-                    print(f"{variant:16}{size:>7}{recomputed:>7}  FAILED {type(error).__name__}: {str(error)[:300]}")
-                    model.zero_grad(set_to_none=True)
-                    continue
-                first = expected.setdefault((size, recomputed), (loss, gradient))
-                apart = float((gradient - first[1]).norm() / first[1].norm())
-                print(
-                    f"{variant:16}{size:>7}{recomputed:>7}{ms:>9.2f}{counted:>10}{allocated:>8.2f}{reserved:>8.2f}"
-                    f"{abs(loss / first[0] - 1):>11.1e}{apart:>11.1e}",
-                    flush=True,
-                )
-                if variant == "+graphs" and used.decode is not None:
-                    print(f"  graphs captured: {used.decode.num_graphs}")
-                del used
-    print(f"whole script {time.perf_counter() - began:.0f} s")
+        if variant == "+ host":
+            self.packing, attention_module._sharing = pack, self.sharing
+
+    def row(self, variant, size, recomputed):
+        """Time one micro-step and print its line."""
+        rows = [Row(length, seed) for seed, length in enumerate(SIZES[size])]
+        used = self.score
+        if variant == "+ graphs":
+            limits = Limits(token_budget=8192, layers_recomputed=recomputed)
+            used = replace(used, decode=graphed(used, execution(CUDA), limits, print))
+        gc.collect()
+        if CUDA:
+            torch.cuda.empty_cache()
+        loss, gradient, *numbers = measure(self.model, used, self.packing, rows, recomputed)
+        first = self.expected.setdefault((size, recomputed), (loss, gradient))
+        apart = float((gradient - first[1]).norm() / first[1].norm())
+        ms, counted, allocated, reserved = numbers
+        cells = f"{ms:>9.2f}{counted:>10}{allocated:>8.2f}{reserved:>8.2f}{abs(loss / first[0] - 1):>11.1e}"
+        print(f"{variant:16}{size:>7}{recomputed:>7}{cells}{apart:>11.1e}", flush=True)
+
+
+def main():
+    bench = Bench()
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if CUDA else 'cpu'}")
+    head = f"{'ms':>9}{'launches':>10}{'alloc':>8}{'reserv':>8}{'loss diff':>11}{'grad diff':>11}"
+    print(f"{'variant':16}{'tokens':>7}{'recomp':>7}{head}")
+    for variant in ("baseline", "baseline again", "+ adapters", "+ liger", "+ host", "+ graphs"):
+        bench.take(variant)
+        for size in SIZES:
+            for recomputed in (len(decoder_layers(bench.model)), 0):
+                bench.row(variant, size, recomputed)
 
 
 if __name__ == "__main__":

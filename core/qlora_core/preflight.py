@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
+from heapq import nlargest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -111,6 +113,8 @@ class Rehearsal:
         self.trainer, self.job, self.talk = trainer, trainer.job, talk
         self.start, self.complete = start, complete
         self.lengths = lengths_of(self.job.train)
+        self.longest = nlargest(self.job.plan.recipe_values().examples_per_step, self.lengths)
+        self.heaviest = cache(self._heaviest)
         self.peaks: dict[str, int] = {}
         self.step_seconds: float | None = None
 
@@ -128,7 +132,7 @@ class Rehearsal:
         limits = self.trainer.runner.limits
         return {
             "limits": asdict(limits),
-            "largest_tokens": self._tokens(self._heaviest_rows()),
+            "largest_tokens": self._tokens(self.heaviest(limits.token_budget)),
             "several_micro_batches": self._several(),
             "reserved_bytes": max(self.peaks.values(), default=0),
             "outside_bytes": outside,
@@ -164,11 +168,11 @@ class Rehearsal:
             was = runner.limits
             model.zero_grad(set_to_none=True)
             self.job.memory.forget_peak()
-            runner.run(self._rows(self._heaviest_rows()))
+            runner.run(self._rows(self.heaviest(was.token_budget)))
             self._optimizer_step()
             if not self._several():
                 model.zero_grad(set_to_none=True)
-            runner.run(self._rows(self._heaviest_rows()))
+            runner.run(self._rows(self.heaviest(runner.limits.token_budget)))
 
     def _typical_step(self) -> None:
         """The first rows of the data as one step, the second time against the clock."""
@@ -238,16 +242,12 @@ class Rehearsal:
     def _tokens(self, indices: Sequence[int]) -> int:
         return sum(self.lengths[i] for i in indices)
 
-    def _heaviest_rows(self) -> list[int]:
-        return heaviest(self.lengths, self.trainer.runner.limits.token_budget, self._examples_per_step())
+    def _heaviest(self, token_budget: int) -> list[int]:
+        return heaviest(self.lengths, token_budget, len(self.longest))
 
     def _typical_rows(self) -> range:
-        return range(min(self._examples_per_step(), len(self.lengths)))
+        return range(len(self.longest))
 
     def _several(self) -> bool:
         """Whether a step of the longest rows has more than one micro-batch."""
-        longest = sorted(self.lengths, reverse=True)[: self._examples_per_step()]
-        return len(cut(longest, self.trainer.runner.limits.token_budget)) > 1
-
-    def _examples_per_step(self) -> int:
-        return self.job.plan.recipe_values().examples_per_step
+        return len(cut(self.longest, self.trainer.runner.limits.token_budget)) > 1

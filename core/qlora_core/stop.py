@@ -10,7 +10,7 @@ import sys
 import threading
 from types import FrameType
 
-STOP, GO = "stop", "go"
+GO = "go"
 
 
 class StopRequest:

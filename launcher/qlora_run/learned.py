@@ -6,18 +6,15 @@ and every package that matters. When one of them changes, nothing is known any m
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from qlora_profiles.codec import from_json, to_json
+from qlora_profiles.codec import from_json, keep
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.places import cache_folder
@@ -81,22 +78,8 @@ def learned(report: HardwareReport, folder: Path | None = None) -> Learned:
 
 def remember(report: HardwareReport, trials: Mapping[str, Trial], folder: Path | None = None) -> Path | None:
     """Keep the results of trials; ``None`` where the cache cannot be written, which stops nobody."""
-    path = path_of(report, folder)
     value = Learned(environment=environment_of(report), time_s=time.time(), trials=dict(trials))
-    part: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-        part = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(to_json(value))
-        part.replace(path)
-    except OSError:
-        if part is not None:
-            with suppress(OSError):
-                part.unlink()
-        return None
-    return path
+    return keep(value, path_of(report, folder))
 
 
 def path_of(report: HardwareReport, folder: Path | None = None) -> Path:

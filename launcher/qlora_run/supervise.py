@@ -17,7 +17,6 @@ from typing import BinaryIO
 
 import psutil
 
-from qlora_profiles import codec
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.events import FILE_NAME, MeasuredEvent
 from qlora_profiles.plan import RunPlan
@@ -64,7 +63,6 @@ def supervise(
     goes_on: Callable[[Ending, Callable[[str], None]], bool] = lambda end, say: False,
 ) -> Ending:
     """One process of ``run_core``, and all about its end; the view hears of the end unless ``goes_on``."""
-    plan = codec.load(plan_path, RunPlan)
     output.mkdir(parents=True, exist_ok=True)
     tuner = Tuner(plan_path)
     command = command or _core(plan_path, tuner)
@@ -74,7 +72,7 @@ def supervise(
         log_start = log.seek(0, os.SEEK_END)
         watch = _Watch(tail, view, fold(tail.new_events()).closed(), tuner)
         with _interrupts() as interrupts:
-            child = _start(command, child_environment(plan, env or {}), log)
+            child = _start(command, child_environment(tuner.plan, env or {}), log)
             killed = _follow(child, watch, interrupts)
     end = ending(child.returncode, watch.state, killed, output, last_lines_of(log_path, log_start))
     if not goes_on(end, watch.say):

@@ -1,6 +1,8 @@
 """Versioned JSON for the contract's values: exact round trips, unknown keys refused with a suggestion."""
 
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +21,33 @@ def to_json(value: Any) -> str:
 
 def save(value: Any, path: Path) -> None:
     """Write ``value`` whole or not at all: a reader never sees half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(to_json(value), encoding="utf-8", newline="\n")
-    part.replace(path)
+    write_whole(path, to_json(value))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put ``text`` at ``path`` in one move; processes that write at once leave one of their versions.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise
+
+
+def keep(value: Any, path: Path) -> Path | None:
+    """Save to a cache, its folder made; ``None`` where it cannot be written, which must stop nobody."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(value, path)
+    except OSError:
+        return None
+    return path
 
 
 def load(path: Path, kind: type[T]) -> T:

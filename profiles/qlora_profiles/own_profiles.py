@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from qlora_profiles.codec import write_whole
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.places import config_folder
 from qlora_profiles.plan import Profile
@@ -49,9 +50,7 @@ def save_own(profile: Profile, *, replace: bool) -> Path:
         raise UserError(f"profile {profile.name}: there is one already ({path})", "another name, or --yes replaces it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(write_profile(profile), encoding="utf-8", newline="\n")
-        part.replace(path)
+        write_whole(path, write_profile(profile))
     except OSError as error:
         raise EnvironmentProblem(f"{path}: {error.strerror or error}", "QLORA_RUN_CONFIG=FOLDER") from error
     return path

@@ -17,17 +17,6 @@ UNSET_WORDS = ("auto", "none", "null", "")
 
 _BOOLEANS = dict.fromkeys(("yes", "on", "true", "1"), True) | dict.fromkeys(("no", "off", "false", "0"), False)
 
-BOOLEAN_WORDS = {
-    "yes": True,
-    "on": True,
-    "true": True,
-    "1": True,
-    "no": False,
-    "off": False,
-    "false": False,
-    "0": False,
-}
-
 
 class Setting(Struct, frozen=True, kw_only=True):
     """One setting: its place, its type as a person reads it, and how to check a value of it."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import FAMILIES, random_examples, tiny_model
+from support.plans import ON_CARD
 
 from qlora_core.adapters import initialise
 from qlora_core.backends.kernels import graphed
@@ -148,25 +149,7 @@ def test_whether_older_kernels_share_heads_can_be_tried() -> None:
 
 def with_graphs(model: Any, recomputed: int, warned: list[str]) -> tuple[PackedLoss, GraphedDecoder]:
     usual = scorer(model)
-    plan = Execution(
-        device="cuda",
-        backend="peft",
-        compute_dtype="bfloat16",
-        vram_budget_bytes=None,
-        token_budget=4096,
-        layers_recomputed=recomputed,
-        attention="varlen",
-        loss_kernel="chunked",
-        loss_chunk_tokens=64,
-        optimizer_kernel="fused",
-        adapter_kernel="plain",
-        layer_kernels="plain",
-        cuda_graphs=True,
-        workers=0,
-        dataset_workers=0,
-        pin_memory=True,
-        expandable_segments=False,
-    )
+    plan = Execution(**ON_CARD | {"layers_recomputed": recomputed, "loss_chunk_tokens": 64, "cuda_graphs": True})
     decoder = graphed(usual, plan, Limits(token_budget=4096, layers_recomputed=recomputed), warned.append)
     assert decoder is not None
     return replace(usual, decode=decoder), decoder

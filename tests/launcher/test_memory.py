@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.measured import H200, Point, facts_of, points
 from support.planning_facts import known
+from support.plans import ON_CARD
 
 from qlora_profiles.facts import MemoryEstimate
 from qlora_profiles.hardware import Gpu
@@ -27,25 +28,7 @@ from qlora_run.resolve.weights import adapter_params, base_bytes
 MODEL = known("Qwen/Qwen3-8B")
 TARGETS = discover_targets(MODEL, ("all-linear",))
 RECIPE = Recipe(model="Qwen/Qwen3-8B", method="qlora-4", max_length=2048)
-EXECUTION = Execution(
-    device="cuda",
-    backend="peft",
-    compute_dtype="bfloat16",
-    vram_budget_bytes=None,
-    token_budget=4096,
-    layers_recomputed=36,
-    attention="varlen",
-    loss_kernel="chunked",
-    loss_chunk_tokens=256,
-    optimizer_kernel="fused",
-    adapter_kernel="plain",
-    layer_kernels="plain",
-    cuda_graphs=False,
-    workers=0,
-    dataset_workers=0,
-    pin_memory=True,
-    expandable_segments=True,
-)
+EXECUTION = Execution(**ON_CARD | {"layers_recomputed": 36})
 SETUP = Setup.of(RECIPE, EXECUTION)
 FUSED = replace(SETUP, fused_kernels=True)
 WHOLE_LOGITS = replace(SETUP, loss_kernel="logits")

@@ -30,6 +30,19 @@ EXECUTION: dict[str, Any] = {
     "cpu_threads": 1,
 }
 
+ON_CARD: dict[str, Any] = EXECUTION | {
+    "device": "cuda",
+    "compute_dtype": "bfloat16",
+    "token_budget": 4096,
+    "attention": "varlen",
+    "loss_chunk_tokens": 256,
+    "optimizer_kernel": "fused",
+    "pin_memory": True,
+    "expandable_segments": True,
+    "cpu_threads": None,
+}
+"""How a card computes, with the model's own layers and PEFT's adapters."""
+
 
 def plan(model: Path, data: Path, output: Path, steps: int = 6, **changes: Any) -> RunPlan:
     """A plan with every setting at its default, small where defaults are large, and ``changes``."""

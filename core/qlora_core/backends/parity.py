@@ -117,8 +117,7 @@ def compared(plan: RunPlan, rows: Sequence[Encoded], stop: "StopRequest") -> Kep
     examples = [row.input_ids[:EXAMPLE_TOKENS] for row in islice(rows, EXAMPLES)]
     plain, other = (_in_child(plan, name, examples, stop) for name in (PLAIN, plan.execution_values().backend))
     outcome = Kept(loss_apart=apart(plain.losses, other.losses), norm_apart=apart(plain.norms, other.norms))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    codec.save(outcome, path)
+    codec.keep(outcome, path)
     return outcome
 
 

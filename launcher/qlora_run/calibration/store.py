@@ -5,15 +5,12 @@ that write at once leave one of their versions and never half of one.
 """
 
 import hashlib
-import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from qlora_profiles import places
-from qlora_profiles.codec import from_json, to_json
+from qlora_profiles.codec import from_json, keep
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
 from qlora_run.calibration.records import Calibration, Kernels, Machine, Record, machine_of
@@ -73,18 +70,4 @@ def _digest(value: msgspec.Struct) -> str:
 
 def write(record: Record, folder: Path | None = None) -> Path | None:
     """Put a record in its place; ``None`` where the cache cannot be written, which stops nobody's training."""
-    path = path_of(record.machine, record.kernels, folder)
-    part: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-        part = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(to_json(record))
-        part.replace(path)
-    except OSError:
-        if part is not None:
-            with suppress(OSError):
-                part.unlink()
-        return None
-    return path
+    return keep(record, path_of(record.machine, record.kernels, folder))

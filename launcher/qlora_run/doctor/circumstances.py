@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -157,8 +156,3 @@ def _has_token() -> bool:
     from huggingface_hub import get_token
 
     return bool(get_token())
-
-
-def package_version() -> str:
-    """Our own version."""
-    return metadata.version("qlora-run")

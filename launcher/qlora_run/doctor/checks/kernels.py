@@ -1,7 +1,5 @@
 """What was really computed in a child process: each self-test's result, and what training does without it."""
 
-from collections.abc import Callable
-
 from qlora_run.doctor import remedies
 from qlora_run.doctor.findings import Fix
 from qlora_run.doctor.seen import Seen, fail, ok, skipped, warn
@@ -10,8 +8,6 @@ from qlora_run.learned import Trial
 
 WHERE = {"cuda": "this GPU", "xpu": "this GPU", "mps": "this GPU", "cpu": "the CPU"}
 WINDOWS_LIBRARIES = "winget install Microsoft.VCRedist.2015+.x64"
-
-Mender = Callable[[Subject], Fix]
 
 
 def _ran(s: Subject, test: str, what: str) -> Seen | None:
