@@ -19,7 +19,7 @@ from qlora_core.step.limits import Limits
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.packing import Packed, pack
 from qlora_core.step.recompute import decoder_layers, recompute_layers
-from qlora_profiles.settings import Execution, Recipe
+from qlora_profiles.settings import Recipe
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -119,28 +119,6 @@ def build():
     return model.train()
 
 
-def execution(graphs):
-    return Execution(
-        device=DEVICE.type,
-        backend="peft",
-        compute_dtype="bfloat16",
-        vram_budget_bytes=None,
-        token_budget=8192,
-        layers_recomputed=0,
-        attention=ATTENTION,
-        loss_kernel="chunked",
-        loss_chunk_tokens=256,
-        optimizer_kernel="fused",
-        adapter_kernel="fused",
-        layer_kernels="liger",
-        cuda_graphs=graphs,
-        workers=0,
-        dataset_workers=0,
-        pin_memory=CUDA,
-        expandable_segments=False,
-    )
-
-
 def sync():
     if CUDA:
         torch.cuda.synchronize()
@@ -220,8 +198,8 @@ class Bench:
         rows = [Row(length, seed) for seed, length in enumerate(SIZES[size])]
         used = self.score
         if variant == "+ graphs":
-            limits = Limits(token_budget=8192, layers_recomputed=recomputed)
-            used = replace(used, decode=graphed(used, execution(CUDA), limits, print))
+            limits = Limits(token_budget=sum(SIZES[size]), layers_recomputed=recomputed, cuda_graphs=CUDA)
+            used = replace(used, decode=graphed(used, limits, print))
         gc.collect()
         if CUDA:
             torch.cuda.empty_cache()

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from qlora_core.backends.protocol import Scorer
 from qlora_core.step.cutting import cut
+from qlora_core.step.oom import free_cached_memory, is_out_of_memory
 from qlora_core.step.packing import Example, Packed, pack, supervised_tokens
-from qlora_core.step.runner import free_cached_memory, is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

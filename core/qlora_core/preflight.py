@@ -25,8 +25,8 @@ from qlora_core.generate import Sampling, generate
 from qlora_core.rows import ArrowRows
 from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
+from qlora_core.step.oom import free_cached_memory
 from qlora_core.step.packing import Example
-from qlora_core.step.runner import free_cached_memory
 from qlora_profiles import events
 
 if TYPE_CHECKING:

@@ -26,8 +26,9 @@ from qlora_core.evaluate import evaluate
 from qlora_core.events import EventLog
 from qlora_core.guard import Guard
 from qlora_core.step.limits import Limits
+from qlora_core.step.oom import free_cached_memory, is_out_of_memory
 from qlora_core.step.packing import Example
-from qlora_core.step.runner import StepResult, StepRunner, free_cached_memory, is_out_of_memory
+from qlora_core.step.runner import StepResult, StepRunner
 from qlora_core.stop import StopRequest
 from qlora_core.tally import Tally
 from qlora_profiles import events

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from support.models import FAMILIES, random_examples, tiny_model
-from support.plans import ON_CARD
 
 from qlora_core.adapters import initialise
 from qlora_core.backends.kernels import graphed
 from qlora_core.step.attention import implementation, shares_heads
+from qlora_core.step.buckets import padded
 from qlora_core.step.forward import PackedLoss, decoder_of, packed_loss
 from qlora_core.step.graphs import GraphedDecoder, Inputs, bucket_of
 from qlora_core.step.layers import FusedLayers, fuse_layers, liger_kernels
@@ -20,7 +20,6 @@ from qlora_core.step.limits import Limits
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.packing import pack
 from qlora_core.step.recompute import recompute_layers
-from qlora_profiles.settings import Execution
 
 pytestmark = [
     pytest.mark.gpu,
@@ -149,8 +148,8 @@ def test_whether_older_kernels_share_heads_can_be_tried() -> None:
 
 def with_graphs(model: Any, recomputed: int, warned: list[str]) -> tuple[PackedLoss, GraphedDecoder]:
     usual = scorer(model)
-    plan = Execution(**ON_CARD | {"layers_recomputed": recomputed, "loss_chunk_tokens": 64, "cuda_graphs": True})
-    decoder = graphed(usual, plan, Limits(token_budget=4096, layers_recomputed=recomputed), warned.append)
+    limits = Limits(token_budget=4096, layers_recomputed=recomputed, cuda_graphs=True)
+    decoder = graphed(usual, limits, warned.append)
     assert decoder is not None
     return replace(usual, decode=decoder), decoder
 
@@ -183,17 +182,14 @@ def test_a_graph_computes_what_its_padded_inputs_give() -> None:
     fuse_adapters(model, decoder_of(model), HALF)
     score, decoder = with_graphs(model, 0, [])
     packed = pack(random_examples(6, seed=2, longest=90), CARD)
-    for _ in range(3):
-        hidden = decoder(packed)
+    hidden = decoder(packed)
     assert hidden is not None
-    bucket = bucket_of(packed, 4096)
-    assert bucket is not None
-    inputs = Inputs(bucket, CARD)
+    inputs = Inputs(bucket_of(packed, padded(packed.num_tokens, 4096)), CARD)
     inputs.load(packed)
     with score.autocast("cuda"):
-        padded = score.hidden_states(inputs.packed)[: packed.num_tokens]
+        filled = score.hidden_states(inputs.packed)[: packed.num_tokens]
         usual = score.hidden_states(packed)
-    torch.testing.assert_close(hidden.detach(), padded.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(hidden.detach(), filled.detach(), rtol=0, atol=0)
     assert float((hidden - usual).float().norm() / usual.float().norm()) < 0.02
 
 

@@ -35,9 +35,9 @@ def use_kernels(model: Any, execution: Execution, warn: Warn) -> None:
         fuse_layers(causal_lm(model), kernels, dtype, warn)
 
 
-def graphed(scorer: PackedLoss, execution: Execution, limits: Limits, warn: Warn) -> GraphedDecoder | None:
-    """Graphs of the decoder as it computes now, or ``None`` where the plan or the model has none."""
-    if not execution.cuda_graphs or scorer.head is None or limits.offload_activations:
+def graphed(scorer: PackedLoss, limits: Limits, warn: Warn) -> GraphedDecoder | None:
+    """Graphs of the decoder as it computes now, or ``None`` where there are to be none or the model has none."""
+    if not limits.cuda_graphs or scorer.head is None or limits.offload_activations:
         return None
     trained = [parameter for parameter in scorer.model.parameters() if parameter.requires_grad]
     return GraphedDecoder(_uncached(scorer), trained, limits.token_budget, warn)

@@ -53,13 +53,14 @@ class PeftBackend:
     def apply(self, loaded: Loaded, limits: Limits) -> PackedLoss:
         """Set each layer's checkpointing flag and score with the plan's kernels; graphs are of what is set."""
         assert self._plan is not None
-        dropout, execution = self._plan.recipe_values().lora_dropout, self._plan.execution_values()
+        dropout = self._plan.recipe_values().lora_dropout
         inner = causal_lm(loaded.model)
         recompute_layers(inner, limits.layers_recomputed, dropout > 0, limits.offload_activations)
         if self._scorer is None:
             self._scorer = self._first_scorer(loaded)
-        decode = graphed(self._scorer, execution, limits, self._warn)
-        return replace(self._scorer, chunk_tokens=limits.loss_chunk_tokens, decode=decode)
+        decode = graphed(self._scorer, limits, self._warn)
+        scorer = self._scorer.with_kernel(limits.loss_kernel, self._warn)
+        return replace(scorer, chunk_tokens=limits.loss_chunk_tokens, decode=decode)
 
     def _first_scorer(self, loaded: Loaded) -> PackedLoss:
         import torch

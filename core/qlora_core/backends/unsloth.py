@@ -113,7 +113,7 @@ class UnslothBackend:
             model=loaded.model,
             head=head,
             attention=execution.attention,
-            kernel=execution.loss_kernel if usable(execution.loss_kernel, head) else "chunked",
+            kernel=limits.loss_kernel if usable(limits.loss_kernel, head) else "chunked",
             chunk_tokens=limits.loss_chunk_tokens,
             autocast_dtype=getattr(torch, execution.compute_dtype),
             checkpointing=tuple((layer, bool(layer.gradient_checkpointing)) for layer in decoder_layers(inner)),

@@ -19,8 +19,8 @@ class PackedLoss:
     """Summed cross entropy (nats, float32) of a packed micro-batch.
 
     ``head`` is ``None`` for models whose logits only their own forward can make; they score through it.
-    ``decode`` computes the hidden states (T x H) of a micro-batch that is trained on, in another way than the model
-    itself; it answers ``None`` where it cannot.
+    ``decode`` computes the hidden states (T x H) of a micro-batch in another way than the model itself; it answers
+    ``None`` where it cannot.
     """
 
     model: Any
@@ -36,10 +36,7 @@ class PackedLoss:
         with self.autocast(packed.input_ids.device.type):
             if self.head is None:
                 return cross_entropy(self._own_logits(packed), packed.targets, reduction="sum")
-            hidden = self.decode(packed) if self.decode else None
-            if hidden is None:
-                hidden = self.hidden_states(packed)
-            scored = hidden.index_select(0, packed.scored_at)
+            scored = self._hidden(packed).index_select(0, packed.scored_at)
             return KERNELS[self.kernel](scored, packed.targets, self.head, self.chunk_tokens)
 
     @torch.no_grad()
@@ -48,9 +45,22 @@ class PackedLoss:
         with self.autocast(packed.input_ids.device.type):
             if self.head is None:
                 return cross_entropy(self._own_logits(packed), packed.targets, reduction="none")
-            scored = self.hidden_states(packed).index_select(0, packed.scored_at)
+            scored = self._hidden(packed).index_select(0, packed.scored_at)
             parts = zip(scored.split(self.chunk_tokens), packed.targets.split(self.chunk_tokens), strict=True)
             return torch.cat([cross_entropy(self.head.logits(h), t, reduction="none") for h, t in parts])
+
+    def _hidden(self, packed: Packed) -> Tensor:
+        hidden = self.decode(packed) if self.decode else None
+        return self.hidden_states(packed) if hidden is None else hidden
+
+    def with_kernel(self, kernel: str, warn: Callable[[str], None]) -> "PackedLoss":
+        """The same loss by another kernel, or by one that computes the same where it cannot score this head."""
+        if self.head is None or kernel == self.kernel:
+            return self
+        if not usable(kernel, self.head):
+            warn(f"loss kernel {kernel} cannot score this model's head; chunked does")
+            kernel = "chunked"
+        return replace(self, kernel=kernel)
 
     def hidden_states(self, packed: Packed) -> Tensor:
         """What the model itself makes of a micro-batch (T x H)."""
@@ -94,10 +104,7 @@ def packed_loss(
     if head is None or not _same_logits(loss, head):
         warn(f"loss kernel {kernel}: this architecture makes its logits in its own way; its own forward scores them")
         return loss
-    if not usable(kernel, head):
-        warn(f"loss kernel {kernel} cannot score this model's head; chunked does")
-        kernel = "chunked"
-    return replace(loss, head=head, kernel=kernel)
+    return replace(loss, head=head, kernel="chunked").with_kernel(kernel, warn)
 
 
 def decoder_of(model: Any) -> Any:

@@ -6,24 +6,20 @@ nothing is scored on and no other sequence sees, hence of zero gradient. The los
 Shape legend: T tokens of a micro-batch, H hidden size; a bucket has at least as many of everything.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, SMALLEST_TOKENS, padded, sizes
+from qlora_core.step.oom import is_out_of_memory
 from qlora_core.step.packing import Packed
 
-SMALLEST_TOKENS, LARGEST_TOKENS = 256, 8192
-"""Beyond the largest the card is busy computing anyway."""
-FEWEST_SEQUENCES, MOST_SEQUENCES = 8, 128
+FEWEST_SEQUENCES = 16
 SHORTEST_LONGEST = 256
-MOST_GRAPHS = 6
-"""Each graph holds its launches in memory; activations they share."""
-USES_BEFORE = 1
-"""How often a shape must have come before it is worth a graph; the first time also warms its kernels up."""
 
 Decode = Callable[[Packed], Tensor]
 
@@ -36,27 +32,24 @@ class Bucket:
     sequences: int
     longest: int
 
+    def takes(self, packed: Packed) -> bool:
+        """Whether a micro-batch fits in, with the sequences that fill it up."""
+        tail = -(-(self.tokens - packed.num_tokens) // self.longest)
+        here = packed.num_tokens <= self.tokens and packed.longest <= self.longest
+        return here and len(packed.boundaries) - 1 + tail <= self.sequences
 
-def bucket_of(packed: Packed, most_tokens: int) -> Bucket | None:
-    """The smallest shape that takes a micro-batch, of at most ``most_tokens`` tokens; ``None`` where there is none."""
-    tokens = packed.num_tokens
-    if tokens > min(most_tokens, LARGEST_TOKENS):
-        return None
-    padded = min(_rounded(max(tokens, SMALLEST_TOKENS)), max(most_tokens, tokens))
-    longest = min(padded, _power_of_two(max(packed.longest, SHORTEST_LONGEST)))
-    tail = -(-(padded - tokens) // longest)
-    sequences = _power_of_two(max(FEWEST_SEQUENCES, len(packed.boundaries) - 1 + tail))
-    return Bucket(tokens=padded, sequences=sequences, longest=longest) if sequences <= MOST_SEQUENCES else None
+
+def bucket_of(packed: Packed, tokens: int, within: Bucket | None = None) -> Bucket:
+    """A shape of ``tokens`` tokens that takes a micro-batch; never one of less than ``within`` in anything else."""
+    least = (within.sequences, within.longest) if within else (FEWEST_SEQUENCES, SHORTEST_LONGEST)
+    longest = max(least[1], _power_of_two(packed.longest))
+    tail = -(-(tokens - packed.num_tokens) // longest)
+    sequences = max(least[0], _power_of_two(len(packed.boundaries) - 1 + tail))
+    return Bucket(tokens=tokens, sequences=sequences, longest=longest)
 
 
 def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
-
-
-def _rounded(tokens: int) -> int:
-    """Up to a power of two or one and a half of it."""
-    above = _power_of_two(tokens)
-    return above * 3 // 4 if tokens <= above * 3 // 4 else above
 
 
 class Inputs:
@@ -138,25 +131,13 @@ class CudaGraph:
     """
 
     def __init__(self, decode: Decode, inputs: Inputs, gradients: Gradients, pool: Any) -> None:
-        self._warm_up(decode, inputs, gradients)
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._forward, pool=pool, capture_error_mode="thread_local"):
+        with _captured(self._forward, pool):
             hidden = decode(inputs.packed)
         self.grad_hidden = torch.zeros_like(hidden)
-        with torch.cuda.graph(self._backward, pool=pool, capture_error_mode="thread_local"):
+        with _captured(self._backward, pool):
             gradients.add(_gradients(hidden, gradients, self.grad_hidden))
         self.hidden = hidden.detach()
-
-    @staticmethod
-    def _warm_up(decode: Decode, inputs: Inputs, gradients: Gradients) -> None:
-        """Once on a stream of its own, so that nothing is compiled or allocated for good while capturing."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            hidden = decode(inputs.packed)
-            _gradients(hidden, gradients, torch.zeros_like(hidden))
-            del hidden
-        torch.cuda.current_stream().wait_stream(stream)
 
     def forward(self) -> None:
         """Compute ``hidden`` from the inputs."""
@@ -167,17 +148,52 @@ class CudaGraph:
         self._backward.replay()
 
 
+@contextmanager
+def _captured(graph: Any, pool: Any) -> Iterator[None]:
+    """Capture what is launched inside. Ending a capture that ran out of memory may raise an error of its own."""
+    problem: list[BaseException] = []
+    try:
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            try:
+                yield
+            except RuntimeError as error:
+                problem.append(error)
+                raise
+    except RuntimeError as error:
+        if problem and is_out_of_memory(problem[0]) and not is_out_of_memory(error):
+            raise problem[0] from None
+        raise
+
+
 def _gradients(hidden: Tensor, gradients: Gradients, grad_hidden: Tensor) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(hidden, gradients.parameters, grad_hidden, allow_unused=True)
 
 
+def warm_up(decode: Decode, gradients: Gradients, device: torch.device) -> None:
+    """A small micro-batch on a stream of its own, so that nothing is compiled or set up while capturing."""
+    if device.type != "cuda":
+        return
+    bucket = Bucket(tokens=SMALLEST_TOKENS, sequences=FEWEST_SEQUENCES, longest=SHORTEST_LONGEST)
+    inputs, stream = Inputs(bucket, device), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        inputs.packed.boundaries[1:] = SMALLEST_TOKENS
+        hidden = decode(inputs.packed)
+        _gradients(hidden, gradients, torch.zeros_like(hidden))
+        del hidden
+    torch.cuda.current_stream().wait_stream(stream)
+
+
 class GraphedDecoder:
-    """Hidden states of a micro-batch by a graph of its shape, or ``None`` where it is to be computed as usual.
+    """Hidden states of a micro-batch by a graph of its size, or ``None`` where it is to be computed as usual.
+
+    The largest graph is captured first: all others find room in its memory. Nothing that is trained on is computed
+    as usual beside it, which would take that memory a second time.
 
     Args:
         decode: hidden states of a micro-batch as usual.
         parameters: what is trained.
-        most_tokens: no shape is larger than a micro-batch may be.
+        most_tokens: tokens that a micro-batch may have; an example that is longer raises it.
         warn: told once if capturing fails; everything is then computed as usual.
     """
 
@@ -192,50 +208,68 @@ class GraphedDecoder:
         self._decode, self._most_tokens, self._warn, self._capture = decode, most_tokens, warn, capture
         self._parameters = parameters
         self._gradients: Gradients | None = None
-        self._graphs: dict[Bucket, tuple[Inputs, Graph]] = {}
-        self._uses: Counter[Bucket] = Counter()
+        self._graphs: dict[int, tuple[Bucket, Inputs, Graph]] = {}
         self._failed = False
         self._pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
         self._anchor = torch.zeros((), requires_grad=True)
 
     @property
     def num_graphs(self) -> int:
-        """Shapes that have one."""
+        """Sizes that have one."""
         return len(self._graphs)
 
     def __call__(self, packed: Packed) -> Tensor | None:
         """T x H, differentiable: its backward fills the parameters' gradients."""
-        bucket = bucket_of(packed, self._most_tokens) if torch.is_grad_enabled() else None
-        if bucket is None or not self._ready(bucket, packed):
+        found = self._captured_for(packed) if torch.is_grad_enabled() else self._taking(packed)
+        if found is None:
             return None
-        inputs, graph = self._graphs[bucket]
+        inputs, graph = found
         inputs.load(packed)
         hidden: Tensor = _Replayed.apply(self._anchor, graph, self._gradients, packed.num_tokens)  # type: ignore[no-untyped-call]
         return hidden
 
-    def _ready(self, bucket: Bucket, packed: Packed) -> bool:
-        """Whether there is a graph of a shape by now."""
-        if bucket in self._graphs:
-            return True
-        self._uses[bucket] += 1
-        if self._failed or self._uses[bucket] <= USES_BEFORE or len(self._graphs) >= MOST_GRAPHS:
-            return False
-        self._failed = not self._captured(bucket, packed)
-        if self._failed:
-            self._graphs.clear()
-            self._gradients = None
-        return not self._failed
+    def _taking(self, packed: Packed) -> tuple[Inputs, Graph] | None:
+        """The smallest graph that is there and takes a micro-batch."""
+        takers = [size for size, (bucket, _, _) in self._graphs.items() if bucket.takes(packed)]
+        return self._graphs[min(takers)][1:] if takers else None
 
-    def _captured(self, bucket: Bucket, packed: Packed) -> bool:
-        """Make the graph of a shape; its tensors must be gone before anything else is tried."""
-        self._gradients = self._gradients or Gradients(self._parameters)
-        inputs = Inputs(bucket, packed.input_ids.device)
+    def _captured_for(self, packed: Packed) -> tuple[Inputs, Graph] | None:
+        """The graph of a micro-batch's size, captured where it is not there yet."""
+        if packed.num_tokens > self._most_tokens:
+            self._most_tokens = packed.num_tokens
+            self._graphs.clear()
+        if self._failed or self._most_tokens > LARGEST_GRAPHED_TOKENS:
+            return None
+        largest, size = sizes(self._most_tokens)[0], padded(packed.num_tokens, self._most_tokens)
+        if largest not in self._graphs and not self._captured(largest, packed):
+            return None
+        there = size in self._graphs and self._graphs[size][0].takes(packed)
+        return self._graphs[size][1:] if there or self._captured(size, packed) else None
+
+    def _captured(self, tokens: int, packed: Packed) -> bool:
+        """Make the graph of a size; its tensors must be gone before anything else is tried.
+
+        Raises:
+            RuntimeError: memory ran out, as anywhere else in a step.
+        """
+        before = self._graphs.pop(tokens, None)
+        bucket = bucket_of(packed, tokens, before[0] if before else None)
+        del before
+        device = packed.input_ids.device
+        if self._gradients is None:
+            self._gradients = Gradients(self._parameters)
+            warm_up(self._decode, self._gradients, device)
+        inputs = Inputs(bucket, device)
         inputs.load(packed)
         try:
-            self._graphs[bucket] = (inputs, self._capture(self._decode, inputs, self._gradients, self._pool))
+            self._graphs[tokens] = (bucket, inputs, self._capture(self._decode, inputs, self._gradients, self._pool))
         except RuntimeError as error:
+            self._graphs.clear()
+            if is_out_of_memory(error):
+                raise
+            self._failed, self._gradients = True, None
             why = str(error).strip().splitlines() or [type(error).__name__]
-            self._warn(f"CUDA graphs: capturing {bucket.tokens} tokens failed ({why[0][:120]}); going on without")
+            self._warn(f"CUDA graphs: capturing {tokens} tokens failed ({why[0][:120]}); going on without")
             return False
         return True
 

@@ -1,7 +1,7 @@
 """The part of the execution that may change while running, and the ladder down it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from qlora_core.step.cutting import cut
 from qlora_profiles.settings import Execution
@@ -18,25 +18,24 @@ class Limits:
 
     token_budget: int
     layers_recomputed: int
+    loss_kernel: str = "chunked"
     loss_chunk_tokens: int = 1024
     offload_activations: bool = False
+    cuda_graphs: bool = False
 
     @classmethod
     def of(cls, execution: Execution) -> "Limits":
         """Where a plan starts."""
-        return cls(
-            token_budget=execution.token_budget,
-            layers_recomputed=execution.layers_recomputed,
-            loss_chunk_tokens=execution.loss_chunk_tokens,
-            offload_activations=execution.offload_activations,
-        )
+        return cls(**{f.name: getattr(execution, f.name) for f in fields(cls)})
 
     def smaller(self, lengths: Sequence[int], num_layers: int) -> "Limits | None":
         """The next rung down for a step of these lengths (tokens), or ``None`` at the bottom.
 
-        Smaller micro-batches first, which cost least; then more recomputing layers, then smaller tiles of
-        logits, then activations in main memory.
+        What graphs hold for good first; then smaller micro-batches, which cost least; then more recomputing layers,
+        then smaller tiles of logits, then activations in main memory.
         """
+        if self.cuda_graphs:
+            return replace(self, cuda_graphs=False)
         return next(iter([*self._cut_smaller(lengths), *self._other_rungs(num_layers)]), None)
 
     def _cut_smaller(self, lengths: Sequence[int]) -> Iterator["Limits"]:
@@ -68,4 +67,6 @@ class Limits:
             return replace(self, layers_recomputed=(self.layers_recomputed + start.layers_recomputed) // 2)
         if self.token_budget < start.token_budget:
             return replace(self, token_budget=min(start.token_budget, self.token_budget * 2))
+        if start.cuda_graphs and not self.cuda_graphs:
+            return replace(self, cuda_graphs=True)
         return None

@@ -5,7 +5,6 @@ gradient. Out of memory drops the gradients of the step, makes the execution sma
 step over: nothing is skipped, nothing is counted twice.
 """
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +13,9 @@ from torch import Tensor
 
 from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
+from qlora_core.step.oom import free_cached_memory, is_out_of_memory
 from qlora_core.step.packing import Example, Packed, pack_all, supervised_tokens
 from qlora_profiles.errors import EnvironmentProblem
-
-OOM_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +78,8 @@ class StepRunner:
         """
         while (result := self._attempt(examples)) is None:
             self._drop_gradients()
-            free_cached_memory(self._device)
             self._shrink_or_give_up(examples)
+            free_cached_memory(self._device)
         return result
 
     def _attempt(self, examples: Sequence[Example]) -> StepResult | None:
@@ -137,15 +135,3 @@ class StepRunner:
                 f"out of memory on an example of {max(lengths)} tokens, with every saving in use",
                 f"--max-length {max(64, max(lengths) // 2)}",
             )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the card or beside it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in str(error) for w in OOM_WORDS)
-
-
-def free_cached_memory(device: torch.device) -> None:
-    """Give the allocator's unused blocks back to the device, those first that a failed pass left in cycles."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

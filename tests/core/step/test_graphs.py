@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support.adapted import adapted, assert_same, computed
 from support.models import FAMILIES, PlainExample, random_examples
 
+from qlora_core.step.buckets import NUM_SIZES, padded, sizes
 from qlora_core.step.forward import PackedLoss, packed_loss
 from qlora_core.step.graphs import (
-    MOST_GRAPHS,
     Bucket,
     Decode,
     Gradients,
@@ -33,31 +35,36 @@ def example(length: int) -> PlainExample:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "most", "expected"),
+    ("lengths", "tokens", "expected"),
     [
-        ([10], 4096, (256, 8, 256)),
-        ([300, 300, 90], 4096, (768, 8, 512)),
-        ([300, 300, 180], 4096, (1024, 8, 512)),
-        ([2000, 1900], 4000, (4000, 8, 2048)),
-        ([40] * 30, 4096, (1536, 32, 256)),
-        ([40] * 31, 4096, (1536, 64, 256)),
-        ([100, 5], 100, None),
-        ([9000], 20_000, None),
-        ([4] * 200, 4096, None),
+        ([10], 256, (16, 256)),
+        ([300, 300, 90], 704, (16, 512)),
+        ([2000, 1900], 3904, (16, 2048)),
+        ([40] * 15, 640, (16, 256)),
+        ([40] * 16, 704, (32, 256)),
+        ([4] * 200, 1024, (256, 256)),
     ],
 )
-def test_the_shape_of_a_micro_batch(lengths: list[int], most: int, expected: tuple[int, int, int] | None) -> None:
-    bucket = bucket_of(pack([example(length) for length in lengths], CPU), most)
-    assert (bucket and (bucket.tokens, bucket.sequences, bucket.longest)) == expected
+def test_the_shape_of_a_micro_batch(lengths: list[int], tokens: int, expected: tuple[int, int]) -> None:
+    packed = pack([example(length) for length in lengths], CPU)
+    bucket = bucket_of(packed, tokens)
+    assert (bucket.sequences, bucket.longest) == expected
+    assert bucket.takes(packed)
+    assert not replace(bucket, sequences=len(lengths) - 1).takes(packed)
+
+
+def test_a_shape_never_shrinks() -> None:
+    large = Bucket(tokens=512, sequences=64, longest=1024)
+    assert bucket_of(pack([example(10)], CPU), 512, large) == large
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_every_padded_micro_batch_is_whole(seed: int) -> None:
     packed = pack(random_examples(1 + seed % 9, seed=seed, longest=60 * (1 + seed % 7)), CPU)
-    bucket = bucket_of(packed, 4096)
-    assert bucket is not None
+    bucket = bucket_of(packed, padded(packed.num_tokens, 4096))
+    assert bucket.takes(packed)
     inputs = Inputs(bucket, CPU)
-    inputs.load(pack(random_examples(3, seed=99), CPU))  # what was in it before must not matter
+    inputs.load(pack([example(bucket.tokens // 2)] * 2, CPU))  # what was in it before must not matter
     inputs.load(packed)
     ends = inputs.packed.boundaries.tolist()
     assert ends[: len(packed.boundaries)] == packed.boundaries.tolist()
@@ -137,9 +144,9 @@ def test_steps_of_graphs_equal_usual_steps() -> None:
     decoder = score.decode
     assert isinstance(decoder, GraphedDecoder)
     for number, (seeds, wanted) in enumerate(zip(steps, expected, strict=True)):
-        assert_same(step(model, score, seeds), wanted, 5e-6)  # the first micro-batch of all has no graph yet
+        assert_same(step(model, score, seeds), wanted, 5e-6)
         model.zero_grad(set_to_none=number % 2 == 0)
-    assert decoder.num_graphs == 1
+    assert decoder.num_graphs == 2  # the largest, and the size of these
 
 
 def test_a_head_that_is_trained_too_keeps_its_gradient() -> None:
@@ -149,14 +156,18 @@ def test_a_head_that_is_trained_too_keeps_its_gradient() -> None:
     assert_same(step(model, graphed(model), [1, 2, 3]), expected, 5e-6)
 
 
-def test_held_out_rows_need_no_graph() -> None:
+def test_held_out_rows_make_no_graph_and_use_one_that_is_there() -> None:
     model = adapted()
-    score = graphed(model)
-    packed = pack(random_examples(3), CPU)
-    for _ in range(3):
-        score.token_losses(packed)
+    score, packed = graphed(model), pack(random_examples(3), CPU)
+    expected = score.token_losses(packed)
     assert isinstance(score.decode, GraphedDecoder)
     assert score.decode.num_graphs == 0
+    step(model, score, [5])
+    replayed: list[int] = []
+    for _, _, graph in score.decode._graphs.values():
+        graph.forward = lambda graph=graph: (replayed.append(1), EagerGraph.forward(graph))  # type: ignore[method-assign]
+    torch.testing.assert_close(score.token_losses(packed), expected, rtol=1e-5, atol=1e-5)
+    assert replayed == [1]
 
 
 def test_a_capture_that_fails_is_told_once_and_changes_nothing() -> None:
@@ -172,14 +183,63 @@ def test_a_capture_that_fails_is_told_once_and_changes_nothing() -> None:
     assert "not permitted" in warned[0]
 
 
-def test_no_more_graphs_than_memory_was_meant_for() -> None:
-    model = adapted()
-    score = graphed(model)
-    for length in (100, 300, 500, 700, 900, 1100, 1600, 2100):
-        for _ in range(2):
-            packed = pack([example(n) for n in (length,)], CPU)
-            packed = replace(packed, input_ids=packed.input_ids % 300)
-            assert score.decode is not None
-            score.decode(replace(packed, position_ids=packed.position_ids % 500))
+def capturing(model: Any, fail_at: int = 10**9) -> tuple[PackedLoss, list[int]]:
+    """A graphed scorer and the sizes that it captures, in order; one that is too large runs out of memory."""
+    captured: list[int] = []
+
+    def capture(decode: Decode, inputs: Inputs, gradients: Gradients, pool: Any) -> EagerGraph:
+        captured.append(inputs.packed.num_tokens)
+        if inputs.packed.num_tokens >= fail_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return EagerGraph(decode, inputs, gradients, pool)
+
+    return graphed(model, capture), captured
+
+
+def lengths(score: PackedLoss, *counts: int) -> None:
+    for count in counts:
+        packed = pack([example(count)], CPU)
+        packed = replace(packed, input_ids=packed.input_ids % 300, position_ids=packed.position_ids % 500)
+        assert score.decode is not None
+        score.decode(packed)
+
+
+def test_the_largest_size_is_captured_first_and_each_once() -> None:
+    score, captured = capturing(adapted())
+    lengths(score, 3000, 3100, 700, 2100, 710, 4000)
+    assert captured == [4096, 3456, 1280, 2496]
+    assert captured[0] == sizes(4096)[0]
+
+
+def test_a_longer_example_than_there_should_be_raises_the_largest_size() -> None:
+    score, captured = capturing(adapted())
+    lengths(score, 4096, 5000, 5000, 4096)
+    assert captured == [4096, 5056, 4224]
+
+
+def test_beyond_the_largest_graphs_everything_is_as_usual() -> None:
+    score, captured = capturing(adapted())
     assert isinstance(score.decode, GraphedDecoder)
-    assert score.decode.num_graphs == MOST_GRAPHS
+    lengths(score, 500, 9000, 500)
+    assert (len(captured), score.decode.num_graphs) == (2, 0)
+
+
+def test_running_out_of_memory_while_capturing_is_the_steps_to_handle() -> None:
+    model = adapted()
+    score, _ = capturing(model, fail_at=4096)
+    with pytest.raises(torch.OutOfMemoryError):
+        step(model, score, [1])
+    assert isinstance(score.decode, GraphedDecoder)
+    assert score.decode.num_graphs == 0
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_sizes_take_everything_with_little_padding(most: int, tokens: int) -> None:
+    found = sizes(most)
+    assert found == sorted(found, reverse=True)
+    assert len(found) <= NUM_SIZES
+    assert most <= found[0] < max(256, most) + 64
+    if tokens <= found[0]:
+        size = padded(tokens, most)
+        assert size in found
+        assert tokens <= size <= max(found[-1], 1.19 * tokens + 64)

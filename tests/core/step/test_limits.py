@@ -12,6 +12,7 @@ STARTS = st.builds(
     token_budget=st.integers(64, 20_000),
     layers_recomputed=st.integers(0, 36),
     loss_chunk_tokens=st.sampled_from([32, 64, 1024]),
+    cuda_graphs=st.booleans(),
 )
 
 
@@ -26,6 +27,7 @@ def ladder(start: Limits, lengths: list[int]) -> list[Limits]:
 def test_the_ladder_ends_at_the_smallest_execution(start: Limits, lengths: list[int]) -> None:
     last = ladder(start, lengths)[-1]
     assert (last.layers_recomputed, last.loss_chunk_tokens, last.offload_activations) == (36, 32, True)
+    assert not last.cuda_graphs
     for batch in cut(lengths, last.token_budget):
         assert len(batch) == 1 or sum(lengths[i] for i in batch) < 2 * SMALLEST_TOKEN_BUDGET
 
@@ -39,6 +41,7 @@ def test_every_rung_changes_something_that_saves_memory(start: Limits, lengths: 
             cut_finer
             or below.layers_recomputed > above.layers_recomputed
             or (below.loss_chunk_tokens < above.loss_chunk_tokens or below.offload_activations)
+            or (above.cuda_graphs and not below.cuda_graphs)
         )
 
 

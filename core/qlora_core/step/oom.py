@@ -1,0 +1,19 @@
+"""Telling that memory ran out, and giving back what lies unused."""
+
+import gc
+
+import torch
+
+OOM_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the card or beside it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in str(error) for w in OOM_WORDS)
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Give the allocator's unused blocks back to the device, those first that a failed pass left in cycles."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
