@@ -46,17 +46,20 @@ def plan_for(model: str, method: str, values: dict[str, Any]) -> Any:
 
 def predicted(plan: Any, tokens: int, execution: Any = None) -> dict[str, Any]:
     """The planner's estimate for steps of one micro-batch of ``tokens``."""
+    from qlora_core.step.buckets import sizes
     from qlora_run.model_facts import discover_targets
     from qlora_run.resolve import estimate_memory
 
     recipe, execution = plan.recipe_values(), execution or plan.execution_values()
     targets = discover_targets(plan.model, recipe.target_modules)
-    estimate = estimate_memory(plan.model, targets, recipe, execution, tokens, report=plan.report, accumulating=False)
+    graphs = execution.cuda_graphs
+    tokens = sizes(tokens)[0] if graphs else tokens
+    estimate = estimate_memory(plan.model, targets, recipe, execution, tokens, report=plan.report, accumulating=graphs)
     parts = {part.name: part.bytes for part in estimate.parts}
     return {"predicted": estimate.peak_bytes, "instant": estimate.instant, "parts": parts}
 
 
-def measure(model: str, method: str, tokens: list[int], kernels: list[str], calibrate: bool) -> None:
+def measure(model: str, method: str, tokens: list[int], kernels: list[str], graphs: str, calibrate: bool) -> None:
     """Every point of one model and method; prints a line of JSON for each."""
     plan = plan_for(model, method, {"token_budget": 512})
     from qlora_core.__main__ import set_environment
@@ -74,11 +77,12 @@ def measure(model: str, method: str, tokens: list[int], kernels: list[str], cali
     layers = plan.model.num_layers
     for count, share, kernel in product(tokens, SHARES, kernels):
         values = {"token_budget": count, "layers_recomputed": round(SHARES[share] * layers), "loss_kernel": kernel}
+        values["cuda_graphs"] = graphs
         try:
             point = plan_for(model, method, values)
         except QloraRunError:  # the planner refuses: more than this card has
             continue
-        row = _names(model, method) | {"tokens": count, "recomputed": share, "kernel": kernel}
+        row = _names(model, method) | {"tokens": count, "recomputed": share, "kernel": kernel, "graphs": graphs}
         row |= predicted(point, count)
         try:
             row |= steps(backend, loaded, point, count, before)
@@ -155,6 +159,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["qlora-4", "lora"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048, 8192, 16384])
     parser.add_argument("--kernels", nargs="+", default=["chunked", "liger"])
+    parser.add_argument("--graphs", choices=["yes", "no"], default="no", help="with CUDA graphs")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--score", type=Path, nargs="+", help="files of earlier runs")
     parser.add_argument("--shapes", type=Path, help="configs by model name, for files without plans")
@@ -162,7 +167,8 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        measure(options.models[0], options.methods[0], options.tokens, options.kernels, options.calibrate)
+        first = options.models[0], options.methods[0]
+        measure(*first, options.tokens, options.kernels, options.graphs, options.calibrate)
         return
     if options.score:
         report(score(options.score, options.shapes))
@@ -175,7 +181,7 @@ def main() -> None:
 
 def _child(model: str, method: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, model, "--child", "--methods", method]
-    command += ["--tokens", *map(str, options.tokens), "--kernels", *options.kernels]
+    command += ["--tokens", *map(str, options.tokens), "--kernels", *options.kernels, "--graphs", options.graphs]
     command += ["--calibrate"] if options.calibrate else []
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     rows = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("POINT ")]
@@ -202,7 +208,11 @@ def _scored(row: dict[str, Any], plans: dict[tuple[str, str], str], configs: dic
         plan = _plan_by_shape(row["model"], row["method"], configs[row["model"]])
     layers = round(SHARES[row["recomputed"]] * plan.model.num_layers)
     execution = msgspec.structs.replace(
-        plan.execution_values(), loss_kernel=row["kernel"], token_budget=row["tokens"], layers_recomputed=layers
+        plan.execution_values(),
+        loss_kernel=row["kernel"],
+        token_budget=row["tokens"],
+        layers_recomputed=layers,
+        cuda_graphs=row.get("graphs") == "yes",
     )
     return predicted(plan, row["tokens"], execution)
 

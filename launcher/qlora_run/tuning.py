@@ -37,7 +37,8 @@ class Tuner:
         """The limits that the core should go on with, as JSON; the plan on disk is then the one that runs."""
         self.record(event)
         ran = with_limits(self.plan, event.limits)
-        better = retuned(ran, calibrated_by(ran, measured_of(ran, event)))
+        gave_up = [n for n in ("cuda_graphs",) if self.plan.execution[n].value and not ran.execution[n].value]
+        better = retuned(ran, calibrated_by(ran, measured_of(ran, event)), gave_up)
         if better != self.plan:
             self.plan = better
             with suppress(OSError):  # a full disk: the run goes on, and its events tell what changed

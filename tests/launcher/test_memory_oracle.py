@@ -54,6 +54,7 @@ SETUP: dict[str, Any] = {
     "optimizer_kernel": "fused",
     "expandable_segments": True,
     "offload_activations": False,
+    "cuda_graphs": False,
     "fused_kernels": False,
     "fused_adapters": False,
     "expands_heads": False,

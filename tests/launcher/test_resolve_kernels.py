@@ -46,11 +46,15 @@ def test_fused_layers_where_they_are_installed() -> None:
     assert decided("layer_kernels", card_report()).value == "plain"
 
 
-def test_graphs_have_to_be_asked_for() -> None:
-    ready = card_report(packages=LIGER)
-    assert decided("cuda_graphs", ready).value is False
-    assert "memory" in decided("cuda_graphs", ready).reason
-    assert decided("cuda_graphs", ready, cuda_graphs="yes").value is True
+def test_graphs_where_launching_takes_longest_and_they_fit() -> None:
+    fast = card_report(vram_gib=24, packages=LIGER)
+    found = decided("cuda_graphs", fast, examples_per_step=1)
+    assert (found.value, found.source) == (True, "tuner")
+    assert "slower" in str(found.if_changed)
+    assert decided("cuda_graphs", fast, cuda_graphs="no").value is False
+    assert decided("cuda_graphs", fast, token_budget=16384).value is False
+    assert decided("cuda_graphs", card_report(), cuda_graphs="yes").value is True
+    assert decided("cuda_graphs", cpu_report()).value is False
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,9 @@ def test_nothing_that_fits_is_faster(
 
 def test_all_settings_are_in_the_search() -> None:
     search = search_for(situation(12, "Qwen/Qwen3-8B", 1804, LIGER, 64), "qlora-4")
-    kinds = [(variant.loss_kernel, variant.offload_activations) for variant in search.variants]
-    assert kinds == [("chunked", False), ("liger", False), ("chunked", True), ("liger", True)]
+    kinds = [(v.loss_kernel, v.offload_activations, v.cuda_graphs) for v in search.variants]
+    plain = [("chunked", False, False), ("chunked", False, True), ("liger", False, False), ("liger", False, True)]
+    assert kinds == [*plain, ("chunked", True, False), ("liger", True, False)]
     full = search_for(situation(12, "Qwen/Qwen3-0.6B", 1804, LIGER, 64), "full")
     assert {variant.loss_kernel for variant in full.variants} == {"chunked"}
 
@@ -140,7 +141,10 @@ def test_the_runner_up_and_why_it_lost() -> None:
     assert "tokens, " in what
     assert " of 36 recomputed" in what
     assert any(word in why for word in ("slower", "as fast"))
-    assert plan_on(24, token_budget=4096, layers_recomputed=36, offload_activations="no").runner_up is None
+    assert (
+        plan_on(24, token_budget=4096, layers_recomputed=36, offload_activations="no", cuda_graphs="no").runner_up
+        is None
+    )
 
 
 @given(vram=st.floats(8, 40), longest=st.integers(64, 4000), more=st.integers(0, 4000))
@@ -158,4 +162,4 @@ def test_a_step_in_one_micro_batch_needs_no_room_for_earlier_gradients() -> None
     whole = search.most_tokens
     cut, single = (search.memory(search.variants[0], tokens, 36).peak_bytes for tokens in (whole - 1, whole))
     assert cut > single
-    assert search.largest_batch(10 * whole) == whole
+    assert search.largest_batch(10 * whole, search.variants[0]) == whole

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qlora_core.step.buckets import sizes
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan
@@ -89,9 +90,12 @@ def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None 
     recipe = plan.recipe_values()
     targets = discover_targets(plan.model, recipe.target_modules)
     costs = costs_of(plan.model, targets, recipe, measured.execution, plan.report)
-    point = measured.largest_tokens, measured.execution.layers_recomputed
-    predicted = passing_bytes(costs, *point, accumulating=measured.several_micro_batches)
-    whole = peak(costs, *point, accumulating=measured.several_micro_batches).peak_bytes
+    execution, tokens = measured.execution, measured.largest_tokens
+    if execution.cuda_graphs:
+        tokens = sizes(max(execution.token_budget, tokens))[0]
+    accumulating = measured.several_micro_batches or execution.cuda_graphs
+    predicted = passing_bytes(costs, tokens, execution.layers_recomputed, accumulating)
+    whole = peak(costs, tokens, execution.layers_recomputed, accumulating=accumulating).peak_bytes
     staying = whole - costs.footprint.context_bytes - predicted
     return Measurement(
         context_bytes=max(0, measured.outside_bytes - method_context_bytes(recipe.method)),

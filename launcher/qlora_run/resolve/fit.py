@@ -10,7 +10,7 @@ from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.plan import Resolved
 from qlora_run.resolve.footprint import footprint_of
-from qlora_run.resolve.kernel_rules import loss_kernels
+from qlora_run.resolve.kernel_rules import graphs_possible, loss_kernels
 from qlora_run.resolve.machine_rules import offload_bytes, ram_budget_bytes
 from qlora_run.resolve.memory import memory_costs
 from qlora_run.resolve.search import Candidate, Found, Search, Variant, compared, described
@@ -39,10 +39,11 @@ def search_for(s: Situation, method: str, max_length: int | None = None, rank: i
     length = max_length or s.value("max_length")
     longest = min(length, s.longest_tokens)
     variants = tuple(_variants(s, method, length, rank))
-    setup = _setup(s, method, rank, variants[0].loss_kernel, variants[0].offload_activations)
+    setup = _setup(s, method, rank)
+    measured = s.measured_with(True) or s.measured_with(False)
     return Search(
         variants=variants,
-        rates=rates(s.report, s.gpu, setup, s.measured.ceilings if s.measured else None),
+        rates=rates(s.report, s.gpu, setup, measured.ceilings if measured else None),
         longest_tokens=longest,
         most_tokens=longest * s.value("examples_per_step"),
         budget_bytes=budget_bytes(s),
@@ -52,24 +53,25 @@ def search_for(s: Situation, method: str, max_length: int | None = None, rank: i
 
 
 def _variants(s: Situation, method: str, length: int, rank: int | None) -> Iterator[Variant]:
-    """Loss kernels, each with and without activations in main memory; a person's choice is the only one."""
-    choices = product(_offloads(s), loss_kernels(s, method))
-    for order, (offload, kernel) in enumerate(choices):
-        setup = _setup(s, method, rank, kernel, offload)
-        costs = memory_costs(s.model, s.targets, setup, footprint_of(s.gpu, setup, s.measured))
+    """Loss kernels, each with and without activations in main memory or graphs; a person's choice is the only one."""
+    choices = product(_offloads(s), loss_kernels(s, method), (False, True))
+    possible = [c for c in choices if c[2] in graphs_possible(s, method, offloaded=c[0])]
+    for order, (offload, kernel, graphs) in enumerate(possible):
+        setup = _setup(s, method, rank, loss_kernel=kernel, offload_activations=offload, cuda_graphs=graphs)
+        costs = memory_costs(s.model, s.targets, setup, footprint_of(s.gpu, setup, s.measured_with(graphs)))
         yield Variant(
             rank=order,
             loss_kernel=kernel,
             offload_activations=offload,
+            cuda_graphs=graphs,
             costs=costs,
             work=work_of_step(s.model, s.data, setup, costs, s.value("examples_per_step"), length),
             most_offloaded_bytes=offload_bytes(s.report) if offload else None,
         )
 
 
-def _setup(s: Situation, method: str, rank: int | None, kernel: str, offload: bool) -> Setup:
-    own = {"loss_kernel": kernel, "offload_activations": offload} | ({"lora_r": rank} if rank else {})
-    value = partial(_own_or_decided, s, own)
+def _setup(s: Situation, method: str, rank: int | None, **own: Any) -> Setup:
+    value = partial(_own_or_decided, s, own | ({"lora_r": rank} if rank else {}))
     return Setup.from_values(value, method, torch_version(s.report))
 
 
@@ -182,6 +184,7 @@ def settle(s: Situation, fit: Fit) -> None:
         ("layers_recomputed", _layers(s, fit, best)),
         ("loss_kernel", _loss_kernel(s, fit, best)),
         ("offload_activations", _offload(s, fit, best)),
+        ("cuda_graphs", _graphs(s, fit, best)),
     ):
         s.chosen[name] = _asked(s, name) or resolved
 
@@ -233,21 +236,36 @@ def _loss_kernel(s: Situation, fit: Fit, best: Candidate) -> Resolved:
     first = fit.search.variants[0].loss_kernel
     if chosen == first:
         return s.chosen["loss_kernel"]
-    twin = next(v for v in fit.search.variants if v.loss_kernel == first and _offloads_alike(v, best.variant))
-    other = fit.search.candidate(best.token_budget, best.layers_recomputed, twin)
+    other = _otherwise(fit, best, loss_kernel=first)
+    assert other is not None  # every kernel comes with whatever else there is
     return Resolved(
         value=chosen, source="tuner", reason="its tiles are smaller", if_changed=f"{first}: {compared(best, other)}"
     )
 
 
-def _offloads_alike(one: Variant, other: Variant) -> bool:
-    return one.offload_activations == other.offload_activations
+def _otherwise(fit: Fit, best: Candidate, **changed: Any) -> Candidate | None:
+    """The same execution but for a kernel; ``None`` where that is no choice here."""
+    wanted = {name: getattr(best.variant, name) for name in ("loss_kernel", "offload_activations", "cuda_graphs")}
+    wanted |= changed
+    twins = (v for v in fit.search.variants if all(getattr(v, name) == value for name, value in wanted.items()))
+    twin = next(twins, None)
+    return fit.search.candidate(best.token_budget, best.layers_recomputed, twin) if twin else None
 
 
 def _offload(s: Situation, fit: Fit, best: Candidate) -> Resolved:
     if not best.variant.offload_activations:
         return s.chosen["offload_activations"]
-    twins = (v for v in fit.search.variants if v.loss_kernel == best.variant.loss_kernel and not v.offload_activations)
-    others = (fit.search.candidate(best.token_budget, best.layers_recomputed, twin) for twin in twins)
-    changed = next((f"no: {compared(best, other)}" for other in others), None)
+    other = _otherwise(fit, best, offload_activations=False)
+    changed = f"no: {compared(best, other)}" if other else None
     return Resolved(value=True, source="tuner", reason="the card has no room for them", if_changed=changed)
+
+
+def _graphs(s: Situation, fit: Fit, best: Candidate) -> Resolved:
+    other = _otherwise(fit, best, cuda_graphs=not best.variant.cuda_graphs)
+    if best.variant.cuda_graphs:
+        changed = f"no: {compared(best, other)}" if other else None
+        return Resolved(value=True, source="tuner", reason="launching kernels takes longest here", if_changed=changed)
+    if other is None:
+        return s.chosen["cuda_graphs"]
+    reason = "not faster here, or no room for what they hold"
+    return Resolved(value=False, source="tuner", reason=reason, if_changed=f"yes: {compared(best, other)}")

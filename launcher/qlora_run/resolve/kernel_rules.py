@@ -146,9 +146,17 @@ def _layer_kernels_missing(s: Situation) -> str | None:
 
 
 def cuda_graphs(s: Situation) -> Choice:
-    """Off: what graphs keep in memory is not in the plan yet."""
-    reason = _cuda_graphs_missing(s) or "the memory that they keep is not in the plan yet"
-    return Choice(False, "default", reason)
+    """Off, unless the search finds them faster."""
+    return Choice(False, "default", _cuda_graphs_missing(s) or "not needed")
+
+
+def graphs_possible(s: Situation, method: str, offloaded: bool) -> tuple[bool, ...]:
+    """Whether graphs are used, as far as it can be chosen: a person's choice is the only one."""
+    if "cuda_graphs" in s.wishes:
+        wished = bool(s.wishes["cuda_graphs"].value)
+        return () if wished and offloaded else (wished,)
+    cannot = offloaded or method == "qlora-8" or _cuda_graphs_missing(s)
+    return (False,) if cannot else (False, True)
 
 
 def cuda_graphs_problem(s: Situation, value: Any) -> QloraRunError | None:
@@ -168,4 +176,6 @@ def _cuda_graphs_missing(s: Situation) -> str | None:
         (s.value("offload_activations"), "activations in main memory cannot be captured"),
         (s.wished_method == "qlora-8", "8-bit products cannot be captured"),
     )
-    return next((reason for failed, reason in checks if failed), None)
+    failed_here = s.learned.problem("graphs")
+    tried = f"they failed here: {failed_here}" if failed_here else None
+    return next((reason for failed, reason in checks if failed), tried)

@@ -48,6 +48,7 @@ class Costs:
     mask_square: int
     rotary_token: int
     loss: LossCost
+    graphed: bool
 
 
 def memory_costs(
@@ -83,6 +84,7 @@ def memory_costs(
         mask_square=1 + setup.compute_bytes if setup.attention == "sdpa" else 0,
         rotary_token=2 * setup.stream_bytes * model.head_dim,
         loss=loss_cost(model, setup),
+        graphed=setup.cuda_graphs,
     )
 
 
@@ -147,7 +149,10 @@ def _worst(costs: Costs, tokens: int, recomputed: int, accumulating: bool) -> _W
 
 
 def _instants(costs: Costs, tokens: int, recomputed: int) -> dict[Instant, tuple[int, int]]:
-    """(Bytes that pass, bytes of workspaces and of gaps between tensors) at each instant."""
+    """(Bytes that pass, bytes of workspaces and of gaps between tensors) at each instant.
+
+    Graphs hold the memory of forward and backward for good: all else comes on top.
+    """
     kept = _kept(costs, tokens, recomputed)
     open_casts = (costs.num_layers - recomputed) * costs.cast_layer_bytes
     casts = costs.num_layers * costs.cast_layer_bytes if costs.casts_wait else open_casts  # for autocast to end
@@ -155,8 +160,12 @@ def _instants(costs: Costs, tokens: int, recomputed: int) -> dict[Instant, tuple
     lost = fixed + costs.gaps_block_token * tokens
     at_loss = kept + casts + costs.loss.bytes(tokens)
     in_backward = kept + open_casts + _backward(costs, tokens, recomputed)
+    tile_gaps = round(costs.gaps_tile * costs.loss.tile_bytes(tokens))
+    if costs.graphed:
+        held = in_backward + costs.loss.bytes(tokens)
+        return {"loss": (held, lost + tile_gaps + round(costs.gaps_share * held))}
     return {
-        "loss": (at_loss, lost + round(costs.gaps_tile * costs.loss.tile_bytes(tokens) + costs.gaps_share * at_loss)),
+        "loss": (at_loss, lost + tile_gaps + round(costs.gaps_share * at_loss)),
         "backward of a layer": (in_backward, lost + round(costs.gaps_share * in_backward)),
         "optimizer step": (costs.optimizer_step_bytes, fixed),
     }

@@ -1,5 +1,6 @@
 """The execution of a plan searched once more with what was measured on its own card; nothing else changes."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import msgspec
@@ -9,19 +10,24 @@ from qlora_run.calibration.records import Calibration
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.fit import Fit, runner_up, search_for, settle
 from qlora_run.resolve.planner import plan_time
+from qlora_run.resolve.rules import RULES
 from qlora_run.resolve.search import Candidate, Found, Search
 from qlora_run.resolve.situation import Choice, Situation
 
 WORTH_CHANGING = 0.98
 """Another execution must promise to take less than this share of the time: trying it costs a few seconds."""
 
-SEARCHED = ("token_budget", "layers_recomputed", "offload_activations")
+KERNELS = ("loss_kernel", "offload_activations", "cuda_graphs")
+SEARCHED = ("token_budget", "layers_recomputed", *KERNELS)
 """What can still change once the model is loaded."""
 
 
-def retuned(plan: RunPlan, calibration: Calibration) -> RunPlan:
-    """The plan with the execution that ``calibration`` calls for, or the one it has where none is worth the change."""
-    s = _situation(plan, calibration)
+def retuned(plan: RunPlan, calibration: Calibration, settled: Collection[str] = ()) -> RunPlan:
+    """The plan with the execution that ``calibration`` calls for, or the one it has where none is worth the change.
+
+    ``settled`` are names of settings that the card has shown to be as they must be.
+    """
+    s = _situation(plan, calibration, settled)
     search = search_for(s, s.value("method"))
     found = search.run()
     if found is None:
@@ -38,12 +44,12 @@ def retuned(plan: RunPlan, calibration: Calibration) -> RunPlan:
     )
 
 
-def _situation(plan: RunPlan, calibration: Calibration) -> Situation:
+def _situation(plan: RunPlan, calibration: Calibration, settled: Collection[str]) -> Situation:
     """Everything decided as in the plan; what a person decided, and what is loaded already, stays."""
     chosen = plan.recipe | plan.execution | plan.run
     wishes = {name: Given(value=r.value, source=r.source, reason=r.reason) for name, r in chosen.items()}
-    free = [name for name in SEARCHED if chosen[name].source not in PERSON]
-    return Situation(
+    free = [name for name in SEARCHED if chosen[name].source not in PERSON and name not in settled]
+    s = Situation(
         report=plan.report,
         model=plan.model,
         data=plan.data,
@@ -54,6 +60,11 @@ def _situation(plan: RunPlan, calibration: Calibration) -> Situation:
         calibration=calibration,
         chosen=dict(chosen),
     )
+    if "offload_activations" in free:
+        s.resolved("offload_activations", Choice(False, "default", "not needed"))
+    for rule in (rule for rule in RULES if rule.name in free):
+        s.resolved(rule.name, rule.decide(s))
+    return s
 
 
 def _method(plan: RunPlan) -> Choice:
@@ -72,6 +83,6 @@ def _worth(search: Search, found: Found, plan: RunPlan) -> Found:
 
 def _running(search: Search, plan: RunPlan) -> Candidate:
     execution = plan.execution_values()
-    offloads = execution.offload_activations
-    variant = next((v for v in search.variants if v.offload_activations == offloads), search.variants[0])
+    same = (v for v in search.variants if all(getattr(v, name) == getattr(execution, name) for name in KERNELS))
+    variant = next(same, search.variants[0])
     return search.candidate(execution.token_budget, execution.layers_recomputed, variant)

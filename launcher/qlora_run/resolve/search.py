@@ -1,5 +1,5 @@
-"""The fastest execution that fits: how many tokens at a time, how many layers recompute, which loss kernel, and
-whether activations wait in main memory.
+"""The fastest execution that fits: how many tokens at a time, how many layers recompute, which loss kernel, whether
+activations wait in main memory, and whether CUDA graphs launch a micro-batch at once.
 
 For a token budget and a set of kernels, fewer recomputed layers are always faster and always larger, so one number
 decides each and the search is short. What does not fit does not count; near ties go to the simpler setting, then to
@@ -10,6 +10,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 
+from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, sizes
 from qlora_profiles.facts import MemoryEstimate
 from qlora_run.resolve.memory import Costs, longest_that_fits, peak
 from qlora_run.resolve.speed import CUT_LOSS, Rates, Work, step_seconds
@@ -32,6 +33,7 @@ class Variant:
     costs: Costs
     work: Work
     most_offloaded_bytes: int | None = None
+    cuda_graphs: bool = False
 
     def holds(self, tokens: int, recomputed: int) -> bool:
         """Whether main memory has room for what the recomputing layers put there."""
@@ -105,12 +107,17 @@ class Search:
 
     def memory(self, variant: Variant, token_budget: int, layers_recomputed: int) -> MemoryEstimate:
         """The peak of the largest micro-batch."""
-        several = token_budget < self.most_tokens
-        return peak(variant.costs, self.largest_batch(token_budget), layers_recomputed, self.budget_bytes, several)
+        several = token_budget < self.most_tokens or variant.cuda_graphs  # whose gradients have a place of their own
+        tokens = self.largest_batch(token_budget, variant)
+        return peak(variant.costs, tokens, layers_recomputed, self.budget_bytes, several)
 
-    def largest_batch(self, token_budget: int) -> int:
-        """Most tokens of a micro-batch: the budget, an example that is longer, or all that a step has."""
-        return min(max(token_budget, self.longest_tokens), self.most_tokens)
+    def largest_batch(self, token_budget: int, variant: Variant) -> int:
+        """Most tokens of a micro-batch: the budget, an example that is longer, or all that a step has.
+
+        The largest graph is there whether a step ever fills it or not.
+        """
+        tokens = max(token_budget, self.longest_tokens)
+        return sizes(tokens)[0] if variant.cuda_graphs else min(tokens, self.most_tokens)
 
     @cached_property
     def token_budgets(self) -> list[int]:
@@ -128,8 +135,11 @@ class Search:
 
     def fits(self, variant: Variant, token_budget: int, layers_recomputed: int) -> bool:
         """Whether an execution fits both memories."""
+        tokens = self.largest_batch(token_budget, variant)
+        if variant.cuda_graphs and tokens > LARGEST_GRAPHED_TOKENS:
+            return False
         inside = self.memory(variant, token_budget, layers_recomputed).fits
-        return inside and variant.holds(self.largest_batch(token_budget), layers_recomputed)
+        return inside and variant.holds(tokens, layers_recomputed)
 
     def fewest_recomputed(self, token_budget: int, variant: Variant | None = None) -> int | None:
         """The fewest layers that must recompute for this budget to fit; ``None`` when it cannot."""
@@ -174,7 +184,7 @@ class Search:
         total, tokens = self.costs.num_layers, self.token_budgets[0]
         tried = (total, max(0, total - 1)) if self.layers_recomputed is None else (self.layers_recomputed,)
         candidates = [self.candidate(tokens, count, v) for count in tried for v in self.variants]
-        held = [c for c in candidates if c.variant.holds(self.largest_batch(tokens), c.layers_recomputed)]
+        held = [c for c in candidates if c.variant.holds(self.largest_batch(tokens, c.variant), c.layers_recomputed)]
         return min(held or candidates, key=lambda c: c.memory.peak_bytes)
 
 
@@ -190,6 +200,8 @@ def described(candidate: Candidate, chosen: Candidate, total_layers: int) -> str
         words.append(candidate.variant.loss_kernel)
     if candidate.variant.offload_activations != chosen.variant.offload_activations:
         words.append("activations offloaded" if candidate.variant.offload_activations else "nothing offloaded")
+    if candidate.variant.cuda_graphs != chosen.variant.cuda_graphs:
+        words.append("CUDA graphs" if candidate.variant.cuda_graphs else "no CUDA graphs")
     return ", ".join(words)
 
 

@@ -32,6 +32,7 @@ class Setup:
     optimizer_kernel: str
     expandable_segments: bool
     offload_activations: bool
+    cuda_graphs: bool
     fused_kernels: bool
     fused_adapters: bool
     expands_heads: bool

@@ -57,9 +57,15 @@ class Situation:
     @property
     def measured(self) -> Fitted | None:
         """What earlier runs measured on this machine with the kernels decided on."""
+        return self.measured_with(self.value("cuda_graphs"))
+
+    def measured_with(self, graphs: bool) -> Fitted | None:
+        """The same with or without CUDA graphs; what was measured the other way says more than nothing."""
         if not self.on_cuda:
             return None
-        return self.calibration.of(Kernels(**{name: self.value(name) for name in Kernels.__struct_fields__}))
+        values = {name: self.value(name) for name in Kernels.__struct_fields__}
+        this, other = (Kernels(**values | {"cuda_graphs": use}) for use in (graphs, not graphs))
+        return self.calibration.of(this) or self.calibration.of(other)
 
     @property
     def wished_method(self) -> str | None:

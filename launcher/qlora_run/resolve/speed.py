@@ -38,6 +38,8 @@ card about outliers in between, and wait."""
 LOGIT_TOUCHES = {"liger": 12}
 USUAL_LOGIT_TOUCHES = 60
 """Bytes read or written for each logit by a kernel that fuses everything, and by the others."""
+GRAPH_LAUNCHES, GRAPH_PADDING = 0.15, 1.08
+"""What CUDA graphs leave of the launching (the card itself starts each kernel), and the tokens that they pad to."""
 LIGER_LAUNCH_SECONDS = 0.015
 """Liger asks the card how many tokens count, and waits for the answer."""
 OFFLOAD_BYTES_PER_SECOND = 12e9
@@ -91,6 +93,8 @@ class Work:
     logit_touches: int
     offloaded_token_bytes: int
     loss_launch_seconds: float
+    launch_share: float = 1.0
+    padding: float = 1.0
 
 
 def rates(report: HardwareReport, gpu: Gpu | None, setup: Setup, ceilings: Ceilings | None = None) -> Rates:
@@ -165,6 +169,8 @@ def work_of_step(
         logit_touches=LOGIT_TOUCHES.get(setup.loss_kernel, USUAL_LOGIT_TOUCHES) * model.vocab_size,
         offloaded_token_bytes=costs.offloaded_token,
         loss_launch_seconds=LIGER_LAUNCH_SECONDS if setup.loss_kernel == "liger" else 0.0,
+        launch_share=GRAPH_LAUNCHES if setup.cuda_graphs else 1.0,
+        padding=GRAPH_PADDING if setup.cuda_graphs else 1.0,
     )
 
 
@@ -183,11 +189,12 @@ def step_seconds(work: Work, machine: Rates, token_budget: int, recomputed: int)
     """Seconds of a typical optimizer step, cut into micro-batches of at most ``token_budget`` tokens."""
     count = micro_batches(work, token_budget)
     again = recomputed / work.num_layers
-    computing = _token_seconds(work, machine, again, work.step_tokens / count) * work.step_tokens / count
+    tokens = work.padding * work.step_tokens / count
+    computing = _token_seconds(work, machine, again, tokens) * tokens
     computing += (2 + again) * work.expanded_params / machine.expanded_params
     computing += 2 * recomputed * work.offloaded_token_bytes * work.step_tokens / count / OFFLOAD_BYTES_PER_SECOND
     launching = work.num_layers * machine.layer_launch_seconds + recomputed * machine.recompute_launch_seconds
-    launching += work.loss_launch_seconds
+    launching = work.launch_share * launching + work.loss_launch_seconds
     return count * float((computing**4 + launching**4) ** 0.25)
 
 

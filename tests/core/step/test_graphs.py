@@ -102,8 +102,10 @@ class EagerGraph:
         self.hidden = decode(inputs.packed).detach()
         self.grad_hidden = torch.full_like(self.hidden, float("nan"))
         self._computed: torch.Tensor | None = None
+        self.replays = 0
 
     def forward(self) -> None:
+        self.replays += 1
         with torch.enable_grad():
             self._computed = self._decode(self._inputs.packed)
         self.hidden.copy_(self._computed.detach())
@@ -163,11 +165,10 @@ def test_held_out_rows_make_no_graph_and_use_one_that_is_there() -> None:
     assert isinstance(score.decode, GraphedDecoder)
     assert score.decode.num_graphs == 0
     step(model, score, [5])
-    replayed: list[int] = []
-    for _, _, graph in score.decode._graphs.values():
-        graph.forward = lambda graph=graph: (replayed.append(1), EagerGraph.forward(graph))  # type: ignore[method-assign]
+    before = [graph.replays for _, _, graph in score.decode._graphs.values() if isinstance(graph, EagerGraph)]
     torch.testing.assert_close(score.token_losses(packed), expected, rtol=1e-5, atol=1e-5)
-    assert replayed == [1]
+    after = [graph.replays for _, _, graph in score.decode._graphs.values() if isinstance(graph, EagerGraph)]
+    assert sum(after) == sum(before) + 1
 
 
 def test_a_capture_that_fails_is_told_once_and_changes_nothing() -> None:
