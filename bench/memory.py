@@ -77,7 +77,7 @@ def measure(model: str, method: str, tokens: list[int], kernels: list[str], grap
     layers = plan.model.num_layers
     for count, share, kernel in product(tokens, SHARES, kernels):
         values = {"token_budget": count, "layers_recomputed": round(SHARES[share] * layers), "loss_kernel": kernel}
-        values["cuda_graphs"] = graphs
+        values["cuda_graphs"] = graphs == "yes"
         try:
             point = plan_for(model, method, values)
         except QloraRunError:  # the planner refuses: more than this card has
