@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from support.measured import H200
 from support.planning_facts import asking, card_report, cpu_report, data_of, known
 
 from qlora_core.step.layers import STYLES
@@ -47,10 +48,13 @@ def test_fused_layers_where_they_are_installed() -> None:
 
 
 def test_graphs_where_launching_takes_longest_and_they_fit() -> None:
-    fast = card_report(vram_gib=24, packages=LIGER)
-    found = decided("cuda_graphs", fast, examples_per_step=1)
+    fast = card_report(gpus=(H200,), packages=LIGER)
+    found = decided("cuda_graphs", fast)
     assert (found.value, found.source) == (True, "tuner")
     assert "slower" in str(found.if_changed)
+    slow = decided("cuda_graphs", card_report(packages=LIGER), examples_per_step=64)
+    assert (slow.value, slow.source) == (False, "tuner")
+    assert "slower" in str(slow.if_changed)
     assert decided("cuda_graphs", fast, cuda_graphs="no").value is False
     assert decided("cuda_graphs", fast, token_budget=16384).value is False
     assert decided("cuda_graphs", card_report(), cuda_graphs="yes").value is True

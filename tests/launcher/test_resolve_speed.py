@@ -14,6 +14,7 @@ from qlora_run.model_facts import discover_targets
 from qlora_run.resolve import resolve
 from qlora_run.resolve.cards import card_of
 from qlora_run.resolve.memory import memory_costs
+from qlora_run.resolve.search import NEAR_TIE
 from qlora_run.resolve.setup import Setup
 from qlora_run.resolve.speed import estimate_time, rates, step_seconds, total_steps, work_of_step
 
@@ -89,7 +90,7 @@ def test_offloading_takes_time() -> None:
 @given(budget=st.integers(64, 65_536), more=st.integers(0, 8192), layers=st.integers(0, 35))
 def test_larger_and_fewer_recomputed_is_never_slower(budget: int, more: int, layers: int) -> None:
     base = tokens_per_second(SETUP, 16, 420, budget, layers)
-    assert tokens_per_second(SETUP, 16, 420, budget + more, layers) >= base * (1 - 1e-9)
+    assert tokens_per_second(SETUP, 16, 420, budget + more, layers) >= base / NEAR_TIE  # others may lie together
     assert tokens_per_second(SETUP, 16, 420, budget, layers + 1) <= base
 
 

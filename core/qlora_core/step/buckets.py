@@ -3,19 +3,22 @@
 Sizes lie a fourth root of two apart, below the largest micro-batch that there may be: 8% are padding on average.
 """
 
+from functools import lru_cache
+
 LARGEST_GRAPHED_TOKENS = 8192
 """Beyond it the card is busy computing anyway."""
 SMALLEST_TOKENS = 256
-NUM_SIZES = 8
+NUM_SIZES = 12
 SIZES_TO_A_HALF = 4
 MULTIPLE = 64
 
 
-def sizes(most_tokens: int) -> list[int]:
+@lru_cache(maxsize=1024)
+def sizes(most_tokens: int) -> tuple[int, ...]:
     """Tokens of the graphs for micro-batches of at most ``most_tokens``, the largest first; multiples of 64."""
     exact = [max(SMALLEST_TOKENS, most_tokens) / 2 ** (k / SIZES_TO_A_HALF) for k in range(NUM_SIZES)]
     rounded = [-(-int(tokens) // MULTIPLE) * MULTIPLE for tokens in exact if tokens >= SMALLEST_TOKENS]
-    return list(dict.fromkeys(rounded))
+    return tuple(dict.fromkeys(rounded))
 
 
 def padded(tokens: int, most_tokens: int) -> int:

@@ -1,17 +1,30 @@
 """Which examples of a step are computed together."""
 
 from collections.abc import Sequence
+from heapq import heappop, heappush
 
 
 def cut(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Micro-batches of at most ``token_budget`` tokens, as indices into ``lengths``.
 
-    Longest first, each into the fullest micro-batch that still takes it (best-fit decreasing). An example
-    longer than the budget is a micro-batch of its own. The result depends on the lengths alone.
+    As few as best-fit decreasing needs, and all of about one size where that is possible: equal ones need least
+    memory, and least padding where they are padded. An example longer than the budget is a micro-batch of its own.
+    The result depends on the lengths alone.
     """
+    longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    full = _filled(lengths, longest_first, token_budget)
+    if len(full) < 2:
+        return full
+    even = _spread(lengths, longest_first, len(full))
+    fits = all(sum(lengths[i] for i in batch) <= token_budget or len(batch) == 1 for batch in even)
+    return even if fits else full
+
+
+def _filled(lengths: Sequence[int], order: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Each example in turn into the fullest micro-batch that still takes it."""
     batches: list[list[int]] = []
     used: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    for index in order:
         takers = [b for b, tokens in enumerate(used) if tokens + lengths[index] <= token_budget]
         if takers:
             fullest = max(takers, key=lambda b: used[b])
@@ -20,4 +33,15 @@ def cut(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
         else:
             batches.append([index])
             used.append(lengths[index])
+    return batches
+
+
+def _spread(lengths: Sequence[int], order: Sequence[int], count: int) -> list[list[int]]:
+    """Each example in turn into the emptiest of ``count`` micro-batches."""
+    batches: list[list[int]] = [[] for _ in range(count)]
+    emptiest = [(0, number) for number in range(count)]
+    for index in order:
+        tokens, number = heappop(emptiest)
+        batches[number].append(index)
+        heappush(emptiest, (tokens + lengths[index], number))
     return batches

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, SMALLEST_TOKENS, padded, sizes
+from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, padded, sizes
 from qlora_core.step.oom import is_out_of_memory
 from qlora_core.step.packing import Packed
 
+RESERVE_SHARE = 1.01
+"""Of the memory that computing took: what the graphs' pool gets at once, with a little for gaps."""
 FEWEST_SEQUENCES = 16
 SHORTEST_LONGEST = 256
 
@@ -121,23 +123,53 @@ class Gradients:
         torch._foreach_add_([buffer for buffer, _ in pairs], [gradient for _, gradient in pairs])
 
 
-Capture = Callable[[Decode, Inputs, Gradients, Any], Graph]
-
-
-class CudaGraph:
-    """A forward and a backward captured on the card, in a pool of memory that all graphs share.
+class Pool:
+    """What the graphs of a decoder share: the memory they compute in, the stream they are captured on, and the
+    tensors that a forward's result and a backward's start lie in.
 
     Sharing is safe because a backward always follows its own forward, with no other graph between them.
     """
 
-    def __init__(self, decode: Decode, inputs: Inputs, gradients: Gradients, pool: Any) -> None:
+    def __init__(self) -> None:
+        self.handle = torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream()
+        self.passing_bytes = 0
+        self.hidden, self.grad_hidden = torch.empty(0), torch.empty(0)
+
+    def warm_up(self, decode: Decode, inputs: "Inputs", gradients: Gradients) -> None:
+        """Compute the largest micro-batch once, so that nothing is compiled or set up while capturing.
+
+        Its peak says how much memory the graphs need; the peak counted so far is forgotten.
+        """
+        torch.cuda.empty_cache()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            hidden = decode(inputs.packed)
+            self.hidden, self.grad_hidden = torch.empty_like(hidden.detach()), torch.zeros_like(hidden.detach())
+            _gradients(hidden, gradients, self.grad_hidden)
+            kept = 2 * self.hidden.nbytes
+            self.passing_bytes = torch.cuda.max_memory_allocated() - before - kept
+        torch.cuda.current_stream().wait_stream(self.stream)
+
+
+Capture = Callable[[Decode, Inputs, Gradients, Any], Graph]
+
+
+class CudaGraph:
+    """A forward and a backward captured on the card."""
+
+    def __init__(self, decode: Decode, inputs: Inputs, gradients: Gradients, pool: Pool) -> None:
+        tokens = inputs.packed.num_tokens
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with _captured(self._forward, pool):
+            _reserve(pool)
             hidden = decode(inputs.packed)
-        self.grad_hidden = torch.zeros_like(hidden)
+            self.hidden, self.grad_hidden = pool.hidden[:tokens], pool.grad_hidden[:tokens]
+            self.hidden.copy_(hidden.detach())
         with _captured(self._backward, pool):
             gradients.add(_gradients(hidden, gradients, self.grad_hidden))
-        self.hidden = hidden.detach()
 
     def forward(self) -> None:
         """Compute ``hidden`` from the inputs."""
@@ -148,12 +180,19 @@ class CudaGraph:
         self._backward.replay()
 
 
+def _reserve(pool: Pool) -> None:
+    """Take the pool's memory in one piece: pieces taken one by one leave gaps, since a pool's cannot grow."""
+    if pool.passing_bytes:
+        torch.empty(round(RESERVE_SHARE * pool.passing_bytes), dtype=torch.uint8, device="cuda")
+        pool.passing_bytes = 0
+
+
 @contextmanager
-def _captured(graph: Any, pool: Any) -> Iterator[None]:
+def _captured(graph: Any, pool: Pool) -> Iterator[None]:
     """Capture what is launched inside. Ending a capture that ran out of memory may raise an error of its own."""
     problem: list[BaseException] = []
     try:
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool.handle, stream=pool.stream, capture_error_mode="thread_local"):
             try:
                 yield
             except RuntimeError as error:
@@ -167,21 +206,6 @@ def _captured(graph: Any, pool: Any) -> Iterator[None]:
 
 def _gradients(hidden: Tensor, gradients: Gradients, grad_hidden: Tensor) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(hidden, gradients.parameters, grad_hidden, allow_unused=True)
-
-
-def warm_up(decode: Decode, gradients: Gradients, device: torch.device) -> None:
-    """A small micro-batch on a stream of its own, so that nothing is compiled or set up while capturing."""
-    if device.type != "cuda":
-        return
-    bucket = Bucket(tokens=SMALLEST_TOKENS, sequences=FEWEST_SEQUENCES, longest=SHORTEST_LONGEST)
-    inputs, stream = Inputs(bucket, device), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        inputs.packed.boundaries[1:] = SMALLEST_TOKENS
-        hidden = decode(inputs.packed)
-        _gradients(hidden, gradients, torch.zeros_like(hidden))
-        del hidden
-    torch.cuda.current_stream().wait_stream(stream)
 
 
 class GraphedDecoder:
@@ -210,7 +234,7 @@ class GraphedDecoder:
         self._gradients: Gradients | None = None
         self._graphs: dict[int, tuple[Bucket, Inputs, Graph]] = {}
         self._failed = False
-        self._pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
+        self._pool: Pool | None = None
         self._anchor = torch.zeros((), requires_grad=True)
 
     @property
@@ -255,16 +279,17 @@ class GraphedDecoder:
         before = self._graphs.pop(tokens, None)
         bucket = bucket_of(packed, tokens, before[0] if before else None)
         del before
-        device = packed.input_ids.device
-        if self._gradients is None:
-            self._gradients = Gradients(self._parameters)
-            warm_up(self._decode, self._gradients, device)
-        inputs = Inputs(bucket, device)
+        inputs = Inputs(bucket, packed.input_ids.device)
         inputs.load(packed)
+        self._gradients = self._gradients or Gradients(self._parameters)
         try:
+            if not self._graphs and inputs.packed.input_ids.is_cuda:
+                self._pool = Pool()
+                self._pool.warm_up(self._decode, inputs, self._gradients)
             self._graphs[tokens] = (bucket, inputs, self._capture(self._decode, inputs, self._gradients, self._pool))
         except RuntimeError as error:
             self._graphs.clear()
+            self._pool = None
             if is_out_of_memory(error):
                 raise
             self._failed, self._gradients = True, None

@@ -42,11 +42,11 @@ class Limits:
         """Halved budgets, as soon as one cuts these lengths otherwise than now."""
         now = cut(lengths, self.token_budget)
         largest = max(sum(lengths[i] for i in batch) for batch in now)
-        budget = min(self.token_budget, largest) // 2
-        while budget >= SMALLEST_TOKEN_BUDGET:
+        budget = min(self.token_budget, largest)
+        while budget > SMALLEST_TOKEN_BUDGET:
+            budget = max(SMALLEST_TOKEN_BUDGET, budget // 2)
             if cut(lengths, budget) != now:
                 yield replace(self, token_budget=budget)
-            budget //= 2
 
     def _other_rungs(self, num_layers: int) -> Iterator["Limits"]:
         if self.layers_recomputed < num_layers:

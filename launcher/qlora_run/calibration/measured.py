@@ -1,7 +1,7 @@
 """From a run's peak to a measurement in the cache."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +118,6 @@ def _predicted_seconds(plan: RunPlan, measured: Measured, costs: "Costs", ceilin
     recipe, execution = plan.recipe_values(), measured.execution
     setup = Setup.of(recipe, execution, torch_version(plan.report))
     work = work_of_step(plan.model, plan.data, setup, costs, recipe.examples_per_step, recipe.max_length)
-    work = replace(work, step_tokens=measured.step_tokens)
+    work = work.of(measured.step_tokens)
     machine = rates(plan.report, plan.report.cuda_gpus[0], setup, ceilings)
     return step_seconds(work, machine, execution.token_budget, execution.layers_recomputed)

@@ -13,11 +13,13 @@ from functools import cached_property
 from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, sizes
 from qlora_profiles.facts import MemoryEstimate
 from qlora_run.resolve.memory import Costs, longest_that_fits, peak
-from qlora_run.resolve.speed import CUT_LOSS, Rates, Work, step_seconds
+from qlora_run.resolve.speed import Rates, Work, step_seconds
 
 NEAR_TIE = 1.01
 SMALLEST_BUDGET = 256
 STEP = 64
+PARTS = 8
+"""Into so many parts of one size a step may be cut by the budgets tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +123,16 @@ class Search:
 
     @cached_property
     def token_budgets(self) -> list[int]:
-        """The budgets worth trying: from the longest example to a whole step, in steps of a half and a third."""
+        """The budgets worth trying: from the longest example to a whole step, and even parts of one."""
         if self.token_budget is not None:
             return [self.token_budget]
         smallest = max(SMALLEST_BUDGET, -(-self.longest_tokens // STEP) * STEP)
-        largest = max(smallest, int(CUT_LOSS * self.variants[0].work.step_tokens) + STEP)
-        grid, power = {smallest}, SMALLEST_BUDGET
+        whole = max(map(sum, self.variants[0].work.steps))
+        largest = max(smallest, -(-whole // STEP) * STEP)
+        grid, power = (
+            {smallest, *(-(-whole // (parts * STEP)) * STEP for parts in range(1, PARTS + 1))},
+            SMALLEST_BUDGET,
+        )
         while power < 2 * largest:
             grid |= {power, power * 5 // 4, power * 3 // 2, power * 7 // 4}
             power *= 2

@@ -5,13 +5,16 @@ seconds anywhere else.
 """
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
+from qlora_core.step.buckets import padded
 from qlora_profiles.facts import Ceilings, DataFacts, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_run.resolve.cards import card_of
 from qlora_run.resolve.memory import Costs
 from qlora_run.resolve.setup import Setup
+from qlora_run.resolve.typical import Steps, micro_batches, scaled, typical_steps
 
 MATMUL_SHARE = 0.65
 BANDWIDTH_SHARE = 0.9
@@ -38,8 +41,13 @@ card about outliers in between, and wait."""
 LOGIT_TOUCHES = {"liger": 12}
 USUAL_LOGIT_TOUCHES = 60
 """Bytes read or written for each logit by a kernel that fuses everything, and by the others."""
-GRAPH_LAUNCHES, GRAPH_PADDING = 0.15, 1.08
-"""What CUDA graphs leave of the launching (the card itself starts each kernel), and the tokens that they pad to."""
+GRAPH_LAUNCHES = 0.22
+"""What CUDA graphs leave of the launching: the card itself starts each kernel."""
+OVERLAP, GRAPH_OVERLAP = 4.0, 1.5
+"""How well computing and launching hide each other: exponents of their norm, 1 for not at all. In a graph what is
+left of launching is the card's own."""
+MORE_NORMS_LAUNCHES = 1.2
+"""With norms behind attention and MLP as well."""
 LIGER_LAUNCH_SECONDS = 0.015
 """Liger asks the card how many tokens count, and waits for the answer."""
 OFFLOAD_BYTES_PER_SECOND = 12e9
@@ -54,9 +62,6 @@ CORE_FLOPS = 30e9
 CORE_EXPANDS = 0.3e9
 """4-bit values that one CPU core expands per second."""
 CPU_LAUNCH_SECONDS = 0.001
-
-CUT_LOSS = 1.08
-"""Micro-batches are never quite full: a step needs a little more of them than its tokens say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +80,10 @@ class Rates:
 class Work:
     """What a step has to compute, whatever the machine.
 
-    ``step_tokens`` are the tokens of a typical optimizer step, ``scored_share`` the supervised part of them.
+    ``steps`` are the lengths of the examples of typical optimizer steps, ``scored_share`` is the supervised part.
     """
 
-    step_tokens: float
+    steps: Steps
     scored_share: float
     mean_tokens: float
     linear_params: int
@@ -93,8 +98,18 @@ class Work:
     logit_touches: int
     offloaded_token_bytes: int
     loss_launch_seconds: float
-    launch_share: float = 1.0
-    padding: float = 1.0
+    graphs: bool
+    launches: float
+
+    @property
+    def step_tokens(self) -> float:
+        """Tokens of a typical optimizer step."""
+        return sum(map(sum, self.steps)) / len(self.steps)
+
+    def of(self, step_tokens: float) -> "Work":
+        """The work of steps that have so many tokens."""
+        longest = max(max(step) for step in self.steps)
+        return replace(self, steps=scaled(self.steps, step_tokens / self.step_tokens, max(longest, round(step_tokens))))
 
 
 def rates(report: HardwareReport, gpu: Gpu | None, setup: Setup, ceilings: Ceilings | None = None) -> Rates:
@@ -152,11 +167,10 @@ def work_of_step(
     model: ModelFacts, data: DataFacts, setup: Setup, costs: Costs, examples: int, max_length: int
 ) -> Work:
     """The work of a typical step of ``examples`` examples."""
-    mean = max(1.0, min(data.mean_tokens, float(max_length)))
     return Work(
-        step_tokens=mean * examples,
+        steps=typical_steps(data, examples, max_length),
         scored_share=min(1.0, data.mean_supervised_tokens / max(1.0, data.mean_tokens)),
-        mean_tokens=mean,
+        mean_tokens=max(1.0, min(data.mean_tokens, float(max_length))),
         linear_params=model.layer_linear_params,
         expanded_params=model.layer_linear_params if setup.quantised else 0,
         head_params=model.vocab_size * model.hidden_size,
@@ -169,8 +183,8 @@ def work_of_step(
         logit_touches=LOGIT_TOUCHES.get(setup.loss_kernel, USUAL_LOGIT_TOUCHES) * model.vocab_size,
         offloaded_token_bytes=costs.offloaded_token,
         loss_launch_seconds=LIGER_LAUNCH_SECONDS if setup.loss_kernel == "liger" else 0.0,
-        launch_share=GRAPH_LAUNCHES if setup.cuda_graphs else 1.0,
-        padding=GRAPH_PADDING if setup.cuda_graphs else 1.0,
+        graphs=setup.cuda_graphs,
+        launches=MORE_NORMS_LAUNCHES if model.post_norms else 1.0,
     )
 
 
@@ -180,22 +194,24 @@ def _touches(setup: Setup) -> int:
     return FUSED_TOUCHES if setup.fused_kernels else TOUCHES
 
 
-def micro_batches(work: Work, token_budget: int) -> float:
-    """Micro-batches of a typical step, on average."""
-    return max(1.0, CUT_LOSS * work.step_tokens / token_budget)
-
-
 def step_seconds(work: Work, machine: Rates, token_budget: int, recomputed: int) -> float:
     """Seconds of a typical optimizer step, cut into micro-batches of at most ``token_budget`` tokens."""
-    count = micro_batches(work, token_budget)
+    counts = Counter(tokens for step in micro_batches(work.steps, token_budget) for tokens in step)
+    seconds = {tokens: _micro_batch_seconds(work, machine, tokens, token_budget, recomputed) for tokens in counts}
+    return sum(seconds[tokens] * count for tokens, count in counts.items()) / len(work.steps)
+
+
+def _micro_batch_seconds(work: Work, machine: Rates, tokens: int, token_budget: int, recomputed: int) -> float:
+    """Computing or launching, whichever takes longer; graphs pad the tokens and leave little of the launching."""
     again = recomputed / work.num_layers
-    tokens = work.padding * work.step_tokens / count
-    computing = _token_seconds(work, machine, again, tokens) * tokens
+    laid = padded(tokens, max(token_budget, tokens)) if work.graphs else tokens
+    computing = _token_seconds(work, machine, again, laid) * laid
     computing += (2 + again) * work.expanded_params / machine.expanded_params
-    computing += 2 * recomputed * work.offloaded_token_bytes * work.step_tokens / count / OFFLOAD_BYTES_PER_SECOND
+    computing += 2 * recomputed * work.offloaded_token_bytes * tokens / OFFLOAD_BYTES_PER_SECOND
     launching = work.num_layers * machine.layer_launch_seconds + recomputed * machine.recompute_launch_seconds
-    launching = work.launch_share * launching + work.loss_launch_seconds
-    return count * float((computing**4 + launching**4) ** 0.25)
+    launching = launching * work.launches * (GRAPH_LAUNCHES if work.graphs else 1.0) + work.loss_launch_seconds
+    power = GRAPH_OVERLAP if work.graphs else OVERLAP
+    return float((computing**power + launching**power) ** (1 / power))
 
 
 def _token_seconds(work: Work, machine: Rates, again: float, tokens: float) -> float:

@@ -19,10 +19,18 @@ def test_only_an_example_longer_than_the_budget_exceeds_it_and_is_alone(lengths:
 
 
 @given(LENGTHS, st.integers(1, 400))
-def test_no_two_micro_batches_would_fit_in_one(lengths: list[int], budget: int) -> None:
-    sizes = sorted(sum(lengths[i] for i in batch) for batch in cut(lengths, budget))
-    assert len(sizes) < 2 or sizes[0] + sizes[1] > budget
+def test_no_more_micro_batches_than_half_empty_ones_would_be(lengths: list[int], budget: int) -> None:
+    count = len(cut(lengths, budget))
+    assert count < 2 or 2 * sum(lengths) > count * budget
 
 
-def test_longest_first_into_the_fullest_that_takes_it() -> None:
-    assert cut([2, 7, 5, 3], 10) == [[1, 3], [2, 0]]
+def test_as_few_as_possible_and_even() -> None:
+    assert cut([2, 7, 5, 3], 10) == [[1, 0], [2, 3]]
+    assert [sum(batch) for batch in cut([1] * 0 + [100] * 10, 700)] == [0 + 2 + 4 + 6 + 8, 1 + 3 + 5 + 7 + 9]
+
+
+def test_fuller_where_even_ones_would_not_fit() -> None:
+    lengths = [5, 5, 4, 4, 3, 3, 3]  # the even way would put 5, 4 and 3 together twice, and 14 on top
+    batches = [sorted(lengths[i] for i in batch) for batch in cut(lengths, 9)]
+    assert all(sum(batch) <= 9 for batch in batches)
+    assert len(batches) == len(cut(lengths, 9))
