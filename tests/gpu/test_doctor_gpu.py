@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.command_line import python_path
 
 from qlora_run.doctor.subject import Subject
 from qlora_run.doctor.trials import TRIALS, try_all
@@ -11,7 +12,8 @@ from qlora_run.probe import probe
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
 
 
-def test_every_trial_that_has_what_it_needs_works() -> None:
+def test_every_trial_that_has_what_it_needs_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", python_path())  # for the children, where the project is not installed
     report = probe()
     trials = try_all(report)
     needed = [plan.test for plan in TRIALS if plan.missing(report) is None]

@@ -16,7 +16,7 @@ from support.doctor_subjects import machine, with_card
 from qlora_profiles.plan import Given, Request
 from qlora_run.doctor import circumstances, network, requirements
 from qlora_run.doctor.architectures import has_code_for
-from qlora_run.doctor.circumstances import Doors, gather, nearest, symlink_problem, write_problem
+from qlora_run.doctor.circumstances import Doors, gather, nearest, symlink_problem, torch_folders, write_problem
 from qlora_run.doctor.known_bad import BadPair, Machine, known_bad, table
 from qlora_run.doctor.needs import PROCESS_BYTES, needs_of
 from qlora_run.planning import PlanInput, make_plan
@@ -105,10 +105,35 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     assert write_problem(tmp_path / "later") == f"{tmp_path}: Permission denied"
 
 
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="folders are closed by other means there")
+def test_a_folder_below_one_that_may_not_be_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "closed" / "hub").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0o000)
+    everything = os.geteuid() == 0
+    if everything:  # root may do anything, so for a moment this is somebody else
+        os.seteuid(65534)
+    try:
+        assert write_problem(tmp_path / "closed" / "hub").endswith(": Permission denied")
+    finally:
+        if everything:
+            os.seteuid(0)
+        (tmp_path / "closed").chmod(0o700)
+
+
+def test_the_first_torch_on_the_path_hides_the_others(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name / "torch").mkdir(parents=True)
+    for name in ("b", "c"):
+        (tmp_path / name / "torch" / "version.py").write_text("cuda = None", encoding="utf-8")
+    path = [str(tmp_path / name) for name in ("a", "c", "b", "c", "none")]
+    assert torch_folders(path) == (path[1], path[2])
+
+
 def test_the_nearest_folder_that_exists(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     assert nearest(tmp_path / "a" / "b") == tmp_path
-    assert nearest(tmp_path / "file" / "b") == tmp_path
+    assert nearest(tmp_path / "file" / "b") == tmp_path / "file"
+    assert write_problem(tmp_path / "file" / "b") == f"{tmp_path / 'file'}: a file, not a folder"
     assert nearest(Path("/no/such/place")).exists()
 
 

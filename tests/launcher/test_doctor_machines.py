@@ -10,6 +10,7 @@ from support.doctor_subjects import around, broke, found, machine, subject, with
 from qlora_profiles.hardware import GpuProcess
 from qlora_profiles.machines import machine_names
 from qlora_profiles.units import GIB
+from qlora_run.doctor.examination import examined
 from qlora_run.doctor.findings import exit_code
 from qlora_run.doctor.registry import CHECKS, examine
 from qlora_run.doctor.subject import Subject
@@ -110,6 +111,41 @@ def test_who_holds_the_card_is_named() -> None:
     assert taken.seen == "browser (pid 4121) holds 1.0 GiB of VRAM"
     assert taken.fix is not None
     assert taken.fix.say == "close it, or: kill 4121"
+
+
+def test_the_causes_of_a_missing_plan_come_first() -> None:
+    holder = GpuProcess(pid=4121, name=None, vram_bytes=11 * GIB)
+    full = with_card(vram_free_bytes=GIB // 8, processes=(holder,))
+    contained = {"platform": {"container": True}}
+    for report, way_on in (
+        (full, "close it, or: kill 4121"),
+        (with_card(machine_changes=contained, vram_free_bytes=GIB // 8, processes=(holder,)), "nvidia-smi shows who"),
+        (machine(disk={"cache_free_bytes": 0, "output_free_bytes": 0}), "qlora-run doctor --cache "),
+    ):
+        diagnosis = examined(subject(report)).diagnosis
+        assert diagnosis.next.startswith(way_on)
+        assert diagnosis.summary.startswith("Not ready: 2 problems (")
+        assert ", plan)" in diagnosis.summary
+
+
+@pytest.mark.parametrize(
+    ("folders", "named", "way_on"),
+    [
+        ((), (), "uv pip install torch --torch-backend=auto --reinstall-package torch"),
+        (("/site",), ("/extra",), "uv pip install torch --torch-backend=auto --reinstall-package torch"),
+        (("/extra", "/site"), ("/extra", "/more"), "take /extra off PYTHONPATH"),
+        (("/user", "/site"), ("/extra",), "python -m pip uninstall -y torch"),
+    ],
+)
+def test_of_several_torches_the_first_one_is_taken_away(
+    folders: tuple[str, ...], named: tuple[str, ...], way_on: str
+) -> None:
+    made = subject(machine("windows-cpu-torch"), torch_folders=folders, python_path=named)
+    fix = found(made)["torch"].fix
+    assert fix is not None
+    assert fix.say == way_on
+    if "PYTHONPATH" in way_on:
+        assert fix.commands == ('setx PYTHONPATH "/more"',)
 
 
 def test_a_verdict_rests_on_evidence() -> None:

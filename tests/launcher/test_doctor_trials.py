@@ -8,13 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
-from support.command_line import SOURCES
-from support.doctor_subjects import machine
+from support.command_line import python_path
+from support.doctor_subjects import machine, with_card
 
 from qlora_core.selftest.registry import TESTS
+from qlora_profiles.units import GIB
 from qlora_run.doctor import trials
 from qlora_run.doctor.trial_child import Plan, _exit_words
-from qlora_run.doctor.trials import TRIALS, try_all
+from qlora_run.doctor.trials import TRIALS, _excused, try_all
+from qlora_run.learned import Trial
 
 CHILD = """
 import json, os, signal, sys, time
@@ -115,6 +117,18 @@ def test_torch_that_does_not_import_is_one_thing_to_say(starts: Path, monkeypatc
     assert set(everywhere.values()) == {"skipped torch does not import"}
 
 
+def test_a_full_card_proves_nothing(starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = with_card(vram_free_bytes=GIB // 8)
+    monkeypatch.setenv("FATE", json.dumps({"nf4": "crash", "varlen": "fail", "workers": "fail"}))
+    found = try_all(full, (sys.executable, str(starts.with_name("child.py"))))
+    assert {test for test, trial in found.items() if trial.state == "unavailable"} == {"nf4", "varlen"}
+    assert found["varlen"].said == "the card has no free memory to try it in: no luck"
+    assert found["workers"].state == "fail"
+    refused = Trial(test="torch", state="ok", found={"device": "cpu", "refused": "CUDA error: out of memory"})
+    assert _excused(full, {"torch": refused})["torch"].state == "unavailable"
+    assert _excused(with_card(), {"torch": refused})["torch"] == refused
+
+
 def test_a_command_that_cannot_be_started_is_a_verdict() -> None:
     found = try_all(machine("windows-12gb"), (str(Path("/no/such/python")),))
     assert found["torch"].state == "crashed"
@@ -166,6 +180,6 @@ def test_an_interruption_ends_the_children(starts: Path, monkeypatch: pytest.Mon
     fate = dict.fromkeys(("torch", "triton", "unsloth"), "hang")
     monkeypatch.setenv("FATE", json.dumps(fate))
     command = [sys.executable, "-c", INTERRUPTED, str(starts.with_name("child.py"))]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES)}
+    env = {**os.environ, "PYTHONPATH": python_path()}
     done = subprocess.run(command, env=env, capture_output=True, timeout=45)
     assert done.stdout.decode().split() == ["stopped"], done.stderr

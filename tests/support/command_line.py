@@ -22,6 +22,11 @@ NO_HUB = "http://127.0.0.1:9"
 """A port that nobody listens on: nothing leaves the machine."""
 
 
+def python_path(*first: Path) -> str:
+    """``PYTHONPATH`` for a child: ``first``, our sources, and what is on it here, where packages may lie."""
+    return os.pathsep.join(filter(None, [*map(str, first), *SOURCES, os.environ.get("PYTHONPATH")]))
+
+
 def contents(folder: Path) -> dict[str, str]:
     """Every file below a folder with a digest of its bytes."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -52,12 +57,13 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> str:
 def process(
     *argv: str,
     cwd: Path,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     command: Sequence[str] = (sys.executable, "-m", "qlora_run"),
 ) -> "subprocess.CompletedProcess[bytes]":
-    """The command in a process of its own; nothing of it reaches a network."""
-    ours = {"HF_ENDPOINT": NO_HUB, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(SOURCES)}
-    environment = {**os.environ, **ours, **(env or {})}
+    """The command in a process of its own, off the network; ``None`` in ``env`` takes a variable out."""
+    ours = {"HF_ENDPOINT": NO_HUB, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": python_path()}
+    wished = {**os.environ, **ours, **(env or {})}
+    environment = {name: value for name, value in wished.items() if value is not None}
     return subprocess.run([*command, *argv], cwd=cwd, env=environment, capture_output=True, timeout=300)
 
 

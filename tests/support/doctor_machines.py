@@ -52,6 +52,12 @@ MACHINES: list[Row] = [
     ("a driver of a newer CUDA", lambda: subject(machine(cuda_driver="13.2")), {"driver": "ok"}, 0),
     ("a silent driver version", lambda: subject(machine(cuda_driver=None)), {"driver": "note"}, 0),
     (
+        "another torch than the one installed",
+        lambda: subject(machine(), Trial(test="torch", state="ok", found={"device": "cpu", "version": "2.13.0+cpu"})),
+        {"torch": "fail"},
+        3,
+    ),
+    (
         "torch refused by the driver",
         lambda: subject(machine(), Trial(test="torch", state="ok", found={"refused": "driver too old"})),
         {"driver": "fail", "architecture": "skipped"},
@@ -128,6 +134,12 @@ MACHINES: list[Row] = [
         lambda: subject(with_card("linux-24gb", vram_free_bytes=6 * GIB)),
         {"vram": "warn"},
         1,
+    ),
+    (
+        "a card without free memory",
+        lambda: subject(with_card(vram_free_bytes=GIB // 8)),
+        {"vram": "fail", "plan": "fail"},
+        3,
     ),
     ("a desktop on the card", lambda: subject(with_card(drives_display=True)), {"display": "note"}, 0),
     ("no desktop on the card", lambda: subject(with_card(drives_display=False)), {"display": "ok"}, 0),
@@ -243,7 +255,13 @@ MACHINES: list[Row] = [
     (
         "a full disk for runs",
         lambda: subject(machine(disk={"output_free_bytes": GIB // 8}), model="Qwen/Qwen3-8B"),
-        {"plan": "fail"},
+        {"plan": "fail", "output-disk": "warn"},
+        3,
+    ),
+    (
+        "a full disk for everything",
+        lambda: subject(machine(disk={"output_free_bytes": 0, "cache_free_bytes": 0})),
+        {"plan": "fail", "output-disk": "warn", "cache-disk": "fail"},
         3,
     ),
     (

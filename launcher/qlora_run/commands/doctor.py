@@ -75,5 +75,8 @@ def _write_report(examined: "Examined", path: Path) -> None:
     from qlora_run.doctor.bug_report import bug_report, this_person
 
     text = json.dumps(bug_report(examined.subject, examined.diagnosis, this_person()), indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8", newline="\n")
+    try:
+        path.write_text(text + "\n", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise EnvironmentProblem(f"{path}: {error.strerror or error}", "--report FILE in another folder") from error
     print(f"{path}: written, without names, folders, tokens or serial numbers; attach it as it is", file=sys.stderr)

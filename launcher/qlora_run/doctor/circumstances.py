@@ -6,7 +6,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,8 @@ class Circumstances(Struct, frozen=True, kw_only=True):
 
     ``unmet`` and ``unsloth_unmet`` are requirements that what is installed does not meet, in words.
     ``clock_behind_seconds`` is how much newer than now this program's own files are.
+    ``torch_folders`` are the folders on Python's path that hold a torch, the one that is imported first, and
+    ``python_path`` those that ``PYTHONPATH`` names.
     """
 
     looked: bool = False
@@ -43,6 +45,8 @@ class Circumstances(Struct, frozen=True, kw_only=True):
     long_paths: bool | None = None
     longest_path: int | None = None
     commit_free_bytes: int | None = None
+    torch_folders: tuple[str, ...] = ()
+    python_path: tuple[str, ...] = ()
     cache_problem: str | None = None
     output_problem: str | None = None
     symlink_problem: str | None = None
@@ -68,6 +72,7 @@ def circumstances(output: Path | None = None, cache: Path | None = None, *, ask_
 def gather(doors: Doors, output: Path, cache: Path | None, ask_hub: bool) -> Circumstances:
     """The circumstances behind ``doors``."""
     folder = cache or _or_none(lambda: hub_cache(doors.env))
+    cache_problem = write_problem(folder) if folder else "there is no home folder to put it in"
     return Circumstances(
         looked=True,
         virtual=sys.prefix != sys.base_prefix,
@@ -80,9 +85,11 @@ def gather(doors: Doors, output: Path, cache: Path | None, ask_hub: bool) -> Cir
         long_paths=_or_none(lambda: _long_paths(doors.winreg())) if doors.windows else None,
         longest_path=len(str(output.expanduser().absolute())),
         commit_free_bytes=_or_none(commit_free_bytes) if doors.windows else None,
-        cache_problem=write_problem(folder) if folder else "there is no home folder to put it in",
+        torch_folders=_or_none(lambda: torch_folders(sys.path)) or (),
+        python_path=tuple(str(Path(place).absolute()) for place in _python_path(doors.env)),
+        cache_problem=cache_problem,
         output_problem=write_problem(output),
-        symlink_problem=symlink_problem(folder or Path(), doors.symlink),
+        symlink_problem=None if cache_problem else symlink_problem(folder or Path(), doors.symlink),
         hub=_or_none(look) if ask_hub else None,
         token=_or_none(_has_token),
     )
@@ -124,13 +131,30 @@ def commit_free_bytes() -> int:
     return int(status.commit_free)
 
 
+def torch_folders(path: Iterable[str]) -> tuple[str, ...]:
+    """The folders of Python's path in which a torch lies: of several the first one hides the others."""
+    folders: dict[Path, str] = {}
+    for place in path:
+        if Path(place, "torch", "version.py").is_file():
+            folders.setdefault(Path(place).resolve(), str(Path(place).absolute()))
+    return tuple(folders.values())
+
+
+def _python_path(env: Mapping[str, str]) -> list[str]:
+    return [place for place in env.get("PYTHONPATH", "").split(os.pathsep) if place]
+
+
 def write_problem(folder: Path) -> str:
     """Why nothing can be written to a folder, or to the nearest one above it that exists; ``""`` where it can."""
+    place = nearest(folder)
+    if place.is_file():
+        return f"{place}: a file, not a folder"
     try:
-        with tempfile.TemporaryFile(dir=nearest(folder)):
+        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
+            file.write(bytes(4096))  # a full disk takes the file, but nothing in it
             return ""
     except OSError as error:
-        return f"{nearest(folder)}: {error.strerror or error}"
+        return f"{place}: {error.strerror or error}"
 
 
 def symlink_problem(folder: Path, symlink: Callable[[str, str], None]) -> str:
@@ -147,9 +171,16 @@ def symlink_problem(folder: Path, symlink: Callable[[str, str], None]) -> str:
 
 
 def nearest(folder: Path) -> Path:
-    """The folder, or the first above it that exists."""
+    """The folder, or the first place above it that exists as far as may be seen; a file in the way is one."""
     whole = folder.expanduser().absolute()
-    return next(place for place in (whole, *whole.parents) if place.is_dir() or place == place.parent)
+    return next(place for place in (whole, *whole.parents) if _is_there(place) or place == place.parent)
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # below a folder that may not be looked into
+        return False
 
 
 def _has_token() -> bool:

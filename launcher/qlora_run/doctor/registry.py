@@ -45,7 +45,6 @@ CHECKS: tuple[Check, ...] = (
     Check(id="torch-import", about="torch imports", look=kernels.torch_import),
     Check(id="device", about="a product on the device", look=kernels.device),
     Check(id="4-bit", about="a real 4-bit product", look=kernels.four_bit, minor=False),
-    Check(id="plan", about="the plan of the model", look=planned.plan, minor=False),
     Check(id="bf16", about="bfloat16 in hardware", look=cards.bf16),
     Check(id="vram", about="free memory of the cards, and who holds the rest", look=cards.vram),
     Check(id="visible", about="hidden and doubtful cards", look=cards.visible),
@@ -61,6 +60,7 @@ CHECKS: tuple[Check, ...] = (
     Check(id="output-disk", about="room for checkpoints and merges", look=storage.output_disk),
     Check(id="cache-folder", about="the hub's cache can be written", look=storage.cache_folder),
     Check(id="output-folder", about="the output folder can be written", look=storage.output_folder),
+    Check(id="plan", about="the plan of the model", look=planned.plan, minor=False),
     Check(id="symlinks", about="links in the hub's cache (WinError 1314)", look=storage.symlinks),
     Check(id="long-paths", about="Windows' limit of 260 letters", look=system.long_paths),
     Check(id="8-bit", about="a real 8-bit product", look=kernels.eight_bit),
@@ -81,6 +81,7 @@ CHECKS: tuple[Check, ...] = (
     Check(id="encoding", about="the locale, and file names", look=system.text_encoding),
     Check(id="clock", about="the clock", look=system.clock),
 )
+"""Of several problems the first is the one to mend: causes stand above what follows from them."""
 
 
 def examine(subject: Subject) -> list[Finding]:

@@ -7,8 +7,18 @@ from typing import Any
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_profiles.plan import RunPlan
+from qlora_profiles.units import GIB
 from qlora_run.doctor.circumstances import Circumstances
 from qlora_run.learned import BROKEN, Trial
+
+FULL_BYTES = 2 * GIB
+"""With less of a card free none of the known models fits, not the smallest in 4 bits."""
+
+
+def is_full(card: Gpu) -> bool:
+    """Whether others hold nearly all of a card's memory."""
+    free, total = card.vram_free_bytes, card.vram_total_bytes
+    return free is not None and total is not None and free < min(FULL_BYTES, total / 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from qlora_profiles.hardware import HardwareReport
+from qlora_run.doctor.subject import is_full
 from qlora_run.doctor.trial_child import FIRST_SECONDS, NO_TORCH, Plan, run_groups
 from qlora_run.learned import BROKEN, Trial
 from qlora_run.resolve.situation import version_of
@@ -55,6 +56,9 @@ TRIALS = (
 )
 """Every trial in its order; the first of a child imports torch."""
 
+OFF_CARD = ("torch", "workers")
+"""Trials whose failure is not for want of a card's memory."""
+
 
 def try_all(report: HardwareReport, command: Sequence[str] = ()) -> dict[str, Trial]:
     """Run every trial that has something to try here; never raises, never waits past the limits.
@@ -69,7 +73,22 @@ def try_all(report: HardwareReport, command: Sequence[str] = ()) -> dict[str, Tr
         return {test: Trial(test=test, state="skipped", said="torch is not installed") for test in done}
     groups = [[p for p in TRIALS if p.child == child and missing[p.test] is None] for child in children]
     done |= {trial.test: trial for trial in run_groups(groups, start)}
-    return _blamed({plan.test: done[plan.test] for plan in TRIALS})
+    return _blamed(_excused(report, {plan.test: done[plan.test] for plan in TRIALS}))
+
+
+def _excused(report: HardwareReport, trials: dict[str, Trial]) -> dict[str, Trial]:
+    """What failed for want of memory on a full card proves nothing, and must not be remembered as broken."""
+    if not any(map(is_full, report.cuda_gpus)):
+        return trials
+    return {test: _in_doubt(trial) for test, trial in trials.items()}
+
+
+def _in_doubt(trial: Trial) -> Trial:
+    refused = trial.found.get("refused")
+    if refused is None and (trial.state not in BROKEN or trial.test in OFF_CARD):
+        return trial
+    said = f"the card has no free memory to try it in: {refused or trial.said}"
+    return Trial(test=trial.test, state="unavailable", said=said)
 
 
 def _blamed(trials: dict[str, Trial]) -> dict[str, Trial]:

@@ -6,7 +6,7 @@ from qlora_run.doctor import remedies
 from qlora_run.doctor.architectures import has_code_for
 from qlora_run.doctor.findings import Fix
 from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
-from qlora_run.doctor.subject import Subject
+from qlora_run.doctor.subject import Subject, is_full
 from qlora_run.resolve.machine_rules import BF16_CAPABILITY, free_vram_bytes
 from qlora_run.resolve.situation import as_numbers
 
@@ -16,6 +16,8 @@ SMALL_VRAM_BYTES = 5 * GIB
 HOLDER_BYTES = GIB // 2
 TAKEN_SHARE = 0.5
 """Less than this of a card free is worth a warning, whoever holds it."""
+WHO = remedies.command("nvidia-smi", say="nvidia-smi shows who; close it")
+"""Where the number of the process that holds a card is not known."""
 SPILLING_DRIVER = (536, 40)
 """From here on Windows' driver moves memory to RAM instead of refusing it."""
 
@@ -137,17 +139,27 @@ def vram(s: Subject) -> list[Seen]:
     """What is free on the cards, and who holds the rest."""
     if not s.nvidia:
         return [skipped("no NVIDIA card")]
-    holders = [_holder(s, p) for card in s.nvidia for p in card.processes if (p.vram_bytes or 0) >= HOLDER_BYTES]
-    if holders:
-        return holders
-    full = [card for card in s.nvidia if _mostly_taken(card)]
-    return [_taken(card) for card in full] or [ok(", ".join(_free(card) for card in s.nvidia))]
+    held = [(card, p) for card in s.nvidia for p in card.processes if (p.vram_bytes or 0) >= HOLDER_BYTES]
+    if held:
+        return [_holder(s, card, process) for card, process in held]
+    return [_taken(s, card) for card in s.nvidia if _mostly_taken(card)] or [ok(", ".join(map(_free, s.nvidia)))]
 
 
-def _holder(s: Subject, process: GpuProcess) -> Seen:
-    seen = f"{process.name or 'a process'} (pid {process.pid}) holds {gib(process.vram_bytes or 0)} GiB of VRAM"
-    kill = "taskkill /PID" if s.report.is_windows else "kill"
-    fix = remedies.place(f"close it, or: {kill} {process.pid}")
+def _holder(s: Subject, card: Gpu, process: GpuProcess) -> Seen:
+    who, fix = f"{process.name or 'a process'} (pid {process.pid})", _close(s, process.pid)
+    if s.report.platform.container:  # NVML may give the host's numbers: another process has this one here
+        who, fix = "a process", WHO
+    return _lack(s, card, f"{who} holds {gib(process.vram_bytes or 0)} GiB of VRAM", fix)
+
+
+def _close(s: Subject, pid: int) -> Fix:
+    return remedies.place(f"close it, or: {'taskkill /PID' if s.report.is_windows else 'kill'} {pid}")
+
+
+def _lack(s: Subject, card: Gpu, seen: str, fix: Fix) -> Seen:
+    """What a lack of free memory means: less of everything, or nothing at all."""
+    if s.plan is None and is_full(card):
+        return fail(seen, f"no model fits: {_free(card)}", fix)
     return warn(seen, "shorter texts, smaller micro-batches: only what is free is planned with", fix)
 
 
@@ -156,9 +168,8 @@ def _mostly_taken(card: Gpu) -> bool:
     return free is not None and total is not None and free < TAKEN_SHARE * total
 
 
-def _taken(card: Gpu) -> Seen:
-    fix = remedies.command("nvidia-smi", say="nvidia-smi shows who; close it")
-    return warn(f"{card.name}: only {_free(card)}", "only what is free is planned with", fix)
+def _taken(s: Subject, card: Gpu) -> Seen:
+    return _lack(s, card, f"{card.name}: only {_free(card)}", WHO)
 
 
 def display(s: Subject) -> Seen:

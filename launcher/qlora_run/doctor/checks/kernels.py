@@ -1,6 +1,7 @@
 """What was really computed in a child process: each self-test's result, and what training does without it."""
 
 from qlora_run.doctor import remedies
+from qlora_run.doctor.checks.software import WITHOUT_4_BIT
 from qlora_run.doctor.findings import Fix
 from qlora_run.doctor.seen import Seen, fail, ok, skipped, warn
 from qlora_run.doctor.subject import Subject
@@ -54,9 +55,8 @@ def device(s: Subject) -> Seen:
 def four_bit(s: Subject) -> Seen:
     """A product with a 4-bit weight, forward and backward."""
     done = _ran(s, "nf4", "a real NF4 product ran")
-    consequence = "training falls back to 16-bit LoRA: models of about a third of the size"
     fix = remedies.install("bitsandbytes", force=True)
-    return done or _broken(s, "nf4", "a 4-bit product", consequence, fix, fatal=bool(s.report.cuda_gpus))
+    return done or _broken(s, "nf4", "a 4-bit product", WITHOUT_4_BIT, fix, fatal=bool(s.report.cuda_gpus))
 
 
 def eight_bit(s: Subject) -> Seen:

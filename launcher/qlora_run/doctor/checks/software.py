@@ -1,7 +1,10 @@
 """Installed packages: there, in range, of the right build, and no pair that is known to be bad."""
 
+import msgspec
+
 from qlora_core.backends import unsloth_needs
 from qlora_run.doctor import remedies
+from qlora_run.doctor.findings import Fix
 from qlora_run.doctor.known_bad import Machine, known_bad
 from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
 from qlora_run.doctor.subject import Subject
@@ -9,6 +12,8 @@ from qlora_run.resolve.situation import as_numbers, version_of
 
 NEEDED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers")
 BUILD_OF = {"nvidia": "cuda", "amd": "rocm", "intel": "xpu", "apple": "mps"}
+ON_CPU = "training falls back to the CPU, many times slower"
+WITHOUT_4_BIT = "training falls back to 16-bit LoRA: models of about a third of the size"
 
 
 def packages(s: Subject) -> Seen:
@@ -16,7 +21,8 @@ def packages(s: Subject) -> Seen:
     missing = [name for name in NEEDED if version_of(s.report, name) is None]
     if missing:
         fix = remedies.torch_build() if missing == ["torch"] else remedies.install(*missing)
-        return fail(f"not installed: {', '.join(missing)}", "training cannot start", fix)
+        consequence = WITHOUT_4_BIT if missing == ["bitsandbytes"] else "training cannot start"
+        return fail(f"not installed: {', '.join(missing)}", consequence, fix)
     if s.here.unmet:
         names = [text.split(" (")[0] for text in s.here.unmet]
         return fail(
@@ -33,12 +39,28 @@ def torch(s: Subject) -> Seen:
     wanted = next((BUILD_OF[gpu.vendor] for gpu in s.report.gpus if gpu.vendor == "nvidia"), None)
     if wanted and build != wanted:
         seen = f"torch {version} is a {build or 'CPU'} build: it cannot see the {s.nvidia[0].name}"
-        return fail(seen, "training falls back to the CPU, many times slower", remedies.torch_build())
+        return fail(seen, ON_CPU, _cuda_build(s), ", ".join(s.here.torch_folders))
+    imported = s.found("torch", "version")
+    if wanted and imported and s.found("torch", "device") == "cpu" and s.found("torch", "cuda") is None:
+        seen = f"torch {imported} is imported, a build without CUDA, though {version} is installed"
+        return fail(seen, ON_CPU, _cuda_build(s), ", ".join(s.here.torch_folders))
     other = next((gpu for gpu in s.others if BUILD_OF[gpu.vendor] != build), None)
     if not wanted and other and not s.nvidia:
         return _unused(s, other.name, version, build)
     words = f"CUDA {s.report.torch.cuda}" if s.report.torch.cuda else f"{build or 'unknown'} build"
     return ok(f"{version.split('+')[0]} ({words})", f"torch {version}")
+
+
+def _cuda_build(s: Subject) -> Fix:
+    """A build for the card: of several on the path the first one goes, else another one is installed."""
+    if len(s.here.torch_folders) < 2:
+        return remedies.torch_build()
+    first, rest = s.here.torch_folders[0], [p for p in s.here.python_path if p != s.here.torch_folders[0]]
+    if len(rest) == len(s.here.python_path):
+        return remedies.command("python -m pip uninstall -y torch")
+    joined = (";" if s.report.is_windows else ":").join(rest)
+    fix = remedies.environment(s.report, "PYTHONPATH", f'"{joined}"')
+    return msgspec.structs.replace(fix, say=f"take {first} off PYTHONPATH")
 
 
 def _unused(s: Subject, card: str, version: str, build: str | None) -> Seen:
@@ -52,8 +74,7 @@ def driver(s: Subject) -> Seen:
     wanted, offered = s.report.torch.cuda, s.report.cuda_driver
     refused = s.found("torch", "refused")
     if s.nvidia and refused:
-        consequence = "training falls back to the CPU, many times slower"
-        return fail(f"torch cannot use the card: {refused}", consequence, remedies.driver(s.report))
+        return fail(f"torch cannot use the card: {refused}", ON_CPU, remedies.driver(s.report))
     if not s.nvidia or wanted is None:
         return skipped("no NVIDIA card with a CUDA build of torch")
     if offered is None:

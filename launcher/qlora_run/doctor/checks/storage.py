@@ -6,8 +6,11 @@ from qlora_run.doctor.needs import needs_of
 from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
 from qlora_run.doctor.subject import Subject
 
-SMALL_DISK_BYTES = 20 * GIB
-"""Without a plan: an 8B download needs 16 GiB, and a run writes too."""
+SPARE_BYTES = 5 * GIB
+"""Less than this beside the model is worth a warning."""
+LEAST_BYTES = GIB
+"""Without a plan: the smallest model that is known takes more, and a run writes nearly half of it."""
+STOPS = "the download stops when the disk is full"
 
 
 def cache_disk(s: Subject) -> Seen:
@@ -17,16 +20,18 @@ def cache_disk(s: Subject) -> Seen:
         return skipped("its free space could not be read")
     seen = f"{gib(free, 0 if free > 10 * GIB else 1)} GiB free for downloads"
     elsewhere = "D:\\models" if s.report.is_windows else "/FOLDER/ON/ANOTHER/DISK"
-    if s.plan is None or s.downloaded:
-        return ok(seen if not s.downloaded else f"{seen}; the model is here already")
+    move = remedies.command(f"qlora-run doctor --cache {elsewhere}")
+    if s.downloaded:
+        return ok(f"{seen}; the model is here already")
+    if s.plan is None:
+        return ok(seen) if free >= LEAST_BYTES else fail(f"{seen}: no model fits", STOPS, move)
     needs = needs_of(s.plan)
     same_disk = free == s.report.disk.output_free_bytes
     needed = needs.download_bytes + (needs.written_bytes if same_disk else 0)
     what = f"{s.plan.model.name} needs {gib(needed, 1)}{' with its checkpoints' if same_disk else ''}"
     if free < needed:
-        fix = remedies.command(f"qlora-run plan --cache {elsewhere}", say=f"--cache {elsewhere}")
-        return fail(f"{seen}, {what}", "the download stops when the disk is full", fix)
-    if free < needed + SMALL_DISK_BYTES // 4:
+        return fail(f"{seen}, {what}", STOPS, move)
+    if free < needed + SPARE_BYTES:
         fix = remedies.place(f"free some space, or --cache {elsewhere}")
         return warn(f"{seen}, {what}", "little is left for the system", fix)
     return ok(f"{seen}; {what}")
@@ -38,6 +43,8 @@ def output_disk(s: Subject) -> Seen:
     if free is None:
         return skipped("its free space could not be read")
     seen = f"{gib(free, 0 if free > 10 * GIB else 1)} GiB free for runs"
+    if s.plan is None and free < LEAST_BYTES:
+        return warn(seen, "checkpoints may not fit", remedies.place("--output on another disk"))
     if s.plan is None:
         return ok(seen)
     needed, merged = needs_of(s.plan).written_bytes, 2 * s.plan.model.params
@@ -76,7 +83,7 @@ def symlinks(s: Subject) -> Seen:
     """The hub's cache saves room with links; Windows makes none without developer mode."""
     problem = s.here.symlink_problem
     if problem is None:
-        return skipped("only looked at on this machine")
+        return skipped("the hub's cache cannot be written" if s.here.looked else "only looked at on this machine")
     if not problem:
         return ok("can be made")
     windows = remedies.command(
