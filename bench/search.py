@@ -2,7 +2,7 @@
 
 usage: python bench/search.py MODEL_DIR DATA [--caps 8 12 16 24 48 80] [--examples-per-step 8] [--json FILE]
 
-For each point of the grid (token budget x layers recomputed x loss kernel x activations offloaded) the heaviest
+For each point of the grid (token budget x layers recomputed x loss kernel x offloading or CUDA graphs) the heaviest
 micro-batch of the data gives the peak, and a few ordinary steps give the time. For each cap the fastest point that
 fits is compared with what the planner chooses there: before anything was measured, and after a preflight.
 """
@@ -28,21 +28,16 @@ from qlora_run.calibration import calibrated_by
 from qlora_run.resolve import retuned
 from qlora_run.tuning import measured_of
 
-STEPS = 3
+STEPS = 7
+NAMES = ("token_budget", "layers_recomputed", "loss_kernel", "offload_activations", "cuda_graphs")
 
 
 def grid(layers: int, budgets: list[int], parts: int) -> list[dict[str, Any]]:
     """The executions to time."""
     counts = sorted({round(layers * part / parts) for part in range(parts + 1)})
-    points = [
-        {"token_budget": tokens, "layers_recomputed": count, "loss_kernel": kernel, "offload_activations": False}
-        for tokens, count, kernel in product(budgets, counts, ("chunked", "liger"))
-    ]
-    offloaded = [
-        {"token_budget": tokens, "layers_recomputed": count, "loss_kernel": "chunked", "offload_activations": True}
-        for tokens, count in product(budgets, (layers // 2, layers))
-    ]
-    return points + offloaded
+    offloaded = product(budgets, (layers // 2, layers), ("chunked",), (True,), (False,))
+    points = [*product(budgets, counts, ("chunked", "liger"), (False,), (False, True)), *offloaded]
+    return [dict(zip(NAMES, point, strict=True)) for point in points]
 
 
 class Bench:
@@ -97,12 +92,12 @@ class Bench:
             trainer.job.loaded.model.zero_grad(set_to_none=True)
 
     def _seconds(self, trainer: Any, rehearsal: Rehearsal) -> float:
-        """Mean time of a few ordinary steps, optimizer step included, after one that warms up."""
+        """Mean time of a few ordinary steps, optimizer step included, after the same steps once to warm up."""
         rng, count = random.Random(1), self.options.examples_per_step
         order = list(range(len(trainer.job.train)))
         rng.shuffle(order)
         times = []
-        for number in range(STEPS + 1):
+        for number in [*range(STEPS), *range(STEPS)]:  # the first time, graphs are captured
             rows = [trainer.job.train[i] for i in order[number * count : (number + 1) * count]]
             trainer.job.memory.wait()
             start = time.perf_counter()
@@ -111,7 +106,7 @@ class Bench:
             rehearsal._optimizer_step()
             trainer.job.memory.wait()
             times.append(time.perf_counter() - start)
-        return sum(times[1:]) / STEPS
+        return sum(times[STEPS:]) / STEPS
 
     def chosen(self, cap_gib: float) -> list[tuple[str, dict[str, Any], int]]:
         """What the planner takes under a cap and the peak it expects: at first, and after its preflight."""
@@ -135,13 +130,12 @@ class Bench:
 
 def execution_of(plan: RunPlan) -> dict[str, Any]:
     """The part of a plan's execution that is searched."""
-    names = ("token_budget", "layers_recomputed", "loss_kernel", "offload_activations")
-    return {name: getattr(plan.execution_values(), name) for name in names}
+    return {name: getattr(plan.execution_values(), name) for name in NAMES}
 
 
 def words(point: dict[str, Any]) -> str:
     """An execution in few words."""
-    more = ", offloaded" if point["offload_activations"] else ""
+    more = ", offloaded" if point["offload_activations"] else ", graphs" if point["cuda_graphs"] else ""
     return f"{point['token_budget']} / {point['layers_recomputed']} / {point['loss_kernel']}{more}"
 
 
@@ -175,8 +169,8 @@ def main() -> None:
     parser.add_argument("--caps", type=float, nargs="+", default=[8, 12, 16, 24, 48, 80])
     parser.add_argument("--method", default="qlora-4")
     parser.add_argument("--examples-per-step", type=int, default=8)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[512, 768, 1024, 1280, 1536, 1792, 2048])
-    parser.add_argument("--parts", type=int, default=6, help="steps from no layer recomputed to all")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[640, 1024, 1536, 2048])
+    parser.add_argument("--parts", type=int, default=4, help="steps from no layer recomputed to all")
     parser.add_argument("--limit-seconds", type=float, default=420, help="stop timing the grid after so long")
     parser.add_argument("--output", default="runs/bench-search")
     parser.add_argument("--json", type=Path)
