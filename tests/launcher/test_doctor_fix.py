@@ -123,9 +123,7 @@ def test_fix_apply_runs_the_safe_lines_and_says_them(monkeypatch: pytest.MonkeyP
     assert "this did not work: python -m pip install peft" in capsys.readouterr().err
 
 
-def test_the_systems_own_python_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: Caught, tmp_path: Path
-) -> None:
+def test_the_systems_own_python_is_left_alone(monkeypatch: pytest.MonkeyPatch, capsys: Caught, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     examining(monkeypatch, subject(machine(packages={"peft": ""}), virtual=False))
     text = refused(capsys, "doctor", "--fix", "--apply")
