@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 from qlora_core.data import ChatTokenizer, Encoded, Turn, cut_all, split, write_rejected
 from qlora_core.data.planning import tokenise
@@ -40,8 +41,10 @@ class Prepared:
         return self.chat.prompt_ids([*system, Turn(role="user", content=prompt)])
 
 
-def prepare_data(plan: RunPlan, output: Path, log: EventLog) -> Prepared:
+def prepare_data(plan: RunPlan, output: Path, log: EventLog, imports: Thread | None = None) -> Prepared:
     """Read, set bad rows aside, split, tokenise and cut.
+
+    ``imports`` is waited for before ``datasets`` is used, which looks into modules that others are still importing.
 
     Raises:
         UserError: the file is not the one that was planned with, or nothing in it can be learned.
@@ -54,6 +57,8 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog) -> Prepared:
         write_rejected(output / REJECTED, data.rejected)
         log.warn(f"{len(data.rejected)} bad rows set aside in {output / REJECTED}")
     train, held_out = split(encoded, recipe.val_size, recipe.seed)
+    if imports is not None:
+        imports.join()
     return Prepared(
         train=ArrowRows(cut_all(train, recipe.max_length)[0]),
         held_out=ArrowRows(cut_all(held_out, recipe.max_length)[0]),
