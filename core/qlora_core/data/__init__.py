@@ -1,12 +1,13 @@
 """Data files to supervised tokens. The launcher plans with it, so nothing here imports torch or its kin.
 
 ``read_data`` reads a file, ``split`` holds rows out, ``ChatTokenizer`` renders and encodes them, and
-``describe`` tells a plan what it needs to know.
+``describe`` tells a plan what it needs to know of their extents.
 """
 
 from qlora_core.data.bad import BadRow, BadRows, write_rejected
 from qlora_core.data.chat_tokenizer import ChatTokenizer
 from qlora_core.data.encoded import Encoded, cut_all
+from qlora_core.data.extent import Extent
 from qlora_core.data.facts import coverage, describe, lengths, quantiles
 from qlora_core.data.options import Conversation, DataOptions, DataSet, Turn, parse_fields
 from qlora_core.data.read import read_data
@@ -20,6 +21,7 @@ __all__ = [
     "DataOptions",
     "DataSet",
     "Encoded",
+    "Extent",
     "Turn",
     "coverage",
     "cut_all",

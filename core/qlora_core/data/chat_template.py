@@ -41,6 +41,7 @@ class ChatTemplate:
             self._compiled = _environment(today).from_string(source)
         except TemplateError as error:
             raise UserError(f"the chat template cannot be read: {error}", "--chat-template chatml") from error
+        self._compiled.globals = dict(self._compiled.globals)  # copied for every row: jinja's own are slow to copy
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         """The conversation as text. Raises ``TemplateFault``."""

@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from qlora_core.data.bad import BadRow, BadRows, Reject
 from qlora_core.data.chat_template import TemplateFault
 from qlora_core.data.choose_template import Choice, choose_template
-from qlora_core.data.encoded import Encoded, mark
+from qlora_core.data.encoded import Encoded, Rendered, mark
+from qlora_core.data.extent import Extent, Meter
 from qlora_core.data.options import Conversation, Turn
 from qlora_core.data.spans import OTHER_TEMPLATE, SpanFinder, Unlocatable, as_messages
 from qlora_core.data.tokenizer_files import TokenizerFiles, read_tokenizer
@@ -22,14 +23,6 @@ CHUNK_ROWS = 1000
 OPEN_MARK, CLOSE_MARK = "[[", "]]"
 SAFE_ENCODING = "gbk"  # the narrowest console that is common
 Progress = Callable[[int, int], None]
-
-
-class _Rendered(NamedTuple):
-    """A row as text: ``spans`` are the characters to learn, or, for a ``whole`` row, those not to learn."""
-
-    text: str
-    spans: list[tuple[int, int]]
-    whole: bool
 
 
 class ChatTokenizer:
@@ -108,17 +101,19 @@ class ChatTokenizer:
         ``rejected`` they are added to it instead, and come back as empty examples.
         """
         encoded: list[Encoded] = []
-        bad: list[BadRow] = []
-        for first in range(0, len(conversations), CHUNK_ROWS):
-            chunk = conversations[first : first + CHUNK_ROWS]
-            encoded += self._encode_chunk([self._rendered_or_empty(row, file, bad) for row in chunk], max_length)
+        for chunk in self._rendered_chunks(conversations, file, rejected):
+            encoded += self._encode_chunk(chunk, max_length)
             if progress:
                 progress(len(encoded), len(conversations))
-        if bad and rejected is None:
-            raise BadRows(bad, len(conversations))
-        if rejected is not None:
-            rejected += bad
         return encoded
+
+    def measure_all(
+        self, conversations: Sequence[Conversation], *, file: str = "data", rejected: list[BadRow] | None = None
+    ) -> list[Extent]:
+        """The extents of what ``encode_all`` would make, without a cut, in order; refused rows as there."""
+        meter = Meter(self._tokenizer, self.stop_ids)
+        chunks = self._rendered_chunks(conversations, file, rejected)
+        return [extent for chunk in chunks for extent in meter.extents(chunk)]
 
     def describe_mask(self, encoded: Encoded) -> str:
         """The example as text with ``[[`` and ``]]`` around what is learned; safe on any Chinese or ASCII console."""
@@ -137,7 +132,7 @@ class ChatTokenizer:
             yield learned, text[len(before) :]
             before = text
 
-    def _rendered(self, conversation: Conversation) -> _Rendered:
+    def _rendered(self, conversation: Conversation) -> Rendered:
         """Raises ``Reject``."""
         if conversation.text is not None:
             return self._rendered_text(conversation.text)
@@ -149,28 +144,41 @@ class ChatTokenizer:
         except Unlocatable as fault:
             raise Reject(str(fault), fix=OTHER_TEMPLATE) from fault
         wanted = [span[1:] for span in spans if turns[span.turn].supervised != conversation.whole]
-        return _Rendered(text, wanted, conversation.whole)
+        return Rendered(text, wanted, conversation.whole)
 
-    def _rendered_text(self, text: str) -> _Rendered:
+    def _rendered_text(self, text: str) -> Rendered:
         """Plain text as a model meets it in pretraining: bos where the tokenizer adds it, and an end."""
         special = self._files.special_tokens
         bos = special.get("bos_token", "") if self._files.adds_bos else ""
         end = special.get("eos_token", self.stop_tokens[0])
-        return _Rendered(bos + text.removeprefix(bos).removesuffix(end) + end, [], whole=True)
+        return Rendered(bos + text.removeprefix(bos).removesuffix(end) + end, [], whole=True)
 
-    def _rendered_or_empty(self, conversation: Conversation, file: str, bad: list[BadRow]) -> _Rendered:
+    def _rendered_chunks(
+        self, conversations: Sequence[Conversation], file: str, rejected: list[BadRow] | None
+    ) -> Iterator[list[Rendered]]:
+        """All rows as text, some at a time; refused ones are empty, and told when all were looked at."""
+        bad: list[BadRow] = []
+        for first in range(0, len(conversations), CHUNK_ROWS):
+            chunk = conversations[first : first + CHUNK_ROWS]
+            yield [self._rendered_or_empty(row, file, bad) for row in chunk]
+        if bad and rejected is None:
+            raise BadRows(bad, len(conversations))
+        if rejected is not None:
+            rejected += bad
+
+    def _rendered_or_empty(self, conversation: Conversation, file: str, bad: list[BadRow]) -> Rendered:
         try:
             return self._rendered(conversation)
         except Reject as fault:
             raw = json.dumps({"messages": as_messages(conversation.turns)}, ensure_ascii=False)
             bad.append(fault.row(file, conversation.line, raw))
-            return _Rendered("", [], False)
+            return Rendered("", [], False)
 
-    def _encode_chunk(self, rendered: Sequence[_Rendered], max_length: int | None) -> list[Encoded]:
+    def _encode_chunk(self, rendered: Sequence[Rendered], max_length: int | None) -> list[Encoded]:
         encodings = self._tokenizer.encode_batch([row.text for row in rendered], add_special_tokens=False)
         return [self._encoded(row, tokens, max_length) for row, tokens in zip(rendered, encodings, strict=True)]
 
-    def _encoded(self, rendered: _Rendered, tokens: "Encoding", max_length: int | None) -> Encoded:
+    def _encoded(self, rendered: Rendered, tokens: "Encoding", max_length: int | None) -> Encoded:
         ids = tokens.ids
         supervised = [rendered.whole] * len(ids)
         if rendered.spans:

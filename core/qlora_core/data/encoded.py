@@ -3,10 +3,19 @@
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from msgspec import Struct
 
 Offsets = Sequence[tuple[int, int]]
+
+
+class Rendered(NamedTuple):
+    """A row as text: ``spans`` are the characters to learn, or, for a ``whole`` row, those not to learn."""
+
+    text: str
+    spans: list[tuple[int, int]]
+    whole: bool
 
 
 class Encoded(Struct, frozen=True, kw_only=True):
@@ -49,15 +58,27 @@ def mark(
     ids: Sequence[int],
     stop_ids: Collection[int],
 ) -> None:
-    """Set the tokens that lie wholly inside the character spans [start, end) to ``value``.
+    """Set the tokens that lie wholly inside the character spans [start, end) to ``value``."""
+    for start, end in spans:
+        first = first_inside(start, offsets, ids, stop_ids)
+        last = max(first, last_inside(end, offsets, ids, stop_ids))
+        supervised[first:last] = [value] * (last - first)
+
+
+def first_inside(start: int, offsets: Offsets, ids: Sequence[int], stop_ids: Collection[int]) -> int:
+    """The first token of a span that begins at the character ``start``."""
+    return bisect_left(offsets, (start,))
+
+
+def last_inside(end: int, offsets: Offsets, ids: Sequence[int], stop_ids: Collection[int]) -> int:
+    """The token behind the last one of a span that ends in front of the character ``end``.
 
     A stop token belongs to its span even where it swallows the white space behind it.
     """
-    for start, end in spans:
-        first, last = bisect_left(offsets, (start,)), bisect_left(offsets, (end,))
-        while last > first and offsets[last - 1][1] > end and ids[last - 1] not in stop_ids:
-            last -= 1
-        supervised[first:last] = [value] * (last - first)
+    last = bisect_left(offsets, (end,))
+    while last and offsets[last - 1][1] > end and ids[last - 1] not in stop_ids:
+        last -= 1
+    return last
 
 
 def cut_all(encoded: Iterable[Encoded], max_length: int) -> tuple[list[Encoded], int]:

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from qlora_core.data.chat_tokenizer import ChatTokenizer
-from qlora_core.data.encoded import Encoded, cut_all
+from qlora_core.data.extent import Extent
 from qlora_core.data.options import DataSet
 from qlora_core.data.split import split
 from qlora_profiles.errors import UserError
@@ -15,47 +15,46 @@ QUANTILES = 10
 
 def describe(
     dataset: DataSet,
-    encoded: Sequence[Encoded],
+    extents: Sequence[Extent],
     max_length: int,
     *,
     tokenizer: ChatTokenizer,
     val_size: float = 0.0,
     seed: int = 42,
 ) -> DataFacts:
-    """Facts of a data set whose examples were encoded without a cut.
+    """Facts of a data set whose examples were measured without a cut.
 
     Lengths and ``longest_tokens`` are before cutting to ``max_length``; the means are of what is trained:
     training rows, cut, without dropped ones. Raises ``UserError`` where nothing would be left to learn.
     """
-    train, held_out = split(encoded, val_size, seed)
-    kept, dropped_train = cut_all(train, max_length)
-    check_learns(encoded, max_length)
+    train, held_out = split(extents, val_size, seed)
+    check_learns(extents, max_length)
     check_learns(train, max_length)
-    train_lengths = lengths(train)
+    kept = [one for one in train if one.learned_within(max_length)]
     return DataFacts(
         path=dataset.path,
         fingerprint=dataset.fingerprint,
         file_format=dataset.file_format,
         row_shape=dataset.row_shape,
-        rows=len(encoded),
+        rows=len(extents),
         train_rows=len(train),
         held_out_rows=len(held_out),
         rows_rejected=len(dataset.rejected),
-        rows_cut=sum(len(example.input_ids) > max_length for example in encoded),
-        rows_dropped=dropped_train + cut_all(held_out, max_length)[1],
-        longest_tokens=max(len(example.input_ids) for example in encoded),
-        mean_tokens=sum(len(example.input_ids) for example in kept) / len(kept),
-        mean_supervised_tokens=sum(example.supervised_tokens for example in kept) / len(kept),
-        length_quantiles=quantiles(train_lengths),
+        rows_cut=sum(one.tokens > max_length for one in extents),
+        rows_dropped=sum(not one.learned_within(max_length) for one in extents),
+        longest_tokens=max(one.tokens for one in extents),
+        mean_tokens=sum(min(one.tokens, max_length) for one in kept) / len(kept),
+        mean_supervised_tokens=sum(one.learned_within(max_length) for one in kept) / len(kept),
+        length_quantiles=quantiles(lengths(train)),
         template=tokenizer.template_name,
         stop_token=tokenizer.stop_tokens[0],
         notes=tuple(dataset.notes),
     )
 
 
-def lengths(encoded: Iterable[Encoded]) -> list[int]:
+def lengths(extents: Iterable[Extent]) -> list[int]:
     """Lengths in tokens, shortest first."""
-    return sorted(len(example.input_ids) for example in encoded)
+    return sorted(one.tokens for one in extents)
 
 
 def quantiles(ordered: Sequence[int]) -> tuple[int, ...]:
@@ -69,15 +68,14 @@ def coverage(ordered: Sequence[int], max_length: int) -> float:
     return bisect_right(ordered, max_length) / len(ordered)
 
 
-def check_learns(encoded: Sequence[Encoded], max_length: int) -> None:
+def check_learns(extents: Sequence[Extent], max_length: int) -> None:
     """Raise ``UserError`` where no supervised token is left after cutting, telling the length that would do."""
-    if any(True in example.supervised[:max_length] for example in encoded):
+    if any(one.learned_within(max_length) for one in extents):
         return
-    needed = [example.supervised.index(True) + 1 for example in encoded if True in example.supervised]
+    needed = [one.learned[0][0] + 1 for one in extents if one.learned]
     if not needed:
         raise UserError("no token of this data would be learned", "--loss-on all, or rows with answers")
-    longest = max(len(example.input_ids) for example in encoded)
     raise UserError(
         f"--max-length {max_length}: every answer begins after that (the first at token {min(needed):,})",
-        f"--max-length {longest} (the longest row)",
+        f"--max-length {max(one.tokens for one in extents)} (the longest row)",
     )

@@ -1,9 +1,9 @@
 """The one way from a recipe to tokenised rows, for the planner and for the trainer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -30,6 +30,8 @@ ASCII_LETTERS_PER_TOKEN = 4.0
 OTHER_LETTERS_PER_TOKEN = 1.4
 """About what tokenizers of today make of a text: English words, and Chinese."""
 
+Item = TypeVar("Item")
+
 
 class Tokenised(NamedTuple):
     """A data file in this model's tokens, uncut, in file order."""
@@ -44,30 +46,39 @@ def tokenise(recipe: Recipe, run: Run, progress: Callable[[int, int], None] | No
 
     Raises ``UserError`` for whatever is wrong with it.
     """
-    dataset = read_data(DataOptions.from_recipe(recipe))
-    chat = ChatTokenizer.from_folder(tokenizer_folder(recipe, run), recipe.chat_template, today=TEMPLATE_DATE)
-    refused: list[BadRow] | None = [] if recipe.skip_bad_rows else None
+    dataset, chat, refused = _opened(recipe, run)
     name = Path(recipe.data).name
     encoded = chat.encode_all(dataset.conversations, progress=progress, file=name, rejected=refused)
-    return _without(refused, Tokenised(dataset, chat, encoded)) if refused else Tokenised(dataset, chat, encoded)
-
-
-def _without(refused: list[BadRow], found: Tokenised) -> Tokenised:
-    """The rows that are left, and the refused ones among those set aside."""
-    lines = {row.line for row in refused}
-    pairs = zip(found.dataset.conversations, found.encoded, strict=True)
-    kept = [(row, example) for row, example in pairs if row.line not in lines]
-    rejected = sorted([*found.dataset.rejected, *refused], key=lambda row: row.line)
-    if not kept:
-        raise BadRows(rejected, len(rejected))
-    dataset = replace(found.dataset, conversations=[row for row, _ in kept], rejected=rejected)
-    return Tokenised(dataset, found.chat, [example for _, example in kept])
+    dataset, encoded = _without(refused, dataset, encoded)
+    return Tokenised(dataset, chat, encoded)
 
 
 def read_facts(recipe: Recipe, run: Run) -> DataFacts:
-    """What a plan needs to know of the recipe's data."""
-    dataset, chat, encoded = tokenise(recipe, run)
-    return describe(dataset, encoded, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed)
+    """What a plan needs to know of the recipe's data, of every row of it. Raises ``UserError`` as ``tokenise`` does."""
+    dataset, chat, refused = _opened(recipe, run)
+    extents = chat.measure_all(dataset.conversations, file=Path(recipe.data).name, rejected=refused)
+    dataset, extents = _without(refused, dataset, extents)
+    return describe(dataset, extents, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed)
+
+
+def _opened(recipe: Recipe, run: Run) -> tuple[DataSet, ChatTokenizer, list[BadRow] | None]:
+    """The rows, the tokenizer, and where to put rows that the template refuses: ``None`` where that is an error."""
+    dataset = read_data(DataOptions.from_recipe(recipe))
+    chat = ChatTokenizer.from_folder(tokenizer_folder(recipe, run), recipe.chat_template, today=TEMPLATE_DATE)
+    return dataset, chat, [] if recipe.skip_bad_rows else None
+
+
+def _without(refused: Sequence[BadRow] | None, dataset: DataSet, examples: list[Item]) -> tuple[DataSet, list[Item]]:
+    """The rows that are left, and the refused ones among those set aside."""
+    if not refused:
+        return dataset, examples
+    lines = {row.line for row in refused}
+    kept = [pair for pair in zip(dataset.conversations, examples, strict=True) if pair[0].line not in lines]
+    rejected = sorted([*dataset.rejected, *refused], key=lambda row: row.line)
+    if not kept:
+        raise BadRows(rejected, len(rejected))
+    dataset = replace(dataset, conversations=[row for row, _ in kept], rejected=rejected)
+    return dataset, [example for _, example in kept]
 
 
 def estimated_facts(recipe: Recipe) -> DataFacts:

@@ -55,6 +55,7 @@ class SpanFinder:
     def __init__(self, template: ChatTemplate, stops: Sequence[str]) -> None:
         self._template = template
         self._skeletons: dict[tuple[str, ...], _Skeleton | None] = {}
+        self._stops = tuple(stops)
         self._stop = re.compile(rf"\s*(?:{'|'.join(map(re.escape, stops))})")
 
     def locate(self, turns: Sequence[Turn]) -> tuple[str, list[TurnSpan]]:
@@ -93,8 +94,7 @@ class SpanFinder:
     def _marked_end(self, text: str, start: int, end: int) -> int:
         """Behind the stop token, whether the block holds it or it follows."""
         inside = text[start:end].rstrip()
-        ends = [found.end() for found in self._stop.finditer(inside)]
-        if ends and ends[-1] == len(inside):
+        if inside.endswith(self._stops):
             return start + len(inside)
         return self._after_stop(text, end)
 
@@ -239,6 +239,8 @@ def _as_written(content: str, text: str, pos: int, follower: str) -> str | None:
 
 def _check_kept(turn: Turn, written: str, *, is_last: bool) -> None:
     """Raise ``Unlocatable`` where the template dropped words. Only earlier thinking may go."""
+    if turn.content in written:
+        return
     forms = [turn.content, json.dumps(turn.content, ensure_ascii=False)[1:-1]]
     if turn.role == "assistant" and not is_last:
         forms.append(turn.content.rpartition(THINKING_ENDS)[2])

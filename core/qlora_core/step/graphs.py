@@ -20,6 +20,8 @@ from qlora_core.step.packing import Packed
 
 RESERVE_SHARE = 1.01
 """Of the memory that computing took: what the graphs' pool gets at once, with a little for gaps."""
+LARGE = "allocated_bytes.large_pool."
+"""Small blocks have segments of their own."""
 FEWEST_SEQUENCES = 16
 SHORTEST_LONGEST = 256
 
@@ -144,13 +146,13 @@ class Pool:
         torch.cuda.empty_cache()
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            before = torch.cuda.memory_allocated()
+            before = torch.cuda.memory_stats()[LARGE + "current"]
             torch.cuda.reset_peak_memory_stats()
             hidden = decode(inputs.packed)
             self.hidden, self.grad_hidden = torch.empty_like(hidden.detach()), torch.zeros_like(hidden.detach())
             _gradients(hidden, gradients, self.grad_hidden)
             kept = 2 * self.hidden.nbytes
-            self.passing_bytes = torch.cuda.max_memory_allocated() - before - kept
+            self.passing_bytes = torch.cuda.memory_stats()[LARGE + "peak"] - before - kept
         torch.cuda.current_stream().wait_stream(self.stream)
 
 
