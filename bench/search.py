@@ -28,15 +28,14 @@ from qlora_run.calibration import calibrated_by
 from qlora_run.resolve import retuned
 from qlora_run.tuning import measured_of
 
-STEPS = 7
 NAMES = ("token_budget", "layers_recomputed", "loss_kernel", "offload_activations", "cuda_graphs")
 
 
-def grid(layers: int, budgets: list[int], parts: int) -> list[dict[str, Any]]:
+def grid(layers: int, budgets: list[int], parts: int, kernels: list[str]) -> list[dict[str, Any]]:
     """The executions to time."""
     counts = sorted({round(layers * part / parts) for part in range(parts + 1)})
     offloaded = product(budgets, (layers // 2, layers), ("chunked",), (True,), (False,))
-    points = [*product(budgets, counts, ("chunked", "liger"), (False,), (False, True)), *offloaded]
+    points = [*product(budgets, counts, kernels, (False,), (False, True)), *offloaded]
     return [dict(zip(NAMES, point, strict=True)) for point in points]
 
 
@@ -97,7 +96,8 @@ class Bench:
         order = list(range(len(trainer.job.train)))
         rng.shuffle(order)
         times = []
-        for number in [*range(STEPS), *range(STEPS)]:  # the first time, graphs are captured
+        steps = range(self.options.steps)
+        for number in [*steps, *steps]:  # the first time, graphs are captured
             rows = [trainer.job.train[i] for i in order[number * count : (number + 1) * count]]
             trainer.job.memory.wait()
             start = time.perf_counter()
@@ -106,7 +106,7 @@ class Bench:
             rehearsal._optimizer_step()
             trainer.job.memory.wait()
             times.append(time.perf_counter() - start)
-        return sum(times[STEPS:]) / STEPS
+        return sum(times[len(steps) :]) / len(steps)
 
     def chosen(self, cap_gib: float) -> list[tuple[str, dict[str, Any], int]]:
         """What the planner takes under a cap and the peak it expects: at first, and after its preflight."""
@@ -171,13 +171,15 @@ def main() -> None:
     parser.add_argument("--examples-per-step", type=int, default=8)
     parser.add_argument("--budgets", type=int, nargs="+", default=[640, 1024, 1536, 2048])
     parser.add_argument("--parts", type=int, default=4, help="steps from no layer recomputed to all")
+    parser.add_argument("--kernels", nargs="+", default=["chunked", "liger"])
+    parser.add_argument("--steps", type=int, default=7, help="timed for each point, after as many to warm up")
     parser.add_argument("--limit-seconds", type=float, default=420, help="stop timing the grid after so long")
     parser.add_argument("--output", default="runs/bench-search")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     bench = Bench(options)
     start = time.monotonic()
-    points = grid(bench.plan().model.num_layers, options.budgets, options.parts)
+    points = grid(bench.plan().model.num_layers, options.budgets, options.parts, options.kernels)
     random.Random(0).shuffle(points)  # a grid cut short is still spread over the whole space
     for point in points:
         if time.monotonic() - start < options.limit_seconds:

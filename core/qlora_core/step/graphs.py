@@ -9,19 +9,16 @@ Shape legend: T tokens of a micro-batch, H hidden size; a bucket has at least as
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, padded, sizes
+from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, SMALLEST_TOKENS, padded, sizes
 from qlora_core.step.oom import is_out_of_memory
 from qlora_core.step.packing import Packed
 
-RESERVE_SHARE = 1.01
-"""Of the memory that computing took: what the graphs' pool gets at once, with a little for gaps."""
-LARGE = "allocated_bytes.large_pool."
-"""Small blocks have segments of their own."""
 FEWEST_SEQUENCES = 16
 SHORTEST_LONGEST = 256
 
@@ -126,34 +123,36 @@ class Gradients:
 
 
 class Pool:
-    """What the graphs of a decoder share: the memory they compute in, the stream they are captured on, and the
-    tensors that a forward's result and a backward's start lie in.
+    """What the graphs of a decoder share: the memory they compute in, and the tensors that a forward's result and a
+    backward's start lie in.
 
     Sharing is safe because a backward always follows its own forward, with no other graph between them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_tokens: int, decode: Decode, gradients: Gradients, device: torch.device) -> None:
         self.handle = torch.cuda.graph_pool_handle()
-        self.stream = torch.cuda.Stream()
-        self.passing_bytes = 0
-        self.hidden, self.grad_hidden = torch.empty(0), torch.empty(0)
+        states = self._warm_up(decode, gradients, device)
+        self.hidden = states.new_empty(most_tokens, states.shape[1])
+        self.grad_hidden = torch.zeros_like(self.hidden)
 
-    def warm_up(self, decode: Decode, inputs: "Inputs", gradients: Gradients) -> None:
-        """Compute the largest micro-batch once, so that nothing is compiled or set up while capturing.
-
-        Its peak says how much memory the graphs need; the peak counted so far is forgotten.
-        """
-        torch.cuda.empty_cache()
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            before = torch.cuda.memory_stats()[LARGE + "current"]
-            torch.cuda.reset_peak_memory_stats()
+    @staticmethod
+    def _warm_up(decode: Decode, gradients: Gradients, device: torch.device) -> Tensor:
+        """A small micro-batch, so that nothing is compiled or set up while capturing."""
+        inputs = Inputs(Bucket(tokens=SMALLEST_TOKENS, sequences=1, longest=SMALLEST_TOKENS), device)
+        inputs.packed.boundaries[1:] = SMALLEST_TOKENS
+        stream = _stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             hidden = decode(inputs.packed)
-            self.hidden, self.grad_hidden = torch.empty_like(hidden.detach()), torch.zeros_like(hidden.detach())
-            _gradients(hidden, gradients, self.grad_hidden)
-            kept = 2 * self.hidden.nbytes
-            self.passing_bytes = torch.cuda.memory_stats()[LARGE + "peak"] - before - kept
-        torch.cuda.current_stream().wait_stream(self.stream)
+            _gradients(hidden, gradients, torch.zeros_like(hidden))
+        torch.cuda.current_stream().wait_stream(stream)
+        return hidden.detach()
+
+
+@cache
+def _stream() -> Any:
+    """One for all captures: libraries keep workspaces for each stream that they ever saw."""
+    return torch.cuda.Stream()
 
 
 Capture = Callable[[Decode, Inputs, Gradients, Any], Graph]
@@ -166,7 +165,6 @@ class CudaGraph:
         tokens = inputs.packed.num_tokens
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with _captured(self._forward, pool):
-            _reserve(pool)
             hidden = decode(inputs.packed)
             self.hidden, self.grad_hidden = pool.hidden[:tokens], pool.grad_hidden[:tokens]
             self.hidden.copy_(hidden.detach())
@@ -182,19 +180,12 @@ class CudaGraph:
         self._backward.replay()
 
 
-def _reserve(pool: Pool) -> None:
-    """Take the pool's memory in one piece: pieces taken one by one leave gaps, since a pool's cannot grow."""
-    if pool.passing_bytes:
-        torch.empty(round(RESERVE_SHARE * pool.passing_bytes), dtype=torch.uint8, device="cuda")
-        pool.passing_bytes = 0
-
-
 @contextmanager
 def _captured(graph: Any, pool: Pool) -> Iterator[None]:
     """Capture what is launched inside. Ending a capture that ran out of memory may raise an error of its own."""
     problem: list[BaseException] = []
     try:
-        with torch.cuda.graph(graph, pool=pool.handle, stream=pool.stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool.handle, stream=_stream(), capture_error_mode="thread_local"):
             try:
                 yield
             except RuntimeError as error:
@@ -286,8 +277,7 @@ class GraphedDecoder:
         self._gradients = self._gradients or Gradients(self._parameters)
         try:
             if not self._graphs and inputs.packed.input_ids.is_cuda:
-                self._pool = Pool()
-                self._pool.warm_up(self._decode, inputs, self._gradients)
+                self._pool = Pool(tokens, self._decode, self._gradients, inputs.packed.input_ids.device)
             self._graphs[tokens] = (bucket, inputs, self._capture(self._decode, inputs, self._gradients, self._pool))
         except RuntimeError as error:
             self._graphs.clear()

@@ -98,7 +98,7 @@ def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None 
     whole = peak(costs, tokens, execution.layers_recomputed, accumulating=accumulating).peak_bytes
     staying = whole - costs.footprint.context_bytes - predicted
     return Measurement(
-        context_bytes=max(0, measured.outside_bytes - method_context_bytes(recipe.method)),
+        context_bytes=max(0, measured.outside_bytes - method_context_bytes(recipe.method, execution.cuda_graphs)),
         predicted_passing_bytes=predicted,
         measured_passing_bytes=max(1, measured.reserved_bytes - staying),
         predicted_step_seconds=_predicted_seconds(plan, measured, costs, ceilings),

@@ -24,6 +24,9 @@ alone are said to be 0.14 (T4), 0.22 (L4) and 0.49 (A100); the rest is guessed w
 UNKNOWN_CONTEXT_GIB = 0.75
 CONTEXT_8BIT_BYTES = 64 * MIB
 """bitsandbytes' own cuBLAS handle for 8-bit products."""
+GRAPHS_BYTES, GRAPH_STREAM_BYTES = 160 * MIB, 100 * MIB
+"""What some CUDA graphs take of the driver, and the workspaces of the stream that they are captured on (H200: 85 MiB
+for the first graph of an 8B, 15 for each further one)."""
 CPU_PROCESS_BYTES = GIB
 """The process with its libraries, where main memory is the device's."""
 
@@ -73,7 +76,8 @@ def footprint_of(gpu: Gpu | None, setup: Setup, measured: "Fitted | None" = None
         return Footprint(context_bytes=CPU_PROCESS_BYTES)
     capability = gpu.capability if gpu is not None else None
     workspace = THREADS_WITH_CUBLAS * _workspace_bytes(capability)
-    of_method = method_context_bytes(setup.method)
+    of_method = method_context_bytes(setup.method, setup.cuda_graphs)
+    workspace += GRAPH_STREAM_BYTES if setup.cuda_graphs else 0
     if measured is None:
         return Footprint(
             context_bytes=_context_bytes(capability) + of_method,
@@ -95,9 +99,9 @@ def block_gaps(setup: Setup) -> float:
     return FUSED_BLOCK_GAPS if setup.fused_kernels else BLOCK_GAPS
 
 
-def method_context_bytes(method: str) -> int:
-    """What a method's libraries take outside torch's allocator."""
-    return CONTEXT_8BIT_BYTES if method == "qlora-8" else 0
+def method_context_bytes(method: str, graphs: bool) -> int:
+    """What a method's libraries and CUDA graphs take outside torch's allocator."""
+    return (CONTEXT_8BIT_BYTES if method == "qlora-8" else 0) + (GRAPHS_BYTES if graphs else 0)
 
 
 def _uncertain_share(setup: Setup) -> float:

@@ -79,7 +79,8 @@ def _token(model: ModelFacts, setup: Setup) -> int:
     """Outside the tile: what the last norm kept, its result, the scored part and its gradient."""
     eager_16bit = setup.compute_bytes < FLOAT32 and not setup.fused_kernels
     kept = FLOAT32 if eager_16bit else setup.compute_bytes
-    return (kept + 3 * setup.stream_bytes) * model.hidden_size
+    around_graphs = 2 * setup.stream_bytes if setup.cuda_graphs else 0  # their result and where backward starts
+    return (kept + 3 * setup.stream_bytes + around_graphs) * model.hidden_size
 
 
 def loss_chunk_tokens(vocab_size: int, budget_bytes: int | None) -> int:

@@ -151,8 +151,7 @@ def _worst(costs: Costs, tokens: int, recomputed: int, accumulating: bool) -> _W
 def _instants(costs: Costs, tokens: int, recomputed: int) -> dict[Instant, tuple[int, int]]:
     """(Bytes that pass, bytes of workspaces and of gaps between tensors) at each instant.
 
-    Graphs hold the memory of forward and backward for good, in which gradients take the place of activations: all
-    else comes on top.
+    Graphs hold the memory of forward and backward for good, a micro-batch's gradients among it; all else comes on top.
     """
     kept = _kept(costs, tokens, recomputed)
     open_casts = (costs.num_layers - recomputed) * costs.cast_layer_bytes
@@ -163,7 +162,7 @@ def _instants(costs: Costs, tokens: int, recomputed: int) -> dict[Instant, tuple
     in_backward = kept + open_casts + _backward(costs, tokens, recomputed)
     tile_gaps = round(costs.gaps_tile * costs.loss.tile_bytes(tokens))
     if costs.graphed:
-        held = max(0, costs.gradient_bytes - kept) + in_backward + costs.loss.bytes(tokens)
+        held = costs.gradient_bytes + in_backward + costs.loss.bytes(tokens)
         return {"loss": (held, lost + tile_gaps + round(costs.gaps_share * held))}
     return {
         "loss": (at_loss, lost + tile_gaps + round(costs.gaps_share * at_loss)),
