@@ -34,8 +34,9 @@ NAMES = ("token_budget", "layers_recomputed", "loss_kernel", "offload_activation
 def grid(layers: int, budgets: list[int], parts: int, kernels: list[str]) -> list[dict[str, Any]]:
     """The executions to time."""
     counts = sorted({round(layers * part / parts) for part in range(parts + 1)})
-    offloaded = product(budgets, (layers // 2, layers), ("chunked",), (True,), (False,))
-    points = [*product(budgets, counts, kernels, (False,), (False, True)), *offloaded]
+    on_card = torch.cuda.is_available()
+    offloaded = product(budgets, (layers // 2, layers) if on_card else (), ("chunked",), (True,), (False,))
+    points = [*product(budgets, counts, kernels, (False,), (False, True) if on_card else (False,)), *offloaded]
     return [dict(zip(NAMES, point, strict=True)) for point in points]
 
 
