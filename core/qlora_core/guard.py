@@ -26,25 +26,28 @@ class Guard:
     patience: int = PATIENCE_STEPS
     grew_last: bool = False
 
-    def after_step(self, tokens: int, seconds: float, new_retries: int, share_of_cap: float) -> str | None:
+    def after_step(self, tokens: int, seconds: float | None, new_retries: int, share_of_cap: float) -> str | None:
         """Why the execution should shrink, or ``None``.
 
         Args:
             tokens: of the step.
-            seconds: that it took.
+            seconds: that it took; ``None`` where something else was done in it.
             new_retries: allocation retries in it.
             share_of_cap: reserved memory over what is allowed.
         """
         self.retries_in_a_row = self.retries_in_a_row + 1 if new_retries else 0
-        speed = tokens / max(seconds, 1e-9)
-        slow = self._is_cliff(speed, share_of_cap)
-        self.slow_in_a_row = self.slow_in_a_row + 1 if slow else 0
-        if not slow:
-            self.speeds.append(speed)
+        if seconds is not None:
+            self._time(tokens / max(seconds, 1e-9), share_of_cap)
         self.quiet_steps += 1
         if self.retries_in_a_row >= RETRY_STEPS:
             return "the allocator kept running into the limit"
         return "speed fell off a cliff with memory at the limit" if self.slow_in_a_row >= CLIFF_STEPS else None
+
+    def _time(self, speed: float, share_of_cap: float) -> None:
+        slow = self._is_cliff(speed, share_of_cap)
+        self.slow_in_a_row = self.slow_in_a_row + 1 if slow else 0
+        if not slow:
+            self.speeds.append(speed)
 
     def _is_cliff(self, speed: float, share_of_cap: float) -> bool:
         usual = len(self.speeds) >= CLIFF_STEPS and median(self.speeds)

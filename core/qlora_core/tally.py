@@ -18,11 +18,11 @@ class Tally:
     step_seconds: list[float] = field(default_factory=list)
     seen: int = 0
 
-    def add(self, step: StepResult, seconds: float) -> None:
-        """Count one step."""
+    def add(self, step: StepResult, seconds: float | None) -> None:
+        """Count one step; without ``seconds`` where its time was unusual."""
         self.seen += 1
         self.largest_tokens = max(self.largest_tokens, step.largest_tokens)
         self.several_micro_batches |= step.micro_batches > 1
-        if 1 < self.seen <= MOST_STEPS:
+        if 1 < self.seen <= MOST_STEPS and seconds is not None:
             self.step_tokens.append(step.tokens)
             self.step_seconds.append(seconds)

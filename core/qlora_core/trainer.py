@@ -6,11 +6,9 @@ One batch of its data loader is all examples of one optimizer step; ``gradient_a
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import wraps
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import mean
-from types import MethodType
 from typing import Any
 
 import torch
@@ -25,14 +23,14 @@ from qlora_core.device import DeviceMemory
 from qlora_core.evaluate import evaluate
 from qlora_core.events import EventLog
 from qlora_core.guard import Guard
+from qlora_core.optimizer_step import keep_trying
 from qlora_core.step.limits import Limits
-from qlora_core.step.oom import free_cached_memory, is_out_of_memory
 from qlora_core.step.packing import Example
 from qlora_core.step.runner import StepResult, StepRunner
 from qlora_core.stop import StopRequest
 from qlora_core.tally import Tally
 from qlora_profiles import events
-from qlora_profiles.errors import EnvironmentProblem, UserError
+from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan
 
 
@@ -70,6 +68,7 @@ class StepTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.guard = Guard()
         self.tally = Tally()
+        self._captures = 0
         self.runner = self._make_runner()
         self.most = self.runner.limits
 
@@ -79,11 +78,25 @@ class StepTrainer(Trainer):
         self.most = limits
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """transformers' choice, with a second try for a step that finds no room for its state."""
+        """transformers' choice, which tries again where a step finds no room for its state."""
         optimizer = super().create_optimizer(model)
         if isinstance(optimizer, torch.optim.AdamW):
-            try_twice(optimizer, self.args.device)
+            keep_trying(optimizer, self.args.device, self._give_up_graphs)
         return optimizer
+
+    def _give_up_graphs(self) -> bool:
+        """Free the memory that CUDA graphs hold; False where there are none."""
+        limits = self.runner.limits
+        if limits.cuda_graphs:
+            self.runner.change("out of memory for the optimizer's state", replace(limits, cuda_graphs=False))
+            self.guard.shrunk()
+            self.tally.adapted = True
+        return limits.cuda_graphs
+
+    def captured(self) -> bool:
+        """Whether graphs were captured since the last call: such a step's time says nothing of the others."""
+        before, self._captures = self._captures, getattr(self.scorer, "captures", 0)
+        return self._captures != before
 
     def _make_runner(self) -> StepRunner:
         job, execution = self.job, self.job.plan.execution_values()
@@ -154,36 +167,6 @@ class StepTrainer(Trainer):
         return 0
 
 
-def try_twice(optimizer: torch.optim.AdamW, device: torch.device) -> None:
-    """Let a step whose state finds no room try once more, after unused blocks were given back.
-
-    torch makes the state of all parameters before it changes any of them, so nothing is done twice; the state that
-    it could not finish must go.
-    """
-    step = optimizer.step
-
-    @wraps(step)
-    def tried(_: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return step(*args, **kwargs)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        for parameter in [p for p, state in optimizer.state.items() if "exp_avg_sq" not in state]:
-            del optimizer.state[parameter]
-        free_cached_memory(device)
-        try:
-            return step(*args, **kwargs)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise EnvironmentProblem(
-                "out of memory for the optimizer's state", "--optimizer adamw-8bit, or a smaller --lora-r"
-            ) from error
-
-    optimizer.step = MethodType(tried, optimizer)  # type: ignore[method-assign]  # schedulers look at its __func__
-
-
 def _as_they_are(examples: list[Example]) -> dict[str, list[Example]]:
     """The collator: cutting and packing belong to the step."""
     return {"examples": examples}
@@ -215,8 +198,9 @@ class Reporter(TrainerCallback):
         seconds = time.perf_counter() - self.started
         self._report(state, seconds)
         assert self.trainer.last is not None
-        self.trainer.tally.add(self.trainer.last, seconds)
-        self._watch(seconds)
+        usual_seconds = None if self.trainer.captured() else seconds
+        self.trainer.tally.add(self.trainer.last, usual_seconds)
+        self._watch(usual_seconds)
         run = self.job.plan.run_values()
         if state.global_step % run.eval_steps == 0 or state.global_step == state.max_steps:
             self._evaluate(state.global_step)
@@ -249,7 +233,7 @@ class Reporter(TrainerCallback):
             vram_peak_bytes=self.job.memory.peak_bytes(),
         )
 
-    def _watch(self, seconds: float) -> None:
+    def _watch(self, seconds: float | None) -> None:
         """Shrink before memory spills silently; grow back when a smaller execution was too careful."""
         trainer, last = self.trainer, self.trainer.last
         assert last is not None

@@ -44,3 +44,12 @@ def test_growing_too_early_doubles_the_patience() -> None:
     guard.grown()
     guard.shrunk()
     assert guard.patience == 2 * PATIENCE_STEPS
+
+
+def test_a_step_in_which_something_else_was_done_is_not_timed() -> None:
+    guard = Guard()
+    for _ in range(10):
+        assert guard.after_step(1000, 1.0, 0, 0.99) is None
+    for _ in range(10):
+        assert guard.after_step(1000, None, 0, 0.99) is None
+    assert list(guard.speeds) == [1000.0] * 10

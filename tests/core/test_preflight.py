@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.models import save_tiny_model, write_rows
@@ -137,6 +138,28 @@ def test_a_launcher_that_never_agrees_is_heard_a_few_times_only(trained: Any) ->
     answers = [Limits(token_budget=64 + n, layers_recomputed=0, loss_chunk_tokens=64) for n in range(9)]
     said = trained("contrary", True, Answering(*answers))
     assert len([e for e in said if isinstance(e, events.MeasuredEvent)]) == ROUNDS
+
+
+def test_an_optimizer_without_room_makes_graphs_give_up_theirs(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU has no graphs, says so and computes as usual; but they are in the limits until they are given up."""
+    plain = trained("plain", False)
+    real, made = torch.zeros_like, 0
+
+    def zeros_like(tensor: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        nonlocal made
+        made += "memory_format" in kwargs  # as AdamW makes its state
+        if "memory_format" in kwargs and made <= 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(tensor, **kwargs)
+
+    monkeypatch.setattr(torch, "zeros_like", zeros_like)
+    said = trained("full", True, cuda_graphs=True)
+    (change,) = [e for e in said if isinstance(e, events.AdaptationEvent)]
+    assert change.after == {"cuda_graphs": False}
+    assert "optimizer's state" in change.cause
+    (measured,) = [e for e in said if isinstance(e, events.MeasuredEvent)]
+    assert measured.limits["cuda_graphs"] is False
+    assert losses(said) == losses(plain)
 
 
 def test_words_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,12 +73,12 @@ def costs_at(point: Point) -> Costs:
 
 def predicted_at(point: Point) -> MemoryEstimate:
     costs = costs_at(point)
-    return peak(costs, point.tokens, point.layers_recomputed(costs.num_layers), accumulating=False)
+    return peak(costs, point.tokens, point.layers_recomputed(costs.num_layers), accumulating=point.kernels == "graphs")
 
 
 def test_device_memory_as_the_driver_sees_it() -> None:
     errors = {point: predicted_at(point).peak_bytes / MIB / point.driver_mib - 1 for point in points()}
-    assert len(errors) > 250
+    assert len(errors) > 350
     assert median(abs(error) for error in errors.values()) <= 0.01
     assert max(errors.values()) <= 0.03
     assert min(errors.values()) >= -0.03
@@ -86,7 +86,7 @@ def test_device_memory_as_the_driver_sees_it() -> None:
 
 def test_what_tensors_take_is_exact_but_for_outliers_and_whole_models() -> None:
     for point in points():
-        if point.method in ("qlora-8", "full"):
+        if point.method in ("qlora-8", "full") or point.kernels == "graphs":  # what a graph holds is not in use
             continue
         costs, estimate = costs_at(point), predicted_at(point)
         gaps = costs.gaps_bytes + costs.gaps_block_token * point.tokens

@@ -1,7 +1,7 @@
 """Steps measured on one H200: our own loop, one micro-batch each, torch 2.11, growing segments, rank 16.
 
-``kernels`` are "plain" (the model's own layers, PEFT's adapters, keys expanded to all heads) or "fused" (Liger's
-layers, adapters inside the products but for 8-bit bases, shared key heads).
+``kernels`` are "plain" (the model's own layers, PEFT's adapters, keys expanded to all heads), "fused" (Liger's
+layers, adapters inside the products but for 8-bit bases, shared key heads) or "graphs" (the same in one CUDA graph).
 """
 
 import csv
@@ -45,7 +45,7 @@ class Point(NamedTuple):
 
     def setup(self, usual: Setup) -> Setup:
         """``usual`` with the kernels that computed this step."""
-        fused = self.kernels == "fused"
+        fused = self.kernels != "plain"
         return replace(
             usual,
             method=self.method,
@@ -53,6 +53,7 @@ class Point(NamedTuple):
             fused_kernels=fused,
             fused_adapters=fused and self.method != "qlora-8",
             expands_heads=not fused,
+            cuda_graphs=self.kernels == "graphs",
         )
 
     def layers_recomputed(self, total: int) -> int:

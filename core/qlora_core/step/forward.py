@@ -49,6 +49,11 @@ class PackedLoss:
             parts = zip(scored.split(self.chunk_tokens), packed.targets.split(self.chunk_tokens), strict=True)
             return torch.cat([cross_entropy(self.head.logits(h), t, reduction="none") for h, t in parts])
 
+    @property
+    def captures(self) -> int:
+        """How often ``decode`` captured a graph so far."""
+        return getattr(self.decode, "captures", 0)
+
     def _hidden(self, packed: Packed) -> Tensor:
         hidden = self.decode(packed) if self.decode else None
         return self.hidden_states(packed) if hidden is None else hidden

@@ -227,6 +227,7 @@ class GraphedDecoder:
         self._gradients: Gradients | None = None
         self._graphs: dict[int, tuple[Bucket, Inputs, Graph]] = {}
         self._failed = False
+        self.captures = 0
         self._pool: Pool | None = None
         self._anchor = torch.zeros((), requires_grad=True)
 
@@ -269,6 +270,7 @@ class GraphedDecoder:
         Raises:
             RuntimeError: memory ran out, as anywhere else in a step.
         """
+        self.captures += 1
         before = self._graphs.pop(tokens, None)
         bucket = bucket_of(packed, tokens, before[0] if before else None)
         del before

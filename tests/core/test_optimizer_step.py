@@ -5,20 +5,26 @@ from typing import Any
 import pytest
 import torch
 
-from qlora_core.trainer import try_twice
+from qlora_core.optimizer_step import keep_trying
 from qlora_profiles.errors import EnvironmentProblem
 
 CPU = torch.device("cpu")
 FULL = torch.OutOfMemoryError("CUDA out of memory")
 
 
-def step_with(monkeypatch: pytest.MonkeyPatch, failing: list[int], error: Exception = FULL) -> list[torch.Tensor]:
-    """The values after one real AdamW step in which the allocations of state named by number fail."""
+def step_with(
+    monkeypatch: pytest.MonkeyPatch, failing: list[int], error: Exception = FULL, gives: int = 0
+) -> list[torch.Tensor]:
+    """The values after one real AdamW step in which the allocations of state named by number fail.
+
+    ``gives`` is how often room can be made.
+    """
     parameters = [torch.nn.Parameter(torch.arange(4.0) + i) for i in range(3)]
     for parameter in parameters:
         parameter.grad = torch.ones(4)
     optimizer = torch.optim.AdamW(parameters, lr=0.1)
-    try_twice(optimizer, CPU)
+    rooms = iter([True] * gives)
+    keep_trying(optimizer, CPU, lambda: next(rooms, False))
     real, made = torch.zeros_like, 0
 
     def zeros_like(*args: Any, **kwargs: Any) -> Any:
@@ -41,6 +47,14 @@ def test_a_step_without_room_for_its_state_is_tried_again(monkeypatch: pytest.Mo
     expected = step_with(monkeypatch, [])
     found = step_with(monkeypatch, [failing])
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_it_is_tried_once_more_each_time_that_room_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = step_with(monkeypatch, [])
+    found = step_with(monkeypatch, [1, 2, 3], gives=2)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    with pytest.raises(EnvironmentProblem):
+        step_with(monkeypatch, [1, 2, 3], gives=1)
 
 
 def test_a_step_that_never_finds_room_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
