@@ -3,7 +3,16 @@
 import os
 import sys
 
-from qlora_profiles.errors import EXIT_INTERRUPTED, EnvironmentProblem, QloraRunError, UserError
+from qlora_profiles.errors import (
+    EXIT_ENVIRONMENT,
+    EXIT_INTERRUPTED,
+    EnvironmentProblem,
+    QloraRunError,
+    UserError,
+)
+
+OWN = ("qlora_run", "qlora_core", "qlora_profiles")
+INSTALL = "install it again with all that it needs: pip install -c constraints.txt .  (in its own folder)"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,6 +27,11 @@ def main(argv: list[str] | None = None) -> int:
             return _run(argv)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OWN:
+            raise
+        print(f"{error.name} is not installed, which qlora-run needs  -> {INSTALL}", file=sys.stderr)
+        return EXIT_ENVIRONMENT
 
 
 def _run(argv: list[str]) -> int:

@@ -7,6 +7,7 @@ import sys
 import msgspec
 
 from qlora_profiles.errors import EXIT_INTERRUPTED
+from qlora_run.needed import TALKING, check_installed
 
 
 def child_environment() -> dict[str, str]:
@@ -22,7 +23,12 @@ def child_environment() -> dict[str, str]:
 
 
 def run_job(module: str, job: msgspec.Struct) -> int:
-    """Run ``python -m module JOB`` on this terminal; returns its exit code. Ctrl-C is the child's to answer."""
+    """Run ``python -m module JOB`` on this terminal; returns its exit code. Ctrl-C is the child's to answer.
+
+    Raises:
+        EnvironmentProblem: what it imports is not installed.
+    """
+    check_installed(*TALKING)
     command = [sys.executable, "-m", module, msgspec.json.encode(job).decode("utf-8")]
     sys.stdout.flush()
     child = subprocess.Popen(command, env=child_environment())

@@ -70,8 +70,12 @@ def make_plan(asked: PlanInput) -> RunPlan:
 
 
 def check_data_named(request: Request) -> None:
-    """Raise UserError where no data was named and none lies where it is looked for."""
+    """Raise UserError where the data is not there, or none was named and none lies where it is looked for."""
+    from qlora_core.data.read import check_there
+
     usual = Path(lookup("data").default)
+    if "data" in request.given:
+        check_there(Path(request.value("data")).expanduser())
     if "data" in request.given or usual.exists():
         return
     here = sorted(path.name for path in Path.cwd().glob("*.jsonl"))

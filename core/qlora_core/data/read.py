@@ -54,11 +54,16 @@ def _check(options: DataOptions) -> None:
         raise UserError(f"--max-samples {options.max_samples}: want 1 or more", "--max-samples 1000, or leave it out")
 
 
-def _bytes_of(path: Path) -> bytes:
+def check_there(path: Path) -> None:
+    """Raises: UserError where there is no such file, naming those that lie there."""
     if path.is_dir():
         raise UserError(f"--data {path}  is a folder{_nearby(path, path.name)}", f"a file: {ALLOWED}")
     if not path.exists():
         raise _not_found(path)
+
+
+def _bytes_of(path: Path) -> bytes:
+    check_there(path)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -14,6 +14,7 @@ from qlora_run.cli.commands import Command
 from qlora_run.commands.asked import plan_input
 from qlora_run.commands.plan import show
 from qlora_run.folder import PLAN, check_free, claim, look, occupied, wishes_agree, with_full_paths, with_output
+from qlora_run.needed import TRAINING, check_installed
 
 if TYPE_CHECKING:
     from qlora_run.planning import PlanInput
@@ -56,6 +57,7 @@ def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int
         check_free(output, plan)
         show(plan, as_json=as_json)
         return 0
+    check_installed(*TRAINING)
     check_checkpoint(plan)
     with occupied(output):
         claim(output, plan)

@@ -12,6 +12,8 @@ from qlora_profiles.facts import ModelFacts
 from qlora_run.model_facts.folder import INDEX, SINGLE, facts_of, read_folder
 from qlora_run.model_facts.safetensors_header import TensorInfo
 
+TRANSPORT_ERROR = "TransportError"
+"""The base of what the hub's client raises where nothing answers; which client that is depends on the version."""
 GIVE_UP_SECONDS = 3.0
 """How long the hub may take to answer at all."""
 HEADERS_SECONDS = 20.0
@@ -140,6 +142,8 @@ class _Explained:
         for kind, answer in _answers().items():
             if isinstance(error, kind):
                 return answer(self, error)
+        if any(kind.__name__ == TRANSPORT_ERROR for kind in type(error).__mro__):
+            return self.unreachable(error)
         what = f"--model {self.model}  {type(error).__name__}: {_first_line(error)}"
         return EnvironmentProblem(what, "qlora-run doctor")
 
@@ -159,7 +163,6 @@ class _Explained:
 
 def _answers() -> dict[type[Exception], Callable[[_Explained, Exception], QloraRunError]]:
     """What is said of each kind of error; the first kind that matches counts."""
-    import httpx
     from huggingface_hub import errors as hub
 
     unknown = "check the name; a private one needs: hf auth login"
@@ -171,7 +174,6 @@ def _answers() -> dict[type[Exception], Callable[[_Explained, Exception], QloraR
         hub.EntryNotFoundError: lambda to, _: to.said("no config.json on the hub", "a model in transformers' format"),
         hub.HFValidationError: lambda to, _: to.said("neither a folder nor a hub id", "a folder, or OWNER/NAME"),
         TimeoutError: _Explained.unreachable,
-        httpx.TransportError: _Explained.unreachable,
         ConnectionError: _Explained.unreachable,
         hub.HfHubHTTPError: _Explained.strange,
         hub.SafetensorsParsingError: _Explained.strange,

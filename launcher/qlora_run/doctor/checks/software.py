@@ -8,9 +8,10 @@ from qlora_run.doctor.findings import Fix
 from qlora_run.doctor.known_bad import Machine, known_bad
 from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
 from qlora_run.doctor.subject import Subject
+from qlora_run.needed import TRAINING
 from qlora_run.resolve.situation import as_numbers, version_of
 
-NEEDED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers")
+NEEDED = (*TRAINING, "bitsandbytes", "tokenizers")
 BUILD_OF = {"nvidia": "cuda", "amd": "rocm", "intel": "xpu", "apple": "mps"}
 ON_CPU = "training falls back to the CPU, many times slower"
 WITHOUT_4_BIT = "training falls back to 16-bit LoRA: models of about a third of the size"
