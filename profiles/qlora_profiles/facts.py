@@ -71,7 +71,8 @@ class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A data set as this model's tokenizer sees it. Lengths are in tokens, before cutting.
 
     ``length_quantiles`` are the 0, 10, ... 100th percentiles of the training rows' lengths.
-    ``rows_dropped`` counts rows whose supervised tokens were all cut away.
+    ``rows_dropped`` counts rows whose supervised tokens were all cut away. ``counted_rows`` says in how many rows
+    tokens were counted where it is not in all: the longest row is among them, the rest is estimated from them.
     """
 
     path: str
@@ -91,6 +92,7 @@ class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     template: str
     stop_token: str
     exact: bool = True
+    counted_rows: int | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -3,16 +3,19 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qlora_core.data.bad import BadRow, BadRows, Reject
+from qlora_core.data.bounds import TokenBounds, can_bound
 from qlora_core.data.chat_template import TemplateFault
 from qlora_core.data.choose_template import Choice, choose_template
 from qlora_core.data.encoded import Encoded, Rendered, mark
-from qlora_core.data.extent import Extent, Meter
+from qlora_core.data.extent import Extent, extent_of
 from qlora_core.data.options import Conversation, Turn
 from qlora_core.data.spans import OTHER_TEMPLATE, SpanFinder, Unlocatable, as_messages
+from qlora_core.data.survey import Survey, survey
 from qlora_core.data.tokenizer_files import TokenizerFiles, read_tokenizer
 from qlora_profiles.errors import UserError
 
@@ -108,12 +111,22 @@ class ChatTokenizer:
         return encoded
 
     def measure_all(
-        self, conversations: Sequence[Conversation], *, file: str = "data", rejected: list[BadRow] | None = None
-    ) -> list[Extent]:
-        """The extents of what ``encode_all`` would make, without a cut, in order; refused rows as there."""
-        meter = Meter(self._tokenizer, self.stop_ids)
+        self,
+        conversations: Sequence[Conversation],
+        max_length: int,
+        seed: int = 42,
+        *,
+        file: str = "data",
+        rejected: list[BadRow] | None = None,
+    ) -> Survey:
+        """The extents of what ``encode_all`` would make without a cut, in order; refused rows as there.
+
+        Of many rows only some are encoded, chosen by ``seed``: the extents of the others are those of rows like
+        them, while the longest row, and all that are longer than ``max_length``, are sure to be themselves.
+        """
         chunks = self._rendered_chunks(conversations, file, rejected)
-        return [extent for chunk in chunks for extent in meter.extents(chunk)]
+        learn = partial(TokenBounds, self._tokenizer) if can_bound(self._tokenizer) else None
+        return survey([row for chunk in chunks for row in chunk], self._count, learn, max_length, seed)
 
     def describe_mask(self, encoded: Encoded) -> str:
         """The example as text with ``[[`` and ``]]`` around what is learned; safe on any Chinese or ASCII console."""
@@ -173,6 +186,14 @@ class ChatTokenizer:
             raw = json.dumps({"messages": as_messages(conversation.turns)}, ensure_ascii=False)
             bad.append(fault.row(file, conversation.line, raw))
             return Rendered("", [], False)
+
+    def _count(self, rendered: Sequence[Rendered]) -> list[Extent]:
+        extents: list[Extent] = []
+        for first in range(0, len(rendered), CHUNK_ROWS):
+            chunk = rendered[first : first + CHUNK_ROWS]
+            encodings = self._tokenizer.encode_batch([row.text for row in chunk], add_special_tokens=False)
+            extents += (extent_of(row, tokens, self.stop_ids) for row, tokens in zip(chunk, encodings, strict=True))
+        return extents
 
     def _encode_chunk(self, rendered: Sequence[Rendered], max_length: int | None) -> list[Encoded]:
         encodings = self._tokenizer.encode_batch([row.text for row in rendered], add_special_tokens=False)

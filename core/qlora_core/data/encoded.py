@@ -60,12 +60,12 @@ def mark(
 ) -> None:
     """Set the tokens that lie wholly inside the character spans [start, end) to ``value``."""
     for start, end in spans:
-        first = first_inside(start, offsets, ids, stop_ids)
+        first = first_inside(start, offsets)
         last = max(first, last_inside(end, offsets, ids, stop_ids))
         supervised[first:last] = [value] * (last - first)
 
 
-def first_inside(start: int, offsets: Offsets, ids: Sequence[int], stop_ids: Collection[int]) -> int:
+def first_inside(start: int, offsets: Offsets) -> int:
     """The first token of a span that begins at the character ``start``."""
     return bisect_left(offsets, (start,))
 

@@ -54,11 +54,19 @@ def tokenise(recipe: Recipe, run: Run, progress: Callable[[int, int], None] | No
 
 
 def read_facts(recipe: Recipe, run: Run) -> DataFacts:
-    """What a plan needs to know of the recipe's data, of every row of it. Raises ``UserError`` as ``tokenise`` does."""
+    """What a plan needs to know of the recipe's data; a note says where not all rows were counted.
+
+    Raises ``UserError`` as ``tokenise`` does.
+    """
     dataset, chat, refused = _opened(recipe, run)
-    extents = chat.measure_all(dataset.conversations, file=Path(recipe.data).name, rejected=refused)
-    dataset, extents = _without(refused, dataset, extents)
-    return describe(dataset, extents, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed)
+    name = Path(recipe.data).name
+    found = chat.measure_all(dataset.conversations, recipe.max_length, recipe.seed, file=name, rejected=refused)
+    dataset, extents = _without(refused, dataset, found.extents)
+    facts = describe(dataset, extents, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed)
+    if found.counted == len(found.extents):
+        return facts
+    note = f"tokens were counted in {found.counted:,} rows, the longest among them; the others are taken to be alike"
+    return replace(facts, counted_rows=found.counted, notes=(*facts.notes, note))
 
 
 def _opened(recipe: Recipe, run: Run) -> tuple[DataSet, ChatTokenizer, list[BadRow] | None]:

@@ -56,7 +56,9 @@ def _head(plan: RunPlan, glyphs: Glyphs, width: int) -> Iterator[Text]:
 
 def _data_facts(data: DataFacts) -> list[str]:
     about = "" if data.exact else "about "
-    facts = [f"{about}{data.rows:,} rows", f"longest {about}{data.longest_tokens:,} tokens", f"{data.rows_cut:,} cut"]
+    roughly = "about " if data.counted_rows and data.rows_cut else ""
+    cut = f"{roughly}{data.rows_cut:,} cut"
+    facts = [f"{about}{data.rows:,} rows", f"longest {about}{data.longest_tokens:,} tokens", cut]
     if data.rows_rejected:
         facts.append(f"{data.rows_rejected:,} damaged and set aside")
     if data.rows_dropped:

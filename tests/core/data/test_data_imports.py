@@ -15,7 +15,7 @@ early = {name.partition(".")[0] for name in sys.modules}
 assert not early & {"tokenizers", "jinja2"}, "loaded before they are needed"
 data = read_data(DataOptions(path=sys.argv[2]))
 tokenizer = ChatTokenizer.from_folder(Path(sys.argv[1]))
-facts = describe(data, tokenizer.measure_all(data.conversations), 64, tokenizer=tokenizer)
+facts = describe(data, tokenizer.measure_all(data.conversations, 64).extents, 64, tokenizer=tokenizer)
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 

@@ -109,7 +109,8 @@ def test_facts_of_a_data_set(model_folder: Folder, read: Read) -> None:
     encoded = tokenizer.encode_all(data.conversations)
     sizes = [len(one.input_ids) for one in encoded]
     limit = sizes[14]
-    facts = describe(data, tokenizer.measure_all(data.conversations), limit, tokenizer=tokenizer, val_size=0.1, seed=7)
+    extents = tokenizer.measure_all(data.conversations, limit).extents
+    facts = describe(data, extents, limit, tokenizer=tokenizer, val_size=0.1, seed=7)
     train, held = split(encoded, 0.1, 7)
     kept, _ = cut_all(train, limit)
     assert (facts.rows, facts.train_rows, facts.held_out_rows, facts.rows_rejected) == (20, 18, len(held), 1)
@@ -126,10 +127,10 @@ def test_rows_without_anything_to_learn_are_counted_as_dropped(model_folder: Fol
     tokenizer = ChatTokenizer.from_folder(model_folder("chatml"))
     long = json.dumps({"prompt": "very long question " * 20, "completion": "x"})
     data = read("my.jsonl", "\n".join([long, json.dumps({"prompt": "Hi", "completion": "Hello"})]))
-    facts = describe(data, tokenizer.measure_all(data.conversations), 40, tokenizer=tokenizer)
+    facts = describe(data, tokenizer.measure_all(data.conversations, 40).extents, 40, tokenizer=tokenizer)
     assert (facts.rows, facts.rows_cut, facts.rows_dropped) == (2, 1, 1)
     with pytest.raises(UserError, match="--max-length 3: every answer begins after that"):
-        describe(data, tokenizer.measure_all(data.conversations), 3, tokenizer=tokenizer)
+        describe(data, tokenizer.measure_all(data.conversations, 40).extents, 3, tokenizer=tokenizer)
 
 
 def test_rows_to_train_on_must_teach_something_whatever_is_held_out(model_folder: Folder, read: Read) -> None:
@@ -137,7 +138,7 @@ def test_rows_to_train_on_must_teach_something_whatever_is_held_out(model_folder
     held = set(split(range(10), 2, 42)[1])
     questions = ["Hi" if number in held else "very long question " * 20 for number in range(10)]
     data = read("my.jsonl", "\n".join(json.dumps({"prompt": text, "completion": "x"}) for text in questions))
-    extents = tokenizer.measure_all(data.conversations)
+    extents = tokenizer.measure_all(data.conversations, 40).extents
     with pytest.raises(UserError, match="--max-length 40: every answer begins after that"):
         describe(data, extents, 40, tokenizer=tokenizer, val_size=2, seed=42)
     assert describe(data, extents, 40, tokenizer=tokenizer).rows_dropped == 8
