@@ -14,6 +14,7 @@ _ENDING = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 PATTERNS = {
     "qwen": QWEN,
     "llama": QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|", 1),
+    "greedy": QWEN.replace(r"\s+(?!\S)|", "", 1),
     "o200k": rf"{_UPPER}*{_LOWER}+{_ENDING}|{_UPPER}+{_LOWER}*{_ENDING}|"
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }

@@ -1,7 +1,7 @@
 """At most how many tokens a text has, without encoding it: the words of other texts tell.
 
-A text is cut into words at every single space between two characters that are no white space. Its words have, one
-by one, the very tokens of the whole text where
+A text is cut into words at every space behind a character that is no white space. Its words have, one by one, the
+very tokens of the whole text where
 
 - the tokenizer looks for its words with a pattern none of whose alternatives takes a space behind anything but
   white space, so that a word always ends in front of such a space; none looks further than white space reaches; and
@@ -42,7 +42,7 @@ _ONE = f"(?:{'|'.join(map(re.escape, _ALTERNATIVES))})"
 _KNOWN = re.compile(rf"(?:{_ONE}\|)*{re.escape(_ALTERNATIVES[-1])}")
 
 
-_CUT = re.compile(r" (?<=\S )(?=\S)")
+_CUT = re.compile(r" (?<=\S )")
 
 
 class TokenBounds:
@@ -102,9 +102,8 @@ def _most_bytes(text: str) -> int:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether every space parts two words, as far as that can be told fast."""
-    odd = "  " in text or "\n " in text or " \n" in text or text.endswith(" ")
-    return not odd and text.replace("\n", "").isprintable()  # so there is no white space of another kind
+    """Whether every space is behind a character that is no white space, as far as that can be told fast."""
+    return "  " not in text and "\n " not in text and text.replace("\n", "").isprintable()  # no other white space is
 
 
 def can_bound(tokenizer: "Tokenizer") -> bool:
