@@ -46,21 +46,24 @@ _CUT = re.compile(r" (?<=\S )")
 
 
 class TokenBounds:
-    """Bounds of texts by the words of some ``texts``, which are encoded for it; those texts' own bounds are exact.
+    """Bounds of texts by the words that were learned: those of texts that were learned are exact.
 
     The tokenizer must be one that ``can_bound`` is true of.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", texts: Iterable[str]) -> None:
+    def __init__(self, tokenizer: "Tokenizer") -> None:
         added = sorted((token.content for token in tokenizer.get_added_tokens_decoder().values()), key=len)
         self._added = re.compile("|".join(map(re.escape, reversed(added))) or "(?!)")
-        self._heads, self._words = _Counts(0), _Counts(1)
+        self._heads, self._words = _Counts(tokenizer, ""), _Counts(tokenizer, " ")
+
+    def learn(self, texts: Iterable[str]) -> None:
+        """Count the tokens of the texts' words."""
         heads, words = set[str](), set[str]()
         for head, *rest in (cut for text in texts for cut in self._cut(text)):
             heads.add(head)
             words.update(rest)
-        self._heads.learn(tokenizer, heads, "")
-        self._words.learn(tokenizer, words, " ")
+        self._heads.learn(heads)
+        self._words.learn(words)
 
     def most(self, text: str, enough: int = 0) -> int:
         """At most how many tokens the text has; a bound of no more than ``enough`` may be a loose one."""
@@ -76,23 +79,21 @@ class TokenBounds:
 
 
 class _Counts(dict[str, int]):
-    """Tokens of words, and at most how many a word has that is not among them.
+    """Tokens of words with a ``space`` or nothing in front, and at most how many one has that is not among them."""
 
-    ``space`` is how many bytes belong in front of each.
-    """
-
-    def __init__(self, space: int) -> None:
+    def __init__(self, tokenizer: "Tokenizer", space: str) -> None:
         super().__init__()
+        self._tokenizer = tokenizer
         self._space = space
 
     def __missing__(self, word: str) -> int:
-        return self._space + _most_bytes(word)
+        return len(self._space) + _most_bytes(word)
 
-    def learn(self, tokenizer: "Tokenizer", words: Iterable[str], space: str) -> None:
-        """Count the tokens of some words."""
-        ordered = list(words)
-        encodings = tokenizer.encode_batch_fast([space + word for word in ordered], add_special_tokens=False)
-        self.update(zip(ordered, map(len, encodings), strict=True))
+    def learn(self, words: set[str]) -> None:
+        """Count the tokens of those words that are new."""
+        new = list(words.difference(self))
+        encodings = self._tokenizer.encode_batch_fast([self._space + word for word in new], add_special_tokens=False)
+        self.update(zip(new, map(len, encodings), strict=True))
 
 
 def _most_bytes(text: str) -> int:

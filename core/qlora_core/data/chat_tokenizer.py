@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,8 +124,8 @@ class ChatTokenizer:
         them, while the longest row, and all that are longer than ``max_length``, are sure to be themselves.
         """
         chunks = self._rendered_chunks(conversations, file, rejected)
-        learn = partial(TokenBounds, self._tokenizer) if can_bound(self._tokenizer) else None
-        return survey([row for chunk in chunks for row in chunk], self._count, learn, max_length, seed)
+        bounds = TokenBounds(self._tokenizer) if can_bound(self._tokenizer) else None
+        return survey([row for chunk in chunks for row in chunk], self._count, bounds, max_length, seed)
 
     def describe_mask(self, encoded: Encoded) -> str:
         """The example as text with ``[[`` and ``]]`` around what is learned; safe on any Chinese or ASCII console."""

@@ -9,7 +9,7 @@ from qlora_core.data.encoded import Rendered
 from qlora_core.data.extent import Extent
 
 MOST_COUNTED_ROWS = 4000  # up to here all rows are counted, which takes about a second
-SAMPLE_ROWS = 1500
+SAMPLE_ROWS = 1000
 FEWEST_AT_ONCE = 32  # rows that are counted together while looking for the longest; more each time
 NEIGHBOURS = 4  # rows shorter, and as many longer, of which one lends its extent
 
@@ -19,11 +19,11 @@ Count = Callable[[Sequence[Rendered]], list[Extent]]
 class Bounds(Protocol):
     """At most how many tokens texts have."""
 
-    def most(self, text: str, enough: int) -> int:
+    def learn(self, texts: Sequence[str]) -> None:
+        """Make the bounds of these texts tight, and those of others tighter."""
+
+    def most(self, text: str, enough: int = 0) -> int:
         """A bound; one of no more than ``enough`` may be a loose one."""
-
-
-Learn = Callable[[Sequence[str]], Bounds]
 
 
 class Survey(NamedTuple):
@@ -36,16 +36,14 @@ class Survey(NamedTuple):
     counted: int
 
 
-def survey(rows: Sequence[Rendered], count: Count, learn: Learn | None, max_length: int, seed: int) -> Survey:
-    """Count rows, all of them where they are few, or where there is no ``learn`` to bound the lengths of others by."""
-    if learn is None or len(rows) <= MOST_COUNTED_ROWS:
+def survey(rows: Sequence[Rendered], count: Count, bounds: Bounds | None, max_length: int, seed: int) -> Survey:
+    """Count rows, all of them where they are few, or where there are no ``bounds`` to the lengths of others."""
+    if bounds is None or len(rows) <= MOST_COUNTED_ROWS:
         return Survey(count(rows), len(rows))
     sample = sorted(Random(seed).sample(range(len(rows)), SAMPLE_ROWS))
     known = dict(zip(sample, count([rows[index] for index in sample]), strict=True))
-    bounds = learn([rows[index].text for index in sample])
-    short = min(max_length, max(extent.tokens for extent in known.values()))
-    most = {index: bounds.most(row.text, short) for index, row in enumerate(rows) if index not in known}
-    limit = _count_longest(rows, known, most, count, max_length)
+    bounds.learn([rows[index].text for index in sample])
+    limit = _count_longest(rows, known, count, bounds, max_length)
     lenders = {index: known[index] for index in sample if known[index].tokens <= limit}
     if not any(extent.learned_within(max_length) for extent in lenders.values()):
         return Survey(count(rows), len(rows))
@@ -54,24 +52,32 @@ def survey(rows: Sequence[Rendered], count: Count, learn: Learn | None, max_leng
 
 
 def _count_longest(
-    rows: Sequence[Rendered], known: dict[int, Extent], most: Mapping[int, int], count: Count, max_length: int
+    rows: Sequence[Rendered], known: dict[int, Extent], count: Count, bounds: Bounds, max_length: int
 ) -> int:
     """Count rows until none is left that has more tokens than the longest one known, or is cut.
 
-    Returns how many tokens the others have at most. The cut ones are left to the sample where they are many.
+    Returns how many tokens the others have at most. The cut ones are left to the sample where they could be many.
     """
+
+    def count_longer(than: int, could_be: Sequence[int]) -> None:
+        bounds.learn([rows[index].text for index in could_be])
+        longer = [index for index in could_be if bounds.most(rows[index].text, than) > than]
+        known.update(zip(longer, count([rows[index] for index in longer]), strict=True))
+
+    longest = max(extent.tokens for extent in known.values())
+    short = min(longest, max_length)
+    most = {index: bounds.most(row.text, short) for index, row in enumerate(rows) if index not in known}
     order = sorted(most, key=lambda index: (-most[index], index))
     at_once = FEWEST_AT_ONCE
-    longest = max(extent.tokens for extent in known.values())
     while batch := [index for index in order[:at_once] if most[index] > longest]:
-        known |= zip(batch, count([rows[index] for index in batch]), strict=True)
-        longest = max(longest, *(known[index].tokens for index in batch))
+        count_longer(longest, batch)
+        longest = max(extent.tokens for extent in known.values())
         order = order[len(batch) :]
         at_once *= 2
-    cut = [index for index in order if most[index] > max_length]
+    cut = [index for index in most if most[index] > max_length and index not in known]
     if len(cut) > SAMPLE_ROWS:
         return longest
-    known |= zip(cut, count([rows[index] for index in cut]), strict=True)
+    count_longer(max_length, cut)
     return min(longest, max_length)
 
 
