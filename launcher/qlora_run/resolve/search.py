@@ -147,13 +147,23 @@ class Search:
         inside = self.memory(variant, token_budget, layers_recomputed).fits
         return inside and variant.holds(tokens, layers_recomputed)
 
-    def fewest_recomputed(self, token_budget: int, variant: Variant | None = None) -> int | None:
-        """The fewest layers that must recompute for this budget to fit; ``None`` when it cannot."""
+    def fewest_recomputed(self, token_budget: int, variant: Variant | None = None, near: int = 0) -> int | None:
+        """The fewest layers that must recompute for this budget to fit; ``None`` when it cannot.
+
+        ``near`` is a guess, looked at first.
+        """
         variant = variant or self.variants[0]
         if self.layers_recomputed is not None:
             return self.layers_recomputed if self.fits(variant, token_budget, self.layers_recomputed) else None
         total = self.costs.num_layers
-        fewest = bisect_left(range(total), True, key=lambda n: self.memory(variant, token_budget, n).fits)
+
+        def fits(layers: int) -> bool:
+            return self.memory(variant, token_budget, layers).fits
+
+        low, high = (0, near) if near < total and fits(near) else (min(near + 1, total), total)
+        if high == near and near and not fits(near - 1):
+            low = near
+        fewest = bisect_left(range(total), True, low, high, key=fits)
         return fewest if self.fits(variant, token_budget, fewest) else None
 
     def longest(self, most_tokens: int) -> int:
@@ -164,8 +174,9 @@ class Search:
         """The fastest execution that fits, or ``None``."""
         candidates, count = [], 0
         for variant in self.variants:
+            layers: int | None = 0
             for tokens in self.token_budgets:
-                layers = self.fewest_recomputed(tokens, variant)
+                layers = self.fewest_recomputed(tokens, variant, near=layers or 0)
                 if layers is not None and not self._idle(variant, layers):
                     candidates.append(self.candidate(tokens, layers, variant))
                     count += 1 if self.layers_recomputed is not None else self.costs.num_layers - layers + 1

@@ -7,6 +7,7 @@ seconds anywhere else.
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from qlora_core.step.buckets import padded
 from qlora_profiles.facts import Ceilings, DataFacts, ModelFacts, TimeEstimate
@@ -46,6 +47,7 @@ GRAPH_LAUNCHES = 0.22
 OVERLAP, GRAPH_OVERLAP = 4.0, 1.5
 """How well computing and launching hide each other: exponents of their norm, 1 for not at all. In a graph what is
 left of launching is the card's own."""
+ALIKE_TOKENS = 64
 MORE_NORMS_LAUNCHES = 1.2
 """With norms behind attention and MLP as well."""
 LIGER_LAUNCH_SECONDS = 0.015
@@ -196,9 +198,16 @@ def _touches(setup: Setup) -> int:
 
 def step_seconds(work: Work, machine: Rates, token_budget: int, recomputed: int) -> float:
     """Seconds of a typical optimizer step, cut into micro-batches of at most ``token_budget`` tokens."""
-    counts = Counter(tokens for step in micro_batches(work.steps, token_budget) for tokens in step)
+    counts = _sizes(work.steps, token_budget)
     seconds = {tokens: _micro_batch_seconds(work, machine, tokens, token_budget, recomputed) for tokens in counts}
     return sum(seconds[tokens] * count for tokens, count in counts.items()) / len(work.steps)
+
+
+@lru_cache(maxsize=512)
+def _sizes(steps: Steps, token_budget: int) -> Counter[int]:
+    """How many micro-batches of about each size the steps have: near sizes take the same time."""
+    sizes = [tokens for step in micro_batches(steps, token_budget) for tokens in step]
+    return Counter(tokens if tokens < ALIKE_TOKENS else round(tokens / ALIKE_TOKENS) * ALIKE_TOKENS for tokens in sizes)
 
 
 def _micro_batch_seconds(work: Work, machine: Rates, tokens: int, token_budget: int, recomputed: int) -> float:

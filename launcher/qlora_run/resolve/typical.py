@@ -7,7 +7,7 @@ from functools import lru_cache
 from qlora_core.step.cutting import cut
 from qlora_profiles.facts import DataFacts
 
-MOST_STEPS, ROWS = 16, 256
+MOST_STEPS, ROWS = 8, 128
 """So many steps are drawn, fewer where each has many rows."""
 SCALINGS = 8
 """Until the mean is right: what is cut off at the longest is missing elsewhere."""
@@ -47,7 +47,6 @@ def _at(quantiles: Sequence[int], share: float) -> float:
     return low + (place - below) * (high - low)
 
 
-@lru_cache(maxsize=512)
 def micro_batches(steps: Steps, token_budget: int) -> Steps:
     """Tokens of each micro-batch of each step."""
     return tuple(tuple(sum(lengths[i] for i in batch) for batch in cut(lengths, token_budget)) for lengths in steps)
