@@ -39,6 +39,7 @@ def line(result: RunPlan | QloraRunError) -> str:
     recipe, execution, memory = result.recipe_values(), result.execution_values(), result.memory
     kernels = f"{execution.backend} {execution.device} {execution.compute_dtype} {execution.attention}"
     how = f"{execution.token_budget} tokens, {execution.layers_recomputed}/{result.model.num_layers} recomputed"
+    how += ", graphs" if execution.cuda_graphs else ""
     took = f"{gib(memory.peak_bytes)}+-{gib(memory.error_bytes)} of {gib(memory.budget_bytes or 0)} GiB"
     what = f"{result.model.name} {recipe.method} {recipe.max_length}"
     return f"{what} | {kernels} | {how} | {took} | {result.time.seconds_high / 3600:.1f} h at most"
