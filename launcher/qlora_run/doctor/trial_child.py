@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import IO, Any
@@ -63,21 +63,43 @@ class _Running:
 
 
 def run_groups(groups: Sequence[Sequence[Plan]], command: Sequence[str]) -> list[Trial]:
-    """Run groups of tests, each in children of its own, all at once. Whatever interrupts this ends the children."""
-    running = _Running()
-    with ThreadPoolExecutor(max(1, len(groups)), thread_name_prefix="trial") as pool:
-        try:
-            futures = [pool.submit(_all_in_turn, plans, command, running) for plans in groups]
-            while wait(futures, timeout=GLANCE_SECONDS).not_done:
-                pass
-            return [trial for future in futures for trial in future.result()]
-        except BaseException:
-            running.stop()
-            raise
+    """Run groups of tests, each in children of its own, all at once. Whatever interrupts this ends the children.
+
+    Waiting shares no lock with the threads: an interruption can leave a pool's futures locked for ever.
+    """
+    running, results = _Running(), SimpleQueue[tuple[int, list[Trial] | BaseException]]()
+    done: dict[int, list[Trial] | BaseException] = {}
+    try:
+        for number, plans in enumerate(groups):
+            work = (results, number, plans, command, running)
+            threading.Thread(target=_all_in_turn, args=work, daemon=True, name="trial").start()
+        while len(done) < len(groups):
+            with suppress(Empty):
+                number, result = results.get(timeout=GLANCE_SECONDS)
+                done[number] = result
+    except BaseException:
+        running.stop()
+        raise
+    return [trial for number in range(len(groups)) for trial in _or_raised(done[number])]
 
 
-def _all_in_turn(plans: Sequence[Plan], command: Sequence[str], running: _Running) -> list[Trial]:
-    return list(_try_in_turn(plans, command, running))
+def _all_in_turn(
+    results: "SimpleQueue[tuple[int, list[Trial] | BaseException]]",
+    number: int,
+    plans: Sequence[Plan],
+    command: Sequence[str],
+    running: _Running,
+) -> None:
+    try:
+        results.put((number, list(_try_in_turn(plans, command, running))))
+    except BaseException as error:
+        results.put((number, error))
+
+
+def _or_raised(result: list[Trial] | BaseException) -> list[Trial]:
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _try_in_turn(plans: Sequence[Plan], command: Sequence[str], running: _Running) -> Iterator[Trial]:
