@@ -166,6 +166,7 @@ def interrupt():
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 threading.Thread(target=interrupt, daemon=True).start()
 try:
     try_all(load_machine("linux-12gb"), (sys.executable, sys.argv[1]))
