@@ -163,3 +163,10 @@ def test_a_step_in_one_micro_batch_needs_no_room_for_earlier_gradients() -> None
     cut, single = (search.memory(search.variants[0], tokens, 36).peak_bytes for tokens in (whole - 1, whole))
     assert cut > single
     assert search.largest_batch(10 * whole, search.variants[0]) == whole
+
+
+@given(vram=st.floats(6, 30), near=st.integers(0, 36), tokens=st.sampled_from((256, 1024, 4096)))
+def test_a_guess_does_not_change_how_many_layers_recompute(vram: float, near: int, tokens: int) -> None:
+    search = search_for(situation(vram, "Qwen/Qwen3-8B", 256, LIGER, 64), "qlora-4")
+    for variant in search.variants:
+        assert search.fewest_recomputed(tokens, variant, near) == search.fewest_recomputed(tokens, variant)

@@ -27,10 +27,8 @@ def largest_length(plan: RunPlan, calibration: Calibration | None = None) -> int
 
 
 def _longest(plan: RunPlan, calibration: Calibration | None, most: int, offload: bool, room: int | None) -> int:
-    recipe, execution = (
-        plan.recipe_values(),
-        replace(plan.execution_values(), offload_activations=offload, cuda_graphs=False),
-    )
+    recipe = plan.recipe_values()
+    execution = replace(plan.execution_values(), offload_activations=offload, cuda_graphs=False)
     targets = discover_targets(plan.model, recipe.target_modules)
     costs = costs_of(plan.model, targets, recipe, execution, plan.report, calibration)
     if room is not None:

@@ -13,7 +13,7 @@ from qlora_run.resolve.footprint import footprint_of
 from qlora_run.resolve.kernel_rules import graphs_possible, loss_kernels
 from qlora_run.resolve.machine_rules import offload_bytes, ram_budget_bytes
 from qlora_run.resolve.memory import memory_costs
-from qlora_run.resolve.search import Candidate, Found, Search, Variant, compared, described
+from qlora_run.resolve.search import KERNELS, Candidate, Found, Search, Variant, compared, described
 from qlora_run.resolve.setup import Setup
 from qlora_run.resolve.situation import Choice, Situation, asked, in_gib, torch_version, version_of
 from qlora_run.resolve.speed import rates, work_of_step
@@ -245,8 +245,7 @@ def _loss_kernel(s: Situation, fit: Fit, best: Candidate) -> Resolved:
 
 def _otherwise(fit: Fit, best: Candidate, **changed: Any) -> Candidate | None:
     """The same execution but for a kernel; ``None`` where that is no choice here."""
-    wanted = {name: getattr(best.variant, name) for name in ("loss_kernel", "offload_activations", "cuda_graphs")}
-    wanted |= changed
+    wanted = {name: getattr(best.variant, name) for name in KERNELS} | changed
     twins = (v for v in fit.search.variants if all(getattr(v, name) == value for name, value in wanted.items()))
     twin = next(twins, None)
     return fit.search.candidate(best.token_budget, best.layers_recomputed, twin) if twin else None

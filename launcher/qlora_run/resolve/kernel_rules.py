@@ -176,6 +176,4 @@ def _cuda_graphs_missing(s: Situation) -> str | None:
         (s.value("offload_activations"), "activations in main memory cannot be captured"),
         (s.wished_method == "qlora-8", "8-bit products cannot be captured"),
     )
-    failed_here = s.learned.problem("graphs")
-    tried = f"they failed here: {failed_here}" if failed_here else None
-    return next((reason for failed, reason in checks if failed), tried)
+    return next((reason for failed, reason in checks if failed), None)

@@ -11,13 +11,12 @@ from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.fit import Fit, runner_up, search_for, settle
 from qlora_run.resolve.planner import plan_time
 from qlora_run.resolve.rules import RULES
-from qlora_run.resolve.search import Candidate, Found, Search
+from qlora_run.resolve.search import KERNELS, Candidate, Found, Search
 from qlora_run.resolve.situation import Choice, Situation
 
 WORTH_CHANGING = 0.98
 """Another execution must promise to take less than this share of the time: trying it costs a few seconds."""
 
-KERNELS = ("loss_kernel", "offload_activations", "cuda_graphs")
 SEARCHED = ("token_budget", "layers_recomputed", *KERNELS)
 """What can still change once the model is loaded."""
 

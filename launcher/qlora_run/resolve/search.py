@@ -15,6 +15,8 @@ from qlora_profiles.facts import MemoryEstimate
 from qlora_run.resolve.memory import Costs, longest_that_fits, peak
 from qlora_run.resolve.speed import Rates, Work, step_seconds
 
+KERNELS = ("loss_kernel", "offload_activations", "cuda_graphs")
+"""What sets the variants of an execution apart."""
 NEAR_TIE = 1.01
 SMALLEST_BUDGET = 256
 STEP = 64
@@ -129,10 +131,8 @@ class Search:
         smallest = max(SMALLEST_BUDGET, -(-self.longest_tokens // STEP) * STEP)
         whole = max(map(sum, self.variants[0].work.steps))
         largest = max(smallest, -(-whole // STEP) * STEP)
-        grid, power = (
-            {smallest, *(-(-whole // (parts * STEP)) * STEP for parts in range(1, PARTS + 1))},
-            SMALLEST_BUDGET,
-        )
+        grid = {smallest, *(-(-whole // (parts * STEP)) * STEP for parts in range(1, PARTS + 1))}
+        power = SMALLEST_BUDGET
         while power < 2 * largest:
             grid |= {power, power * 5 // 4, power * 3 // 2, power * 7 // 4}
             power *= 2
@@ -160,9 +160,11 @@ class Search:
         def fits(layers: int) -> bool:
             return self.memory(variant, token_budget, layers).fits
 
-        low, high = (0, near) if near < total and fits(near) else (min(near + 1, total), total)
-        if high == near and near and not fits(near - 1):
-            low = near
+        low, high = 0, total
+        if near < total and not fits(near):
+            low = near + 1
+        elif near < total:
+            low, high = near if near and not fits(near - 1) else 0, near
         fewest = bisect_left(range(total), True, low, high, key=fits)
         return fewest if self.fits(variant, token_budget, fewest) else None
 
