@@ -1,10 +1,12 @@
 """Is the chosen execution the fastest one? Times a grid of executions of one model and compares the planner's choice.
 
-usage: python bench/search.py MODEL_DIR DATA [--caps 8 12 16 24 48 80] [--examples-per-step 8] [--json FILE]
+usage: python bench/search.py MODEL_DIR DATA --grid-only --json FILE [--graphs yes|no]
+       python bench/search.py MODEL_DIR DATA --caps 8 --grid FILE [FILE ...]
 
 For each point of the grid (token budget x layers recomputed x loss kernel x offloading or CUDA graphs) the heaviest
-micro-batch of the data gives the peak, and a few ordinary steps give the time. For each cap the fastest point that
-fits is compared with what the planner chooses there: before anything was measured, and after a preflight.
+micro-batch of the data gives the peak, and a few ordinary steps give the time. For a cap the fastest point that
+fits is compared with what the planner chooses there: before anything was measured, and after a preflight. Both are
+timed in one process; one cap a process, since what the driver holds for CUDA graphs stays with it.
 """
 
 import argparse
@@ -31,12 +33,13 @@ from qlora_run.tuning import measured_of
 NAMES = ("token_budget", "layers_recomputed", "loss_kernel", "offload_activations", "cuda_graphs")
 
 
-def grid(layers: int, budgets: list[int], parts: int, kernels: list[str]) -> list[dict[str, Any]]:
+def grid(layers: int, budgets: list[int], parts: int, kernels: list[str], graphs: str | None) -> list[dict[str, Any]]:
     """The executions to time."""
     counts = sorted({round(layers * part / parts) for part in range(parts + 1)})
     on_card = torch.cuda.is_available()
     offloaded = product(budgets, (layers // 2, layers) if on_card else (), ("chunked",), (True,), (False,))
-    points = [*product(budgets, counts, kernels, (False,), (False, True) if on_card else (False,)), *offloaded]
+    with_graphs = [graphs == "yes"] if graphs else [False, True] if on_card else [False]
+    points = [*product(budgets, counts, kernels, (False,), with_graphs), *(offloaded if False in with_graphs else ())]
     return [dict(zip(NAMES, point, strict=True)) for point in points]
 
 
@@ -84,7 +87,7 @@ class Bench:
             seconds = self._seconds(trainer, rehearsal)
             outside = trainer.job.memory.outside_now_bytes()
             peak = rehearsal.peaks.get("step", 0) + outside
-            return {"peak_bytes": peak, "reserved_bytes": rehearsal.peaks.get("step", 0), "seconds": seconds}
+            return {"peak_bytes": peak, "outside_bytes": outside, "seconds": seconds}
         except torch.OutOfMemoryError:
             return {"oom": True}
         finally:
@@ -117,7 +120,7 @@ class Bench:
         return [(name, execution_of(p), p.memory.peak_bytes) for name, p in (("plan", plan), ("preflight", again))]
 
     def _after_preflight(self, plan: RunPlan) -> RunPlan:
-        assert self.loaded is not None
+        self.loaded = self.loaded or Loaded.of(plan)
         self.loaded.clear()
         trainer, _ = self.loaded.trainer(plan, Path(self.options.output))
         for _ in range(2):
@@ -140,7 +143,20 @@ def words(point: dict[str, Any]) -> str:
     return f"{point['token_budget']} / {point['layers_recomputed']} / {point['loss_kernel']}{more}"
 
 
-def report(bench: Bench, caps: list[float]) -> None:
+def fits(point: dict[str, Any], outside_bytes: int, cap_gib: float) -> bool:
+    """Whether a point of the grid has room, with no more outside of the allocator than any like it had."""
+    return "seconds" in point and point["peak_bytes"] - point["outside_bytes"] + outside_bytes <= cap_gib * GIB
+
+
+def best_of(points: list[dict[str, Any]], cap_gib: float) -> dict[str, Any] | None:
+    """The fastest point that fits."""
+    timed = [p for p in points if "seconds" in p]
+    least = {g: min((p["outside_bytes"] for p in timed if p["cuda_graphs"] == g), default=0) for g in (False, True)}
+    fitting = [p for p in timed if fits(p, least[p["cuda_graphs"]], cap_gib)]
+    return min(fitting, key=lambda p: p["seconds"]) if fitting else None
+
+
+def report(bench: Bench, caps: list[float], points: list[dict[str, Any]]) -> None:
     """A line for each cap and choice."""
     head = "| cap GiB | chosen | tokens / layers / loss | s a step | best of the grid | s a step | reached | peak GiB "
     print(head + "| expected |\n|" + " --- |" * 9)
@@ -150,11 +166,12 @@ def report(bench: Bench, caps: list[float]) -> None:
         except QloraRunError as error:
             print(f"| {cap:g} | refused: {error.message} |")
             continue
-        points = [(name, bench.point(execution), expected) for name, execution, expected in chosen]
-        fitting = [p for p in bench.seen.values() if p.get("peak_bytes", 1e18) <= cap * GIB]
-        best = min(fitting, key=lambda p: p["seconds"]) if fitting else None
-        for name, point, expected in points:
-            if best is None or "seconds" not in point:
+        taken = [(name, bench.point(execution), expected) for name, execution, expected in chosen]
+        best = best_of(points, cap)
+        if best is not None:
+            best = bench.point({name: best[name] for name in NAMES})
+        for name, point, expected in taken:
+            if best is None or "seconds" not in point or "seconds" not in best:
                 print(f"| {cap:g} | {name} | {words(point)} | {point} | {best} |")
                 continue
             reached = best["seconds"] / point["seconds"]
@@ -175,20 +192,31 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", default=["chunked", "liger"])
     parser.add_argument("--steps", type=int, default=7, help="timed for each point, after as many to warm up")
     parser.add_argument("--limit-seconds", type=float, default=420, help="stop timing the grid after so long")
+    parser.add_argument("--graphs", choices=["yes", "no"], help="only points with or without CUDA graphs")
+    parser.add_argument("--grid-only", action="store_true")
+    parser.add_argument("--grid", type=Path, nargs="+", default=[], help="points that were timed before")
     parser.add_argument("--output", default="runs/bench-search")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     bench = Bench(options)
+    before = [json.loads(line) for path in options.grid for line in path.read_text(encoding="utf-8").splitlines()]
+    points = before or timed_grid(bench, options)
+    if options.json:
+        options.json.write_text("\n".join(map(json.dumps, points)) + "\n", encoding="utf-8")
+    if not options.grid_only:
+        report(bench, options.caps, points)
+
+
+def timed_grid(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The points of the grid that there is time for."""
     start = time.monotonic()
-    points = grid(bench.plan().model.num_layers, options.budgets, options.parts, options.kernels)
+    points = grid(bench.plan().model.num_layers, options.budgets, options.parts, options.kernels, options.graphs)
     random.Random(0).shuffle(points)  # a grid cut short is still spread over the whole space
     for point in points:
         if time.monotonic() - start < options.limit_seconds:
             bench.point(point)
-    print(f"{len(bench.seen)} of {len(points)} points in {time.monotonic() - start:.0f} s")
-    report(bench, options.caps)
-    if options.json:
-        options.json.write_text("\n".join(map(json.dumps, bench.seen.values())) + "\n", encoding="utf-8")
+    print(f"{len(bench.seen)} of {len(points)} points in {time.monotonic() - start:.0f} s", flush=True)
+    return list(bench.seen.values())
 
 
 if __name__ == "__main__":

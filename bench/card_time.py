@@ -1,0 +1,151 @@
+"""Where the card's time goes in a run: how busy it is from step to step, and with which kernels.
+
+usage: python bench/card_time.py MODEL_DIR DATA [--steps 16] [--first 8] [--set NAME=VALUE ...] [--kernels 20]
+
+Trains with the product's own trainer under torch's profiler, from step ``--first`` on. *busy* is the time in which
+at least one kernel or copy ran, over the time from the first of them to the last; *floor* what the matrix products
+of the frozen weights alone would take (4 FLOP for each weight and token, 6 where layers are recomputed) at the rate
+that a large product reaches here. ``--set`` gives settings of the product: ``--set vram_budget_bytes=25769803776``.
+"""
+
+import argparse
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from in_process import Loaded, plan_of
+from torch.profiler import ProfilerActivity, profile
+from transformers import TrainerCallback
+
+CLASSES = {
+    "attention": r"flash|fmha|attn",
+    "expanding weights": r"Dequantize",
+    "matrix products": r"gemm|nvjet|cutlass|xmma|cublas|splitK",
+    "norms, rotation, activation": r"rms_norm|rope|swiglu|silu|geglu|_per_head",
+    "optimizer": r"multi_tensor|adam|FusedAdam",
+    "copies and fills": r"Memcpy|Memset|copy_|fill|CatArray",
+}
+
+
+def class_of(name: str) -> str:
+    """What a kernel does, by its name."""
+    return next((words for words, pattern in CLASSES.items() if re.search(pattern, name, re.I)), "elementwise, others")
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Profiles the steps from ``first`` on, and times those between."""
+
+    def __init__(self, first: int, steps: int) -> None:
+        self.first, self.steps = first, steps
+        self.profile: Any = None
+        self.seconds = 0.0
+        self.tokens = 0
+        self.trainer: Any = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.first // 2:
+            torch.cuda.synchronize()
+            self.seconds = -time.perf_counter()
+        if state.global_step == self.first:
+            torch.cuda.synchronize()
+            self.seconds += time.perf_counter()
+            self.profile = profile(activities=[ProfilerActivity.CUDA])
+            self.profile.__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.profile is not None:
+            self.tokens += self.trainer.last.tokens
+        if state.global_step == self.steps:
+            torch.cuda.synchronize()
+            self.profile.__exit__(None, None, None)
+
+
+def kernels(seen: Any) -> list[tuple[str, float, float]]:
+    """(name, start, end) in seconds of all that ran on the card."""
+    events = [e for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return sorted(((e.name, e.time_range.start / 1e6, e.time_range.end / 1e6) for e in events), key=lambda e: e[1])
+
+
+def busy_share(found: list[tuple[str, float, float]]) -> tuple[float, float, list[float]]:
+    """The union of the kernels' times over their span, the span, and the longest gaps (seconds)."""
+    busy, until, gaps = 0.0, found[0][1], []
+    for _, start, end in found:
+        gaps.append(max(0.0, start - until))
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    span = until - found[0][1]
+    return busy / span, span, sorted(gaps, reverse=True)
+
+
+def report(watch: Watch, plan: Any, options: argparse.Namespace, rate: float) -> None:
+    """Busy share, classes and the longest kernels, in ms a step."""
+    found = kernels(watch.profile)
+    steps = options.steps - options.first
+    share, span, gaps = busy_share(found)
+    execution = plan.execution_values()
+    plain = (options.first - options.first // 2) or 1
+    params = plan.model.layer_linear_params
+    part = execution.layers_recomputed / plan.model.num_layers
+    floor = (4 + 2 * part) * params * watch.tokens / steps / rate
+    print(
+        f"{execution.token_budget} tokens, {execution.layers_recomputed} recomputed, graphs {execution.cuda_graphs}, "
+        f"{watch.tokens / steps:.0f} tokens a step"
+    )
+    print(
+        f"busy {share:.1%} of {1e3 * span / steps:.1f} ms a step (unprofiled: {1e3 * watch.seconds / plain:.1f} ms); "
+        f"longest gaps {[round(1e3 * gap, 2) for gap in gaps[: 2 * steps]]} ms"
+    )
+    print(f"floor {1e3 * floor:.1f} ms a step at {rate / 1e12:.0f} TFLOP/s")
+    times: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    classes: Counter[str] = Counter()
+    for name, start, end in found:
+        times[name] += end - start
+        counts[name] += 1
+        classes[class_of(name)] += end - start
+    for name, seconds in classes.most_common():
+        print(f"| {name} | {1e3 * seconds / steps:.2f} |")
+    for name, seconds in times.most_common(options.kernels):
+        print(f"{1e3 * seconds / steps:8.2f} ms {counts[name] / steps:7.0f} x  {name[:150]}")
+
+
+def value_of(text: str) -> tuple[str, Any]:
+    """A setting from the command line."""
+    name, _, value = text.partition("=")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            pass
+    return name, {"true": True, "false": False}.get(value, value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("data")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--first", type=int, default=8)
+    parser.add_argument("--set", nargs="+", default=[], type=value_of)
+    parser.add_argument("--kernels", type=int, default=20)
+    parser.add_argument("--output", default="runs/card-time")
+    options = parser.parse_args()
+    values = {"model": options.model, "data": options.data, "method": "qlora-4", "examples_per_step": 8}
+    values |= {"val_size": 0.0, "max_steps": options.steps, "output": options.output, "overwrite": True}
+    plan = plan_of(values | dict(options.set))
+    from speed_peer import matmul
+
+    rate = matmul("cuda")
+    trainer, _ = Loaded.of(plan).trainer(plan, Path(options.output))
+    watch = Watch(options.first, options.steps)
+    watch.trainer = trainer
+    trainer.add_callback(watch)
+    trainer.train()
+    report(watch, plan, options, rate)
+
+
+if __name__ == "__main__":
+    main()
