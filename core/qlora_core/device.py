@@ -3,7 +3,8 @@
 import gc
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ class DeviceMemory:
     budget_bytes: int | None = None
     free_before_bytes: int | None = None
     retries_seen: int = 0
+    kept_back_bytes: int = 0
 
     def peak_bytes(self) -> int | None:
         """Most device memory held so far, as the driver sees it; ``None`` on CPU."""
@@ -75,8 +77,19 @@ class DeviceMemory:
         if self.device.type != "cuda" or self.budget_bytes is None:
             return
         total = torch.cuda.get_device_properties(self.device).total_memory
-        self.allowed_bytes = min(total, max(0, self.budget_bytes - self.outside_allocator_bytes))
+        self.allowed_bytes = min(total, max(0, self.budget_bytes - self.outside_allocator_bytes - self.kept_back_bytes))
         torch.cuda.set_per_process_memory_fraction(self.allowed_bytes / total, self.device)
+
+    @contextmanager
+    def kept_back(self, size_bytes: int) -> Iterator[None]:
+        """Allow the allocator so much less meanwhile."""
+        self.kept_back_bytes = size_bytes
+        self.cap()
+        try:
+            yield
+        finally:
+            self.kept_back_bytes = 0
+            self.cap()
 
     def pressure(self) -> tuple[int, float]:
         """(allocation retries since the last call, reserved memory over what is allowed)."""

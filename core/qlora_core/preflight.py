@@ -22,12 +22,15 @@ from qlora_core.ceilings import measure_ceilings
 from qlora_core.device import autocast
 from qlora_core.evaluate import evaluate
 from qlora_core.generate import Sampling, generate
+from qlora_core.room import OPTIMIZER_WAYS, SAMPLE_WAYS
 from qlora_core.rows import ArrowRows
 from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
 from qlora_core.step.oom import free_cached_memory
 from qlora_core.step.packing import Example
 from qlora_profiles import events
+from qlora_profiles.errors import EnvironmentProblem
+from qlora_profiles.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +44,8 @@ MOST_SECONDS = 25.0
 ROUNDS = 3
 ANSWER_SECONDS = 20.0
 NEW_TOKENS = 8
+KEPT_BACK_BYTES = 32 * MIB
+"""What measuring may not take of the memory there is: the same tensors lie a little worse now and then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +84,7 @@ def preflight(trainer: "StepTrainer", talk: Talk) -> None:
     start = time.monotonic()
     for round_number in range(ROUNDS):
         job.log.phase(PHASE)
-        with _nothing_learned(trainer):
+        with _nothing_learned(trainer), job.memory.kept_back(KEPT_BACK_BYTES):
             measured = Rehearsal(trainer, talk, start, complete=round_number == 0).measure()
         job.memory.cap_again(int(measured["outside_bytes"]))
         job.log.write(events.MeasuredEvent, stage="preflight", **measured)
@@ -187,8 +192,8 @@ class Rehearsal:
             self.step_seconds = time.perf_counter() - start
 
     def _optimizer_step(self) -> None:
-        """A step of length zero. Overflown float16 gradients would still ruin what it moves: adapters begin anew,
-        a whole model could not.
+        """Clipping, and a step of length zero. Overflown float16 gradients would still ruin what it moves: adapters
+        begin anew, a whole model could not.
         """
         plan = self.job.plan
         if plan.recipe_values().method == "full" and plan.execution_values().compute_dtype == "float16":
@@ -196,6 +201,7 @@ class Rehearsal:
         optimizer: Any = self.trainer.optimizer or self.trainer.create_optimizer()
         for group in optimizer.param_groups:
             group["lr"] = 0.0
+        self.trainer.clip_gradients()
         optimizer.step()
 
     def _evaluation(self) -> None:
@@ -206,24 +212,40 @@ class Rehearsal:
         budget = self.trainer.runner.limits.token_budget
         rows = heaviest(lengths_of(held_out), budget, len(held_out))
         self.job.loaded.model.eval()
-        evaluate(self.trainer.scorer, [held_out[i] for i in rows], budget, self.job.memory.device)
+        chosen = [held_out[i] for i in rows]
+        self.trainer.with_room(
+            lambda: evaluate(self.trainer.scorer, chosen, budget, self.job.memory.device), "--val-size 0"
+        )
         self.job.loaded.model.train()
 
     def _checkpoint(self) -> None:
-        """Write what a checkpoint holds, and read it back; the whole model of ``full`` is left out."""
+        """Write what a checkpoint holds, and read it back into an optimizer without state, as a resumed run does.
+
+        The whole model of ``full`` is left out.
+        """
         optimizer: Any = self.trainer.optimizer
         if self.job.plan.recipe_values().method == "full" or optimizer is None:
             return
         with TemporaryDirectory(dir=self.job.output, prefix="preflight-") as folder:
             path = Path(folder) / "optimizer.pt"
             torch.save(optimizer.state_dict(), path)
-            optimizer.load_state_dict(torch.load(path, map_location=self.job.memory.device, weights_only=True))
+            optimizer.state.clear()
+            held = torch.load(path, map_location="cpu", weights_only=True)
+            self.trainer.with_room(lambda: optimizer.load_state_dict(held), OPTIMIZER_WAYS)
 
     def _generation(self) -> None:
         model, greedy = self.job.loaded.model, Sampling(temperature=0.0, max_new_tokens=NEW_TOKENS)
         model.eval()
         with autocast(self.job.plan.execution_values()):
-            generate(model, self.job.loaded.tokenizer, self.talk.prompt_ids, self.talk.stop_ids, greedy)
+            try:
+                self.trainer.with_room(
+                    lambda: generate(
+                        model, self.job.loaded.tokenizer, self.talk.prompt_ids, self.talk.stop_ids, greedy
+                    ),
+                    SAMPLE_WAYS,
+                )
+            except EnvironmentProblem as problem:
+                self.job.log.warn(f"no room to answer a prompt: {problem.message}")
         model.train()
 
     def _ceilings(self) -> Any:

@@ -13,7 +13,7 @@ from qlora_core.events import EventLog
 from qlora_core.prepare import PHASE, Prepared, prepare_data
 from qlora_core.stop import StopRequest
 from qlora_profiles import events
-from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, Interrupted
+from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentProblem, Interrupted
 from qlora_profiles.plan import RunPlan
 
 if TYPE_CHECKING:
@@ -152,14 +152,24 @@ def _sample(plan: RunPlan, trainer: Any, data: Prepared, log: EventLog, step: in
         return
     from qlora_core.device import autocast
     from qlora_core.generate import Sampling, generate
+    from qlora_core.room import SAMPLE_WAYS
 
     log.phase("answering the sample prompts")
     greedy = Sampling(temperature=0.0, max_new_tokens=128)
     model, tokenizer = trainer.model, trainer.job.loaded.tokenizer
     model.eval()
-    with autocast(plan.execution_values()):
-        answers = [generate(model, tokenizer, data.prompt_ids(p), data.stop_ids, greedy) for p in prompts]
-    model.train()
+
+    def answer() -> list[str]:
+        with autocast(plan.execution_values()):
+            return [generate(model, tokenizer, data.prompt_ids(p), data.stop_ids, greedy) for p in prompts]
+
+    try:
+        answers = trainer.with_room(answer, SAMPLE_WAYS)
+    except EnvironmentProblem as problem:
+        log.warn(f"the sample prompts are not answered: {problem.message}")
+        return
+    finally:
+        model.train()
     log.write(events.SampleEvent, step=step, samples=tuple(map(_sampled, prompts, answers)))
 
 

@@ -4,34 +4,33 @@ One batch of its data loader is all examples of one optimizer step; ``gradient_a
 """
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from qlora_core.backends.protocol import Backend, Loaded
 from qlora_core.best import BestAdapter
-from qlora_core.checkpoints import mark_complete
 from qlora_core.device import DeviceMemory
-from qlora_core.evaluate import evaluate
 from qlora_core.events import EventLog
 from qlora_core.guard import Guard
-from qlora_core.optimizer_step import keep_trying
+from qlora_core.reporter import Reporter
+from qlora_core.room import OPTIMIZER_WAYS, drop_workspaces, keep_trying, patiently
 from qlora_core.step.limits import Limits
 from qlora_core.step.packing import Example
 from qlora_core.step.runner import StepResult, StepRunner
 from qlora_core.stop import StopRequest
 from qlora_core.tally import Tally
 from qlora_profiles import events
-from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,7 @@ class StepTrainer(Trainer):
     def __init__(self, job: Job) -> None:
         self.job = job
         self.last: StepResult | None = None
-        self.last_grad_norm: float | None = None
+        self.last_grad_norm: Tensor | float | None = None
         self.last_learning_rate = 0.0
         super().__init__(
             model=job.loaded.model,
@@ -66,6 +65,8 @@ class StepTrainer(Trainer):
             callbacks=[Reporter(self)],
         )
         self.remove_callback(PrinterCallback)
+        self._trained = [parameter for parameter in job.loaded.model.parameters() if parameter.requires_grad]
+        job.loaded.model.zero_grad = self._drop_gradients  # torch's own walks through every module of the model
         self.guard = Guard()
         self.tally = Tally()
         self._captures = 0
@@ -81,17 +82,47 @@ class StepTrainer(Trainer):
         """transformers' choice, which tries again where a step finds no room for its state."""
         optimizer = super().create_optimizer(model)
         if isinstance(optimizer, torch.optim.AdamW):
-            keep_trying(optimizer, self.args.device, self._give_up_graphs)
+            keep_trying(optimizer, self.args.device, self._make_room)
         return optimizer
 
-    def _give_up_graphs(self) -> bool:
-        """Free the memory that CUDA graphs hold; False where there are none."""
+    def _drop_gradients(self, set_to_none: bool = True) -> None:
+        for parameter in self._trained:
+            parameter.grad = None
+
+    def clip_gradients(self) -> Tensor:
+        """Clip as the recipe says; returns the norm before (no clipping where that is 0)."""
+        self.accelerator.unscale_gradients()
+        most = self.args.max_grad_norm or math.inf
+
+        def clip() -> Tensor:
+            return torch.nn.utils.clip_grad_norm_(self._trained, most)
+
+        return patiently(clip, self.args.device, self._make_room, OPTIMIZER_WAYS)
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        return self.clip_gradients()
+
+    def _make_room(self) -> bool:
+        """Free the memory that CUDA graphs hold, or else the workspaces of products; False where there are none."""
         limits = self.runner.limits
-        if limits.cuda_graphs:
-            self.runner.change("out of memory for the optimizer's state", replace(limits, cuda_graphs=False))
-            self.guard.shrunk()
-            self.tally.adapted = True
-        return limits.cuda_graphs
+        if not limits.cuda_graphs:
+            return drop_workspaces()
+        self.runner.change("out of memory for the optimizer's step", replace(limits, cuda_graphs=False))
+        self.guard.shrunk()
+        self.tally.adapted = True
+        return True
+
+    def with_room(self, work: Callable[[], T], ways: str) -> T:
+        """Do something beside the steps. CUDA graphs make room for it where they must, and are captured again after.
+
+        Raises:
+            EnvironmentProblem: memory runs out all the same; ``ways`` are what helps.
+        """
+        return patiently(work, self.args.device, lambda: self._release_graphs() or drop_workspaces(), ways)
+
+    def _release_graphs(self) -> bool:
+        release = getattr(self.scorer, "release", None)
+        return bool(release and release())
 
     def captured(self) -> bool:
         """Whether graphs were captured since the last call: such a step's time says nothing of the others."""
@@ -104,7 +135,7 @@ class StepTrainer(Trainer):
         return StepRunner(
             loss_sum=self.scorer,
             backward=self.accelerator.backward,
-            drop_gradients=lambda: job.loaded.model.zero_grad(set_to_none=True),
+            drop_gradients=self._drop_gradients,
             limits=Limits.of(execution),
             num_layers=job.backend.num_layers(job.loaded),
             device=self.args.device,
@@ -126,18 +157,14 @@ class StepTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """The gradient of one whole optimizer step; returns its loss per supervised token."""
-        model.train()
+        if not model.training:
+            model.train()
         self.last_learning_rate = self._get_learning_rate()
         was = self.runner.limits
         self.last = self.runner.run(inputs["examples"])
         if self.runner.limits != was:
             self.guard.shrunk()
             self.tally.adapted = True
-        if not torch.isfinite(self.last.loss):
-            raise UserError(
-                f"step {self.state.global_step + 1}: the loss is {float(self.last.loss)}; training fell apart",
-                f"--learning-rate {self.args.learning_rate / 4:g}",
-            )
         return self.last.loss
 
     def say_measured(self) -> None:
@@ -158,9 +185,8 @@ class StepTrainer(Trainer):
         )
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
-        self.last_grad_norm = float(norm) if norm is not None and math.isfinite(norm) else None
-        return norm
+        self.last_grad_norm = self.clip_gradients() if grad_norm is None else grad_norm
+        return self.last_grad_norm
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the inputs are no tensors."""
@@ -170,110 +196,6 @@ class StepTrainer(Trainer):
 def _as_they_are(examples: list[Example]) -> dict[str, list[Example]]:
     """The collator: cutting and packing belong to the step."""
     return {"examples": examples}
-
-
-class Reporter(TrainerCallback):
-    """Writes the events, measures the held-out rows, marks checkpoints and obeys a stop."""
-
-    def __init__(self, trainer: StepTrainer) -> None:
-        self.trainer = trainer
-        self.started = 0.0
-
-    @property
-    def job(self) -> Job:
-        """What the trainer stands on."""
-        return self.trainer.job
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Held-out loss before the first step; a resumed run has it already."""
-        if state.global_step == 0:
-            self._evaluate(0)
-
-    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the step's clock."""
-        self.started = time.perf_counter()
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report the step, measure on time, stop when asked."""
-        seconds = time.perf_counter() - self.started
-        self._report(state, seconds)
-        assert self.trainer.last is not None
-        usual_seconds = None if self.trainer.captured() else seconds
-        self.trainer.tally.add(self.trainer.last, usual_seconds)
-        self._watch(usual_seconds)
-        run = self.job.plan.run_values()
-        if state.global_step % run.eval_steps == 0 or state.global_step == state.max_steps:
-            self._evaluate(state.global_step)
-        if state.global_step == state.max_steps:
-            control.should_save = True
-        if self.job.stop:
-            control.should_save = control.should_training_stop = True
-
-    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """The checkpoint's files are all there: mark it."""
-        folder = self.job.output / f"checkpoint-{state.global_step}"
-        mark_complete(folder, state.global_step, self.job.plan.recipe_digest())
-        self.job.log.write(events.CheckpointEvent, step=state.global_step, path=str(folder))
-
-    def _report(self, state: Any, seconds: float) -> None:
-        last = self.trainer.last
-        assert last is not None
-        self.job.log.write(
-            events.StepEvent,
-            step=state.global_step,
-            loss=float(last.loss),
-            learning_rate=self.trainer.last_learning_rate,
-            grad_norm=self.trainer.last_grad_norm,
-            supervised_tokens=last.supervised_tokens,
-            tokens=last.tokens,
-            examples=last.examples,
-            micro_batches=last.micro_batches,
-            step_seconds=seconds,
-            epoch=float(state.epoch or 0.0),
-            vram_peak_bytes=self.job.memory.peak_bytes(),
-        )
-
-    def _watch(self, seconds: float | None) -> None:
-        """Shrink before memory spills silently; grow back when a smaller execution was too careful."""
-        trainer, last = self.trainer, self.trainer.last
-        assert last is not None
-        cause = trainer.guard.after_step(last.tokens, seconds, *self.job.memory.pressure())
-        if cause is not None and trainer.runner.shrink(cause, last.lengths):
-            trainer.guard.shrunk()
-            trainer.tally.adapted = True
-        elif trainer.guard.may_grow():
-            larger = trainer.runner.limits.larger(trainer.most)
-            if larger is not None:
-                trainer.runner.change("it had been quiet for a while", larger)
-                trainer.tally.adapted = True
-            trainer.guard.grown()
-
-    def _evaluate(self, step: int) -> None:
-        if not self.job.held_out:
-            return
-        start = time.perf_counter()
-        self.job.log.phase("measuring the held-out rows")
-        model = self.job.loaded.model
-        model.eval()
-        execution = self.job.plan.execution_values()
-        held_out = evaluate(
-            self.trainer.scorer,
-            self.job.held_out,
-            self.trainer.runner.limits.token_budget,
-            self.trainer.args.device,
-            execution.pin_memory,
-        )
-        model.train()
-        if self.job.best is not None:
-            self.job.best.offer(model, step, held_out.loss)
-        self.job.log.write(
-            events.EvalEvent,
-            step=step,
-            loss=held_out.loss,
-            rows=len(self.job.held_out),
-            row_losses=held_out.row_losses,
-            seconds=time.perf_counter() - start,
-        )
 
 
 OPTIMIZERS = {
@@ -315,6 +237,7 @@ def training_arguments(plan: RunPlan, output: Path) -> TrainingArguments:
         save_steps=run.save_steps,
         save_total_limit=run.save_total_limit,
         eval_strategy="no",
+        logging_strategy="steps" if run.report_to else "no",  # it waits for the device
         logging_steps=run.logging_steps,
         logging_nan_inf_filter=False,
         report_to=list(run.report_to) or "none",

@@ -54,6 +54,10 @@ class PackedLoss:
         """How often ``decode`` captured a graph so far."""
         return getattr(self.decode, "captures", 0)
 
+    def release(self) -> bool:
+        """Free what ``decode`` holds until it is called again; False where that is nothing."""
+        return bool(self.decode and getattr(self.decode, "release", bool)())
+
     def _hidden(self, packed: Packed) -> Tensor:
         hidden = self.decode(packed) if self.decode else None
         return self.hidden_states(packed) if hidden is None else hidden

@@ -18,6 +18,7 @@ from support.models import FAMILIES, PlainExample, random_examples
 from qlora_core.step.buckets import NUM_SIZES, padded, sizes
 from qlora_core.step.forward import PackedLoss, packed_loss
 from qlora_core.step.graphs import (
+    CAPTURE_COSTS,
     Bucket,
     Decode,
     Gradients,
@@ -208,8 +209,36 @@ def lengths(score: PackedLoss, *counts: int) -> None:
 def test_the_largest_size_is_captured_first_and_each_once() -> None:
     score, captured = capturing(adapted())
     lengths(score, 3000, 3100, 700, 2100, 710, 4000)
-    assert captured == [4096, 3456, 768, 2496]
+    assert captured == [4096, 3456, 768]  # for 2,100 tokens the one of 3,456 does at first
     assert captured[0] == sizes(4096)[0]
+
+
+def test_another_size_is_captured_once_its_padding_would_have_paid_for_it() -> None:
+    score, captured = capturing(adapted())
+    lengths(score, 4000, 700, 3000)
+    wasted = 0
+    while 2496 not in captured:
+        assert wasted <= CAPTURE_COSTS * 4096
+        wasted += 3456 - 2496
+        lengths(score, 2100)
+    assert wasted > CAPTURE_COSTS * 4096
+    lengths(score, *[2100] * 9, *[4000] * 9)
+    assert captured == [4096, 768, 3456, 2496]
+
+
+def test_graphs_that_made_room_are_captured_again_and_compute_the_same() -> None:
+    model = adapted()
+    expected = step(model, scorer(model), [1, 2, 3, 4])
+    model.zero_grad(set_to_none=True)
+    score, captured = capturing(model)
+    assert not score.release()
+    assert_same(step(model, score, [1, 2, 3, 4]), expected, 5e-6)
+    before = list(captured)
+    assert score.release()
+    assert not score.release()
+    model.zero_grad(set_to_none=True)
+    assert_same(step(model, score, [1, 2, 3, 4]), expected, 5e-6)
+    assert captured == before * 2
 
 
 def test_a_longer_example_than_there_should_be_raises_the_largest_size() -> None:

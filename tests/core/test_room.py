@@ -1,11 +1,11 @@
-"""What the trainer adds around transformers' own: an optimizer that finds no room at first."""
+"""Work beside a step that finds no room at first, above all the optimizer's."""
 
 from typing import Any
 
 import pytest
 import torch
 
-from qlora_core.optimizer_step import keep_trying
+from qlora_core.room import keep_trying
 from qlora_profiles.errors import EnvironmentProblem
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def test_it_is_tried_once_more_each_time_that_room_can_be_made(monkeypatch: pyte
 
 
 def test_a_step_that_never_finds_room_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EnvironmentProblem, match="optimizer's state") as caught:
+    with pytest.raises(EnvironmentProblem, match="out of memory beside a step") as caught:
         step_with(monkeypatch, list(range(1, 99)))
     assert caught.value.fix is not None
     assert "--lora-r" in caught.value.fix
