@@ -2,15 +2,15 @@
 
 usage: python bench/card_time.py MODEL_DIR DATA [--steps 16] [--first 8] [--set NAME=VALUE ...] [--kernels 20]
 
-Trains with the product's own trainer under torch's profiler, from step ``--first`` on. *busy* is the time in which
-at least one kernel or copy ran, over the time from the first of them to the last; *floor* what the matrix products
-of the frozen weights alone would take (4 FLOP for each weight and token, 6 where layers are recomputed) at the rate
-that a large product reaches here. ``--set`` gives settings of the product: ``--set vram_budget_bytes=25769803776``.
+Trains with the product's own trainer, from step ``--first`` on under torch's profiler. *busy* is the time in which at
+least one kernel or copy ran under it, over the time that steps took before it (without those in which CUDA graphs
+were captured), both for each token; *floor* what the matrix products of the frozen weights alone would take (4 FLOP
+for each weight of a layer and token, 6 where layers are recomputed) at the rate that a large product reaches here.
+``--set`` gives settings of the product: ``--set vram_budget_bytes=25769803776``.
 """
 
 import argparse
 import re
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -36,29 +36,27 @@ def class_of(name: str) -> str:
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Profiles the steps from ``first`` on, and times those between."""
+    """Profiles the steps from ``first`` on; the trainer's own times of those before."""
 
-    def __init__(self, first: int, steps: int) -> None:
-        self.first, self.steps = first, steps
+    def __init__(self, first: int, steps: int, trainer: Any) -> None:
+        self.first, self.steps, self.trainer = first, steps, trainer
         self.profile: Any = None
-        self.seconds = 0.0
         self.tokens = 0
-        self.trainer: Any = None
+        self.token_seconds = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.first // 2:
-            torch.cuda.synchronize()
-            self.seconds = -time.perf_counter()
         if state.global_step == self.first:
             torch.cuda.synchronize()
-            self.seconds += time.perf_counter()
+            tally = self.trainer.tally
+            half = len(tally.step_tokens) // 2  # the first ones after a capture are slower
+            self.token_seconds = sum(tally.step_seconds[half:]) / sum(tally.step_tokens[half:])
             self.profile = profile(activities=[ProfilerActivity.CUDA])
             self.profile.__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.profile is not None:
+        if self.first < state.global_step < self.steps:
             self.tokens += self.trainer.last.tokens
-        if state.global_step == self.steps:
+        if state.global_step == self.steps - 1:  # the last one saves
             torch.cuda.synchronize()
             self.profile.__exit__(None, None, None)
 
@@ -69,24 +67,21 @@ def kernels(seen: Any) -> list[tuple[str, float, float]]:
     return sorted(((e.name, e.time_range.start / 1e6, e.time_range.end / 1e6) for e in events), key=lambda e: e[1])
 
 
-def busy_share(found: list[tuple[str, float, float]]) -> tuple[float, float, list[float]]:
-    """The union of the kernels' times over their span, the span, and the longest gaps (seconds)."""
-    busy, until, gaps = 0.0, found[0][1], []
+def busy_seconds(found: list[tuple[str, float, float]]) -> float:
+    """The union of the kernels' times."""
+    busy, until = 0.0, found[0][1]
     for _, start, end in found:
-        gaps.append(max(0.0, start - until))
         busy += max(0.0, end - max(start, until))
         until = max(until, end)
-    span = until - found[0][1]
-    return busy / span, span, sorted(gaps, reverse=True)
+    return busy
 
 
 def report(watch: Watch, plan: Any, options: argparse.Namespace, rate: float) -> None:
     """Busy share, classes and the longest kernels, in ms a step."""
     found = kernels(watch.profile)
-    steps = options.steps - options.first
-    share, span, gaps = busy_share(found)
+    steps = options.steps - options.first - 1
+    busy = busy_seconds(found) / watch.tokens
     execution = plan.execution_values()
-    plain = (options.first - options.first // 2) or 1
     params = plan.model.layer_linear_params
     part = execution.layers_recomputed / plan.model.num_layers
     floor = (4 + 2 * part) * params * watch.tokens / steps / rate
@@ -95,8 +90,8 @@ def report(watch: Watch, plan: Any, options: argparse.Namespace, rate: float) ->
         f"{watch.tokens / steps:.0f} tokens a step"
     )
     print(
-        f"busy {share:.1%} of {1e3 * span / steps:.1f} ms a step (unprofiled: {1e3 * watch.seconds / plain:.1f} ms); "
-        f"longest gaps {[round(1e3 * gap, 2) for gap in gaps[: 2 * steps]]} ms"
+        f"busy {busy / watch.token_seconds:.1%}: {1e3 * busy * watch.tokens / steps:.1f} ms a step; "
+        f"{1 / watch.token_seconds:,.0f} tokens/s; captures {getattr(watch.trainer.scorer, 'captures', 0)}"
     )
     print(f"floor {1e3 * floor:.1f} ms a step at {rate / 1e12:.0f} TFLOP/s")
     times: Counter[str] = Counter()
@@ -140,8 +135,7 @@ def main() -> None:
 
     rate = matmul("cuda")
     trainer, _ = Loaded.of(plan).trainer(plan, Path(options.output))
-    watch = Watch(options.first, options.steps)
-    watch.trainer = trainer
+    watch = Watch(options.first, options.steps, trainer)
     trainer.add_callback(watch)
     trainer.train()
     report(watch, plan, options, rate)

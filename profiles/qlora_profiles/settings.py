@@ -123,6 +123,9 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     adapter_kernel: Annotated[
         Literal["fused", "plain"], Doc("adapters inside the matrix products, or PEFT's own code", "kernels")
     ]
+    weight_kernel: Annotated[
+        Literal["triton", "bitsandbytes"], Doc("4-bit weights to 16 bits: our kernel, or bitsandbytes' own", "kernels")
+    ]
     layer_kernels: Annotated[
         Literal["plain", "liger"],
         Doc("norms, rotary positions and activations: the model's own code, or Liger's", "kernels"),

@@ -13,6 +13,7 @@ from qlora_core.adapters import initialise
 from qlora_core.backends.kernels import graphed
 from qlora_core.step.attention import implementation, shares_heads
 from qlora_core.step.buckets import padded
+from qlora_core.step.expand import expanded_weight, triton_expand
 from qlora_core.step.forward import PackedLoss, decoder_of, packed_loss
 from qlora_core.step.graphs import GraphedDecoder, Inputs, bucket_of
 from qlora_core.step.layers import FusedLayers, fuse_layers, liger_kernels
@@ -100,6 +101,26 @@ def test_fused_adapters_give_pefts_gradient(family: str, quantised: bool, recomp
     recompute_layers(model.get_base_model(), recomputed, False)
     expected = step(model, scorer(model))
     assert fuse_adapters(model, decoder_of(model), HALF).num_layers == LINEARS
+    assert_close(step(model, scorer(model)), expected, 0.04)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(1024, 4096), (192, 320), (65, 64)])
+def test_our_kernel_expands_to_bitsandbytes_bits(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    import bitsandbytes as bnb
+
+    layer = bnb.nn.Linear4bit(shape[1], shape[0], bias=False, compute_dtype=dtype)
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+    layer = layer.to(CARD)
+    assert torch.equal(triton_expand(CARD, dtype)(layer), expanded_weight(layer))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2"])
+def test_fused_adapters_over_our_expanded_weights_give_the_same_gradient(family: str) -> None:
+    model = adapted(family, quantised=True)
+    expected = step(model, scorer(model))
+    fuse_adapters(model, decoder_of(model), HALF, triton_expand(CARD, HALF))
     assert_close(step(model, scorer(model)), expected, 0.04)
 
 

@@ -40,6 +40,28 @@ def test_adapters(report: HardwareReport, wishes: dict[str, Any], value: str, wh
     assert why in resolved.reason
 
 
+@pytest.mark.parametrize(
+    ("report", "wishes", "value", "why"),
+    [
+        (card_report(packages=LIGER), {}, "triton", "the same bits"),
+        (card_report(), {}, "bitsandbytes", "Triton is missing"),
+        (cpu_report(), {}, "bitsandbytes", "NVIDIA"),
+        (card_report(packages=LIGER), {"lora_dropout": 0.05}, "bitsandbytes", "fused adapters"),
+        (card_report(packages=LIGER), {"method": "lora"}, "bitsandbytes", "16 bits"),
+        (card_report(packages=LIGER), {"weight_kernel": "bitsandbytes"}, "bitsandbytes", "asked"),
+    ],
+)
+def test_what_expands_weights(report: HardwareReport, wishes: dict[str, Any], value: str, why: str) -> None:
+    resolved = decided("weight_kernel", report, **wishes)
+    assert resolved.value == value
+    assert why in resolved.reason
+
+
+def test_our_kernel_is_refused_where_it_cannot_run() -> None:
+    with pytest.raises(QloraRunError, match="Triton is missing"):
+        decided("weight_kernel", card_report(), weight_kernel="triton")
+
+
 def test_fused_layers_where_they_are_installed() -> None:
     ready = card_report(packages=LIGER)
     assert decided("layer_kernels", ready).value == "liger"

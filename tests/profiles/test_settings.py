@@ -139,6 +139,7 @@ def _execution() -> dict[str, Any]:
         "loss_chunk_tokens": 1,
         "optimizer_kernel": "plain",
         "adapter_kernel": "plain",
+        "weight_kernel": "bitsandbytes",
         "layer_kernels": "plain",
         "cuda_graphs": False,
         "workers": 0,

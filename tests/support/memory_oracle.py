@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from qlora_core.backends.peft import add_adapters
-from qlora_core.step import lora
+from qlora_core.step.expand import Expand, expanded_weight
 from qlora_core.step.forward import PackedLoss, causal_lm
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.loss import Head
@@ -239,12 +239,12 @@ def step_bytes(
     Between steps the gradients go; what the allocator took stays with it.
     """
     model = _fake_model(shape, method, dtype, attention, dropout, fused)
-    with _as_fakes(model), _expanding_weights(method):
+    with _as_fakes(model):
         inner = causal_lm(model)
         inner.train()
         recompute_layers(inner, recomputed, preserve_rng_state=False)
         if fused:
-            fuse_adapters(model, inner.get_decoder(), dtype)
+            fuse_adapters(model, inner.get_decoder(), dtype, _expand(method))
         inner.get_input_embeddings().register_forward_hook(lambda m, args, out: out.requires_grad_())
         loss = _loss(model, inner, dtype)
         live = LiveBytes()
@@ -300,16 +300,9 @@ def _fake_model(
     return model
 
 
-@contextmanager
-def _expanding_weights(method: str) -> Iterator[None]:
+def _expand(method: str) -> Expand:
     """Fused adapters expand a 4-bit layer's weight by themselves in backward."""
-    own = lora.expanded_weight
-    if method == "qlora-4":
-        lora.expanded_weight = lambda base: _expanded((base.out_features, base.in_features))
-    try:
-        yield
-    finally:
-        lora.expanded_weight = own
+    return (lambda base: _expanded((base.out_features, base.in_features))) if method == "qlora-4" else expanded_weight
 
 
 @contextmanager

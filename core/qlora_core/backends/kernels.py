@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlora_core.step.expand import Expand, expanded_weight, triton_expand
 from qlora_core.step.forward import PackedLoss, causal_lm, decoder_of
 from qlora_core.step.graphs import GraphedDecoder
 from qlora_core.step.layers import fuse_layers, liger_kernels
@@ -26,13 +27,25 @@ def use_kernels(model: Any, execution: Execution, warn: Warn) -> None:
     """
     dtype = getattr(torch, execution.compute_dtype)
     if execution.adapter_kernel == "fused":
-        fuse_adapters(model, decoder_of(model), dtype)
+        fuse_adapters(model, decoder_of(model), dtype, _expand(execution, dtype, warn))
     if execution.layer_kernels == "liger":
         try:
             kernels = liger_kernels()
         except ImportError as error:
             raise EnvironmentProblem(f"layer_kernels liger: {error}", "--layer-kernels plain") from error
         fuse_layers(causal_lm(model), kernels, dtype, warn)
+
+
+def _expand(execution: Execution, dtype: torch.dtype, warn: Warn) -> Expand:
+    """What expands 4-bit weights; bitsandbytes where the plan's kernel fails."""
+    if execution.weight_kernel != "triton":
+        return expanded_weight
+    try:
+        return triton_expand(torch.device(execution.device), dtype)
+    except Exception as error:  # a compiler that is missing or fails shows itself in many ways
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        warn(f"weight kernel triton: {why[0][:120]}; bitsandbytes expands the weights")
+        return expanded_weight
 
 
 def graphed(scorer: PackedLoss, limits: Limits, warn: Warn) -> GraphedDecoder | None:

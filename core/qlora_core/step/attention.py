@@ -100,10 +100,13 @@ def alone(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, slid
 
 
 def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 x heads x T x d -> T x heads x d, in the 16-bit format that the kernel takes; rarely a copy."""
+    """1 x heads x T x d -> T x heads x d, in the 16-bit format that the kernel takes; rarely a copy.
+
+    Not by an index: the gradient of that one is a copy, and laid out so that the next one must be, too.
+    """
     if torch.is_autocast_enabled(tensor.device.type):
         dtype = torch.get_autocast_dtype(tensor.device.type)
-    return tensor[0].transpose(0, 1).to(dtype).contiguous()
+    return tensor.squeeze(0).transpose(0, 1).to(dtype).contiguous()
 
 
 def _shared_heads(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qlora_core.step.expand import Expand, expanded_weight
+
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent that read the same tensor."""
 
@@ -53,22 +55,13 @@ class Member:
         return not module.disable_adapters and not module.merged and module.active_adapters == [self.adapter]
 
 
-def expanded_weight(base: Any) -> Tensor:
-    """The weight of a frozen layer, O x I, expanded where it is quantised."""
-    state = getattr(base.weight, "quant_state", None)
-    if state is None:
-        return base.weight  # type: ignore[no-any-return]
-    from bitsandbytes.functional import dequantize_4bit
-
-    return dequantize_4bit(base.weight.view(-1, 1), state)  # type: ignore[no-any-return]
-
-
 class Group:
     """Adapted layers that read the same tensor and have one scale, computed when the first of them is called."""
 
-    def __init__(self, members: list[Member], dtype: torch.dtype) -> None:
+    def __init__(self, members: list[Member], dtype: torch.dtype, expand: Expand = expanded_weight) -> None:
         self.members = members
         self.dtype = dtype
+        self.expand = expand
         self.scale = members[0].scale
         ranks = [member.a.shape[0] for member in members]
         ends = [sum(ranks[: i + 1]) for i in range(len(ranks))]
@@ -87,6 +80,10 @@ class Group:
         b = [torch.empty_like(each, dtype=self.dtype) for each in of_b]
         torch._foreach_copy_([*(a[rows] for rows in self.columns), *b], list(masters))
         return a, b
+
+    def weight(self, member: Member) -> Tensor:
+        """O x I in the arithmetic's format. bitsandbytes' kernels that read the 4 bits themselves are no faster."""
+        return self.expand(member.base).to(self.dtype)
 
     def forget(self) -> None:
         """Drop results that nobody asked for."""
@@ -125,9 +122,8 @@ class _AdaptedLinears(torch.autograd.Function):
         down = flat.new_empty(flat.shape[0], a.shape[0]).addmm_(flat, a.t(), beta=0, alpha=group.scale)
         results = []
         for member, columns, b in zip(group.members, group.columns, all_b, strict=True):
-            out = member.base(x)
-            out.view(-1, out.shape[-1]).addmm_(down[:, columns], b.t())
-            results.append(out)
+            out = _sum(group, member, flat, down[:, columns], b)
+            results.append(out.view(*x.shape[:-1], out.shape[-1]))
         ctx.group = group
         ctx.save_for_backward(x, down, a, *all_b)
         return tuple(results)
@@ -147,12 +143,19 @@ class _AdaptedLinears(torch.autograd.Function):
         return (grad_x, None, *(of_a[rows] for rows in group.columns), *of_b)
 
 
+def _sum(group: Group, member: Member, flat: Tensor, down: Tensor, b: Tensor) -> Tensor:
+    """T x O, the adapter's part first: the large product adds itself to it for nothing."""
+    bias = member.base.bias
+    out = torch.mm(down, b.t()) if bias is None else torch.addmm(bias.to(group.dtype), down, b.t())
+    return out.addmm_(flat, group.weight(member).t())
+
+
 def _input_gradient(group: Group, grads: list[Tensor], grad_down: Tensor, a: Tensor) -> Tensor:
-    """T x I, added up in place; one expanded weight lives at a time."""
-    total = torch.mm(grads[0], expanded_weight(group.members[0].base).to(group.dtype))
-    for member, grad in zip(group.members[1:], grads[1:], strict=True):
-        total.addmm_(grad, expanded_weight(member.base).to(group.dtype))
-    return total.addmm_(grad_down, a)
+    """T x I, added up in place from the small product on; one expanded weight lives at a time."""
+    total = torch.mm(grad_down, a)
+    for member, grad in zip(group.members, grads, strict=True):
+        total.addmm_(grad, group.weight(member))
+    return total
 
 
 def _float32_product(left: Tensor, right: Tensor) -> Tensor:
@@ -201,16 +204,19 @@ def _bound(group: Group, index: int) -> Callable[..., Tensor]:
     return forward
 
 
-def fuse_adapters(model: Any, decoder: nn.Module, dtype: torch.dtype) -> FusedAdapters:
+def fuse_adapters(
+    model: Any, decoder: nn.Module, dtype: torch.dtype, expand: Expand = expanded_weight
+) -> FusedAdapters:
     """Compute every adapter that is nothing but a sum here, and leave the others to PEFT.
 
-    ``decoder`` is the module that each step calls first, ``dtype`` the format that layers are given their input in.
+    ``decoder`` is the module that each step calls first, ``dtype`` the format that layers are given their input in,
+    ``expand`` what makes 4-bit weights fit for a product.
     """
     groups: list[Group] = []
     for parent in model.modules():
         found = {name: member for name, child in parent.named_children() if (member := _member(child, dtype))}
         for names in _together(found):
-            groups.append(Group([found[name] for name in names], dtype))
+            groups.append(Group([found[name] for name in names], dtype, expand))
     return FusedAdapters(groups, decoder)
 
 

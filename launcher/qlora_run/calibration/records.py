@@ -34,6 +34,7 @@ class Kernels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     attention: str
     compute_dtype: str
     adapter_kernel: str
+    weight_kernel: str
     layer_kernels: str
     cuda_graphs: bool
     expandable_segments: bool

@@ -73,15 +73,13 @@ def loss_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
 
 
 def _liger_missing(s: Situation) -> str | None:
-    triton = version_of(s.report, "triton") or version_of(s.report, "triton-windows")
     checks = (
         (not s.on_cuda, "needs an NVIDIA card"),
         (version_of(s.report, "liger-kernel") is None, "the package liger-kernel is not installed"),
-        (triton is None, "Triton is missing"),
     )
-    failed_here = s.learned.problem("triton", "liger")
+    failed_here = s.learned.problem("liger")
     tried = f"a kernel failed here: {failed_here}" if failed_here else None
-    return next((reason for failed, reason in checks if failed), tried)
+    return next((reason for failed, reason in checks if failed), None) or _triton_missing(s) or tried
 
 
 def loss_chunk_tokens(s: Situation) -> Choice:
@@ -118,6 +116,37 @@ def adapter_kernel(s: Situation) -> Choice:
     if s.wished_method in ("qlora-8", "full"):
         return Choice("plain", "probe", f"nothing to fuse with the method {s.wished_method}")
     return Choice("fused", "probe", "few kernels, one gradient for layers that read the same")
+
+
+def weight_kernel(s: Situation) -> Choice:
+    """Our own where Triton works, and where adapters are fused: it is part of their products."""
+    if missing := _weight_kernel_missing(s):
+        return Choice("bitsandbytes", "probe", missing)
+    return Choice("triton", "probe", "the same bits in about half the time")
+
+
+def weight_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """Our kernel where it cannot run, or would never be called."""
+    if value == "triton" and (missing := _weight_kernel_missing(s)):
+        return EnvironmentProblem(f"weight_kernel triton: {missing}", "--weight-kernel bitsandbytes")
+    return None
+
+
+def _weight_kernel_missing(s: Situation) -> str | None:
+    checks = (
+        (not s.on_cuda, "needs an NVIDIA card"),
+        (s.value("adapter_kernel") != "fused", "for fused adapters only"),
+        (s.wished_method == "lora", "the base stays in 16 bits"),
+    )
+    return next((reason for failed, reason in checks if failed), None) or _triton_missing(s)
+
+
+def _triton_missing(s: Situation) -> str | None:
+    there = version_of(s.report, "triton") or version_of(s.report, "triton-windows")
+    failed_here = s.learned.problem("triton")
+    if there and failed_here:
+        return f"a kernel failed here: {failed_here}"
+    return None if there else "Triton is missing"
 
 
 def layer_kernels(s: Situation) -> Choice:

@@ -33,6 +33,7 @@ RULES = (
     Rule("loss_chunk_tokens", kernels.loss_chunk_tokens),
     Rule("optimizer_kernel", kernels.optimizer_kernel),
     Rule("adapter_kernel", kernels.adapter_kernel),
+    Rule("weight_kernel", kernels.weight_kernel, kernels.weight_kernel_problem),
     Rule("layer_kernels", kernels.layer_kernels, kernels.layer_kernels_problem),
     Rule("cuda_graphs", kernels.cuda_graphs, kernels.cuda_graphs_problem),
     Rule("workers", machine.workers),
