@@ -129,7 +129,13 @@ def main() -> None:
     parser.add_argument("--output", default="runs/card-time")
     options = parser.parse_args()
     values = {"model": options.model, "data": options.data, "method": "qlora-4", "examples_per_step": 8}
-    values |= {"val_size": 0.0, "max_steps": options.steps, "output": options.output, "overwrite": True}
+    values |= {
+        "val_size": 0.0,
+        "max_steps": options.steps,
+        "save_steps": 10**6,
+        "output": options.output,
+        "overwrite": True,
+    }
     plan = plan_of(values | dict(options.set))
     from speed_peer import matmul
 

@@ -16,6 +16,7 @@ from qlora_core.stop import StopRequest
 from qlora_core.trainer import Job, StepTrainer
 from qlora_profiles.plan import Given, Request, RunPlan
 from qlora_run.planning import PlanInput, make_plan
+from qlora_run.resolve.footprint import GRAPHS_BYTES
 
 
 def plan_of(values: dict[str, Any]) -> RunPlan:
@@ -26,11 +27,16 @@ def plan_of(values: dict[str, Any]) -> RunPlan:
 
 @dataclass
 class Loaded:
-    """A model on the device, and the backend that put it there."""
+    """A model on the device, and the backend that put it there.
+
+    ``usual_outside_bytes`` is what a process takes beside torch's allocator without CUDA graphs, once that is known:
+    the driver keeps what it gave to the graphs of earlier trainers, which a run in a process of its own never had.
+    """
 
     backend: Any
     model: Any
     free_before_bytes: int | None
+    usual_outside_bytes: int | None = None
 
     @classmethod
     def of(cls, plan: RunPlan) -> "Loaded":
@@ -46,6 +52,11 @@ class Loaded:
         data = prepare_data(plan, output, log)
         memory = device.prepare(plan)
         memory.free_before_bytes = self.free_before_bytes
+        if self.free_before_bytes and self.usual_outside_bytes:
+            own = self.usual_outside_bytes + (GRAPHS_BYTES if plan.execution_values().cuda_graphs else 0)
+            free, _ = torch.cuda.mem_get_info()
+            outside = self.free_before_bytes - free - torch.cuda.memory_reserved()
+            memory.free_before_bytes -= max(0, outside - own)
         memory.cap_again(memory.outside_now_bytes())
         adapters.initialise(self.model.model, plan.recipe_values().seed)
         self.model.model.zero_grad(set_to_none=True)
@@ -63,6 +74,13 @@ class Loaded:
             output=output,
         )
         return StepTrainer(job), data
+
+    def settle(self, plan: RunPlan, output: Path) -> None:
+        """Train a little without CUDA graphs, and note what is outside of the allocator by then."""
+        trainer, _ = self.trainer(plan, output)
+        trainer.train()
+        trainer.optimizer = None
+        self.usual_outside_bytes = trainer.job.memory.outside_now_bytes()
 
     def clear(self) -> None:
         """Lift the cap and give back what the last trainer left."""

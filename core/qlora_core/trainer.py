@@ -66,6 +66,7 @@ class StepTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self._trained = [parameter for parameter in job.loaded.model.parameters() if parameter.requires_grad]
+        self._drop_gradients = dropping(self._trained)
         job.loaded.model.zero_grad = self._drop_gradients  # torch's own walks through every module of the model
         self.guard = Guard()
         self.tally = Tally()
@@ -84,10 +85,6 @@ class StepTrainer(Trainer):
         if isinstance(optimizer, torch.optim.AdamW):
             keep_trying(optimizer, self.args.device, self._make_room)
         return optimizer
-
-    def _drop_gradients(self, set_to_none: bool = True) -> None:
-        for parameter in self._trained:
-            parameter.grad = None
 
     def clip_gradients(self) -> Tensor:
         """Clip as the recipe says; returns the norm before (no clipping where that is 0)."""
@@ -191,6 +188,16 @@ class StepTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the inputs are no tensors."""
         return 0
+
+
+def dropping(parameters: Sequence[Tensor]) -> Callable[..., None]:
+    """What forgets the gradients of some parameters."""
+
+    def drop(set_to_none: bool = True) -> None:
+        for parameter in parameters:
+            parameter.grad = None
+
+    return drop
 
 
 def _as_they_are(examples: list[Example]) -> dict[str, list[Example]]:
