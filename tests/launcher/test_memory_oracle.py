@@ -92,6 +92,20 @@ def test_4_bit_layers_with_fused_adapters(family: str, recomputed: int) -> None:
     assert predicted == pytest.approx(counted.passing, rel=0.03)
 
 
+@pytest.mark.parametrize("tokens", [64, 128])
+@pytest.mark.parametrize("fused", [False, True])
+def test_short_examples_whose_gradients_are_the_most_of_it(fused: bool, tokens: int) -> None:
+    """Where every layer recomputes, memory is fullest at the end of backward, when all gradients are there."""
+    shape = {"model_type": "qwen3", **COMMON, **SHAPES["qwen3"], "num_hidden_layers": 12}
+    counted = step_bytes(shape, tokens=tokens, recomputed=12, method="qlora-4", fused=fused)
+    costs = costs_of(shape, fused_adapters=fused)
+    estimate = peak(costs, tokens, 12, accumulating=False)
+    gaps = costs.gaps_bytes + costs.gaps_block_token * tokens
+    predicted = estimate.peak_bytes - costs.base_bytes - costs.state_bytes - gaps
+    assert costs.gradient_bytes > 0.5 * counted.passing
+    assert predicted == pytest.approx(counted.passing, rel=0.03)
+
+
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "16-bit base": ({}, {"method": "lora"}),
     "heads expanded": ({"attention": FAKE_EXPANDING}, {"method": "lora", "expands_heads": True}),

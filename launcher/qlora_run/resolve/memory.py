@@ -5,7 +5,7 @@ backward of the layer where most is alive, and the optimizer step; evaluation ke
 never exceeds the loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -136,39 +136,38 @@ class _Worst(NamedTuple):
 
 
 def _worst(costs: Costs, tokens: int, recomputed: int, accumulating: bool) -> _Worst:
-    """The largest instant; a trained head's gradient is the one that backward has from its start."""
-    before = {
-        "loss": costs.gradient_bytes if accumulating else 0,
-        "backward of a layer": costs.gradient_bytes if accumulating else costs.head_gradient_bytes,
-        "optimizer step": costs.gradient_bytes,
-    }
-    instants = (
-        _Worst(name, used, gaps, before[name]) for name, (used, gaps) in _instants(costs, tokens, recomputed).items()
-    )
-    return max(instants, key=lambda worst: worst.passing + worst.gradients)
+    """The largest instant."""
+    return max(_instants(costs, tokens, recomputed, accumulating), key=lambda worst: worst.passing + worst.gradients)
 
 
-def _instants(costs: Costs, tokens: int, recomputed: int) -> dict[Instant, tuple[int, int]]:
-    """(Bytes that pass, bytes of workspaces and of gaps between tensors) at each instant.
+def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) -> Iterator[_Worst]:
+    """What passes, what is lost around it, and the gradients that exist, at each instant.
 
-    Graphs hold the memory of forward and backward for good, a micro-batch's gradients among it; all else comes on top.
+    Backward has two: at its start all layers' activations are there, at its end all other gradients. A trained head's
+    gradient is there from the start. Graphs hold the memory of forward and backward for good, a micro-batch's
+    gradients among it; all else comes on top.
     """
     kept = _kept(costs, tokens, recomputed)
     open_casts = (costs.num_layers - recomputed) * costs.cast_layer_bytes
     casts = costs.num_layers * costs.cast_layer_bytes if costs.casts_wait else open_casts  # for autocast to end
     fixed = costs.gaps_bytes + costs.footprint.workspace_bytes
     lost = fixed + costs.gaps_block_token * tokens
-    at_loss = kept + casts + costs.loss.bytes(tokens)
     in_backward = kept + open_casts + _backward(costs, tokens, recomputed)
+    before = costs.gradient_bytes if accumulating else 0
     tile_gaps = round(costs.gaps_tile * costs.loss.tile_bytes(tokens))
     if costs.graphed:
         held = costs.gradient_bytes + in_backward + costs.loss.bytes(tokens)
-        return {"loss": (held, lost + tile_gaps + round(costs.gaps_share * held))}
-    return {
-        "loss": (at_loss, lost + tile_gaps + round(costs.gaps_share * at_loss)),
-        "backward of a layer": (in_backward, lost + round(costs.gaps_share * in_backward)),
-        "optimizer step": (costs.optimizer_step_bytes, fixed),
-    }
+        yield _Worst("loss", held, lost + tile_gaps + round(costs.gaps_share * held), before)
+        return
+    at_loss = kept + casts + costs.loss.bytes(tokens)
+    yield _Worst("loss", at_loss, lost + tile_gaps + round(costs.gaps_share * at_loss), before)
+    gaps = lost + round(costs.gaps_share * in_backward)
+    yield _Worst("backward of a layer", in_backward, gaps, before or costs.head_gradient_bytes)
+    at_end = _shared(costs, tokens) + costs.layer.input_token * tokens + _again(costs, tokens) + _within(costs, tokens)
+    gaps = lost + round(costs.gaps_share * at_end)
+    of_layer = (costs.gradient_bytes - costs.head_gradient_bytes) // costs.num_layers
+    yield _Worst("backward of a layer", at_end, gaps, costs.gradient_bytes - of_layer)
+    yield _Worst("optimizer step", costs.optimizer_step_bytes, fixed, costs.gradient_bytes)
 
 
 def smallest_peak(costs: Costs, tokens: int, budget_bytes: int | None = None) -> MemoryEstimate:
@@ -197,25 +196,38 @@ def _kept(costs: Costs, tokens: int, recomputed: int) -> int:
     of_open = layer.kept_token * tokens + layer.kept_square * tokens**2
     of_recomputed = recomputed * (layer.input_token - costs.offloaded_token) * tokens
     on_its_way = costs.offloaded_token * tokens if recomputed else 0
-    shared = costs.rotary_token * tokens + costs.mask_square * tokens**2
-    return of_recomputed + on_its_way + open_layers * of_open + shared
+    return of_recomputed + on_its_way + open_layers * of_open + _shared(costs, tokens)
+
+
+def _shared(costs: Costs, tokens: int) -> int:
+    """What all layers read: rotary positions, a mask."""
+    return costs.rotary_token * tokens + costs.mask_square * tokens**2
 
 
 def _backward(costs: Costs, tokens: int, recomputed: int) -> int:
-    """What the worst moment of backward adds: the norm behind the last layer, or the last layer itself.
+    """What the worst moment of backward adds while everything is kept: the norm behind the last layer, or the last
+    layer itself.
 
     Recomputed layers are spread so that the last one is open unless all recompute: then its activations exist
     while everything else is still kept.
     """
+    again = _again(costs, tokens) if recomputed >= costs.num_layers else 0
+    return max(costs.layer.first_token * tokens, again + _within(costs, tokens))
+
+
+def _again(costs: Costs, tokens: int) -> int:
+    """The activations of a layer that was recomputed, beside the input that it kept."""
     layer = costs.layer
-    again = 0
-    if recomputed >= costs.num_layers:
-        of_layer = layer.kept_token * tokens + layer.kept_square * tokens**2
-        again = of_layer - layer.shared_token * tokens + costs.cast_layer_bytes
-    gradients, product = layer.backward_token * tokens, layer.product_token * tokens
+    own_token = layer.kept_token - layer.shared_token
+    return own_token * tokens + layer.kept_square * tokens**2 + costs.cast_layer_bytes
+
+
+def _within(costs: Costs, tokens: int) -> int:
+    """What the worst moment of a layer's backward adds to its activations."""
+    gradients, product = costs.layer.backward_token * tokens, costs.layer.product_token * tokens
     at_down = gradients - product + max(product, costs.expanded_down_bytes)
     at_widest = gradients - 4 * product + costs.expanded_widest_bytes  # the MLP's own tensors are gone, or not yet
-    return max(layer.first_token * tokens, again + at_down, again + at_widest)
+    return max(at_down, at_widest)
 
 
 def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:
