@@ -84,8 +84,7 @@ def preflight(trainer: "StepTrainer", talk: Talk) -> None:
     start = time.monotonic()
     for round_number in range(ROUNDS):
         job.log.phase(PHASE)
-        with _nothing_learned(trainer), job.memory.kept_back(KEPT_BACK_BYTES):
-            measured = Rehearsal(trainer, talk, start, complete=round_number == 0).measure()
+        measured = _measured(Rehearsal(trainer, talk, start, complete=round_number == 0))
         job.memory.cap_again(int(measured["outside_bytes"]))
         job.log.write(events.MeasuredEvent, stage="preflight", **measured)
         answer = job.stop.answer(ANSWER_SECONDS)
@@ -93,6 +92,17 @@ def preflight(trainer: "StepTrainer", talk: Talk) -> None:
         if wished == trainer.runner.limits:
             return
         trainer.start_from(CAUSE, wished)
+
+
+def _measured(rehearsal: "Rehearsal") -> dict[str, Any]:
+    """Measure with a little memory kept back, or with all there is where nothing fits otherwise."""
+    trainer = rehearsal.trainer
+    try:
+        with _nothing_learned(trainer), trainer.job.memory.kept_back(KEPT_BACK_BYTES):
+            return rehearsal.measure()
+    except EnvironmentProblem:
+        with _nothing_learned(trainer):
+            return rehearsal.measure()
 
 
 @contextmanager

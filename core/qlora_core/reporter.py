@@ -21,6 +21,8 @@ from qlora_profiles.errors import UserError
 if TYPE_CHECKING:
     from qlora_core.trainer import Job, StepTrainer
 
+AHEAD = {"cuda": 1}
+"""Steps that may be launched before one is looked at, by device; a CPU computes while it launches."""
 NOT_YET = float("nan")
 """What a number that nobody computed is on the device."""
 
@@ -89,7 +91,7 @@ class Reporter(TrainerCallback):
         control.should_save |= state.global_step == state.max_steps
         if self.job.stop:
             control.should_save = control.should_training_stop = True
-        ahead = 1 if args.device.type == "cuda" and not (due or control.should_save) else 0
+        ahead = 0 if due or control.should_save else AHEAD.get(args.device.type, 0)
         while len(self._open) > ahead:
             self._settle(self._open.popleft())
         if due:

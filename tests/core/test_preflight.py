@@ -14,16 +14,19 @@ from hypothesis import strategies as st
 from support.models import save_tiny_model, write_rows
 from support.plans import plan
 
+from qlora_core import device
 from qlora_core import run as core_run
 from qlora_core.backends.peft import PeftBackend
+from qlora_core.device import DeviceMemory
 from qlora_core.events import EventLog
-from qlora_core.preflight import CAUSE, PHASE, ROUNDS, heaviest
+from qlora_core.preflight import CAUSE, KEPT_BACK_BYTES, PHASE, ROUNDS, heaviest
 from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
 from qlora_core.step.recompute import decoder_layers
 from qlora_core.step.runner import StepRunner
 from qlora_core.stop import StopRequest
 from qlora_profiles import events
+from qlora_profiles.errors import EnvironmentProblem
 
 LENGTHS = st.lists(st.integers(2, 400), min_size=1, max_size=40)
 
@@ -159,6 +162,32 @@ def test_an_optimizer_without_room_makes_graphs_give_up_theirs(trained: Any, mon
     assert "optimizer's step" in change.cause
     (measured,) = [e for e in said if isinstance(e, events.MeasuredEvent)]
     assert measured.limits["cuda_graphs"] is False
+    assert losses(said) == losses(plain)
+
+
+def test_what_does_not_fit_with_memory_kept_back_is_tried_with_all_of_it(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, kept, run = trained("plain", False), list[int](), StepRunner.run
+
+    def tight(self: StepRunner, examples: Any) -> Any:
+        if held[0].kept_back_bytes:
+            kept.append(held[0].kept_back_bytes)
+            raise EnvironmentProblem("out of memory", "less")
+        return run(self, examples)
+
+    held: list[DeviceMemory] = []
+    prepare = device.prepare
+
+    def prepared(plan: Any) -> DeviceMemory:
+        held.append(prepare(plan))
+        return held[0]
+
+    monkeypatch.setattr(device, "prepare", prepared)
+    monkeypatch.setattr(StepRunner, "run", tight)
+    said = trained("tight", True)
+    assert kept == [KEPT_BACK_BYTES]
+    assert len([e for e in said if isinstance(e, events.MeasuredEvent)]) == 1
     assert losses(said) == losses(plain)
 
 
