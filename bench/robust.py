@@ -119,7 +119,7 @@ def refused_rightly(loaded: list[Loaded], outcome: Outcome) -> bool:
 
 
 def random_runs(options: argparse.Namespace) -> None:
-    """All runs, one line each where something is worth saying, and a line of counts."""
+    """All runs, a line each, more where something is worth saying, and a line of counts."""
     rng, start = random.Random(options.seed), time.monotonic()
     counts = {"trained": 0, "OOM": 0, "refused": 0, "refused wrongly": 0, "adapted": 0, "over the cap": 0}
     for method in options.methods:
@@ -132,6 +132,7 @@ def random_runs(options: argparse.Namespace) -> None:
             counts["over the cap"] += over > 0
             wrong = outcome.end.startswith("refused") and not refused_rightly(loaded, outcome)
             counts["refused wrongly"] += wrong
+            print(f"{method} {number}: {'WRONG ' * wrong}{outcome.end[:60]}", flush=True)
             if wrong or over > 0 or outcome.end.startswith("OOM"):
                 print(wrong, over, outcome, flush=True)
         if loaded:
