@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from in_process import Loaded, plan_of
 
+import qlora_core.step.graphs
 from qlora_core.preflight import Rehearsal, Talk
 from qlora_core.step.limits import Limits
 from qlora_profiles.errors import QloraRunError
@@ -29,6 +30,8 @@ from qlora_profiles.units import GIB
 from qlora_run.calibration import calibrated_by
 from qlora_run.resolve import retuned
 from qlora_run.tuning import measured_of
+
+qlora_core.step.graphs.CAPTURED_AT_ONCE = 99  # a long run has captured every size; a few steps would not
 
 NAMES = ("token_budget", "layers_recomputed", "loss_kernel", "offload_activations", "cuda_graphs")
 

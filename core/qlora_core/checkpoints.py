@@ -17,20 +17,32 @@ MARK = "complete.json"
 
 
 class Mark(Struct, frozen=True, kw_only=True):
-    """What ``complete.json`` says: the optimizer step, and the digest of the recipe trained."""
+    """What ``complete.json`` says: the optimizer step, the digest of the recipe trained, and the size of each file."""
 
     step: int
     recipe: str
+    files_bytes: dict[str, int] = {}
 
 
 def mark_complete(folder: Path, step: int, recipe_digest: str) -> None:
     """Write the mark of a whole checkpoint."""
-    codec.save(Mark(step=step, recipe=recipe_digest), folder / MARK)
+    codec.save(Mark(step=step, recipe=recipe_digest, files_bytes=_sizes(folder)), folder / MARK)
 
 
 def read_mark(folder: Path) -> Mark:
-    """The mark of a checkpoint. Raises UserError where there is none, or a damaged one."""
-    return codec.load(folder / MARK, Mark)
+    """The mark of a checkpoint. Raises UserError where there is none, a damaged one, or a file that was cut short."""
+    mark, there = codec.load(folder / MARK, Mark), _sizes(folder)
+    for name, size in mark.files_bytes.items():
+        if there.get(name) != size:
+            what = f"has {there[name]:,} of {size:,} bytes" if name in there else "is missing"
+            raise UserError(f"{folder / name} {what}")
+    return mark
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file of a checkpoint but the mark, by its path within."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARK)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def newest(output: Path, warn: Callable[[str], None] = lambda message: None) -> Path | None:

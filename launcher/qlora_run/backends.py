@@ -2,10 +2,8 @@
 
 from importlib.metadata import entry_points
 
-from qlora_core.backends import unsloth_needs
+from qlora_core.backends import GROUP, unsloth_needs
 from qlora_profiles.hardware import HardwareReport
-
-GROUP = "qlora_run.backends"
 
 
 def backend_reasons(report: HardwareReport) -> dict[str, str | None]:

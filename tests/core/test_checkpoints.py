@@ -44,6 +44,34 @@ def test_a_damaged_one_is_passed_over_with_a_warning(mark: bytes, tmp_path: Path
     assert "\n" not in warning
 
 
+@pytest.mark.parametrize("damage", ["cut", "emptied", "gone", "longer"])
+def test_a_file_that_is_not_as_it_was_written_is_damage_too(damage: str, tmp_path: Path) -> None:
+    whole, folder = checkpoint(tmp_path, 2), tmp_path / "checkpoint-4"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "optimizer.pt").write_bytes(b"0123456789")
+    state = folder / "inner" / "state.json"
+    state.write_bytes(b"0123456789")
+    mark_complete(folder, 4, "r")
+    warnings: list[str] = []
+    assert choose("auto", tmp_path, "r", warnings.append) == folder
+    if damage == "gone":
+        state.unlink()
+    else:
+        state.write_bytes({"cut": b"01234", "emptied": b"", "longer": b"0" * 11}[damage])
+    assert choose("auto", tmp_path, "r", warnings.append) == whole
+    (warning,) = warnings
+    assert str(state) in warning
+    assert ("is missing" if damage == "gone" else "of 10 bytes") in warning
+    with pytest.raises(UserError, match="a damaged checkpoint"):
+        choose(str(folder), tmp_path, "r")
+
+
+def test_a_mark_of_before_sizes_were_kept_is_taken(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 4, b'{"step": 4, "recipe": "r"}')
+    (folder / "optimizer.pt").write_bytes(b"0123456789")
+    assert choose("auto", tmp_path, "r") == folder
+
+
 def test_where_all_are_damaged_the_run_starts_anew(tmp_path: Path) -> None:
     checkpoint(tmp_path, 2, b"{"), checkpoint(tmp_path, 4, b"{")
     warnings: list[str] = []
