@@ -1,5 +1,6 @@
 """What is said after each step, at once or while the next step is computed; and answers that find no room."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from support.plans import plan
 
 from qlora_core import generate, reporter
 from qlora_core import run as core_run
+from qlora_core.best import BestAdapter
 from qlora_core.events import EventLog
 from qlora_core.step.forward import PackedLoss
 from qlora_core.stop import StopRequest
+from qlora_core.trainer import StepTrainer
 from qlora_profiles import events
 from qlora_profiles.errors import UserError
 
@@ -125,3 +128,37 @@ def test_answers_that_never_find_room_do_not_end_a_run(
     assert sum("not answered" in e.message for e in of(said, events.WarningEvent)) == 2
     (done,) = of(said, events.DoneEvent)
     assert (done.status, done.step) == ("finished", STEPS)
+
+
+def test_what_is_trained_stays_at_its_place_in_memory(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA graphs read it there: going on from a checkpoint and taking the best adapter must write into it."""
+    folder = tmp_path / "resumed"
+    trained(model, folder)
+    first, *later = sorted(folder.glob("checkpoint-*"))
+    assert later
+    for checkpoint in later:
+        shutil.rmtree(checkpoint)
+    places: list[list[int]] = []
+    train = StepTrainer.train
+
+    def watched(self: StepTrainer, *args: Any, **kwargs: Any) -> Any:
+        assert kwargs["resume_from_checkpoint"] == str(first)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        places.append([p.data_ptr() for p in parameters])
+        done = train(self, *args, **kwargs)
+        places.append([p.data_ptr() for p in parameters])
+        best = BestAdapter(folder, events.all_events(folder / events.FILE_NAME))
+        best.step = 3
+        assert best.restore(self.model, STEPS)
+        places.append([p.data_ptr() for p in self.model.parameters() if p.requires_grad])
+        return done
+
+    monkeypatch.setattr(StepTrainer, "train", watched)
+    log = EventLog(folder)
+    made = plan(model=model, data=folder / "rows.jsonl", output=folder, steps=STEPS)
+    assert core_run.run(made, log, StopRequest()) == 0
+    log.close()
+    assert len(places) == 3
+    assert places[0] == places[1] == places[2]
