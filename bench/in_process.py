@@ -41,6 +41,8 @@ class Loaded:
     @classmethod
     def of(cls, plan: RunPlan) -> "Loaded":
         """Load what a plan names, without its memory cap."""
+        if plan.execution_values().expandable_segments:  # as the core says it before torch is there
+            torch.cuda.memory._set_allocator_settings("expandable_segments:True")
         before = device._free_before_bytes(plan)
         backend = backends.create("peft")
         return cls(backend=backend, model=backend.load(plan, print), free_before_bytes=before)

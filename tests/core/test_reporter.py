@@ -145,14 +145,14 @@ def test_what_is_trained_stays_at_its_place_in_memory(
 
     def watched(self: StepTrainer, *args: Any, **kwargs: Any) -> Any:
         assert kwargs["resume_from_checkpoint"] == str(first)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = [p for p in self.job.loaded.model.parameters() if p.requires_grad]
         places.append([p.data_ptr() for p in parameters])
         done = train(self, *args, **kwargs)
         places.append([p.data_ptr() for p in parameters])
         best = BestAdapter(folder, events.all_events(folder / events.FILE_NAME))
         best.step = 3
         assert best.restore(self.model, STEPS)
-        places.append([p.data_ptr() for p in self.model.parameters() if p.requires_grad])
+        places.append([p.data_ptr() for p in self.job.loaded.model.parameters() if p.requires_grad])
         return done
 
     monkeypatch.setattr(StepTrainer, "train", watched)
