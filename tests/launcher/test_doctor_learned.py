@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.doctor_subjects import broke, learned_of, machine
+from support.measured import H200
 from support.planning_facts import asking, card_report, cpu_report, data_of, known
 
 from qlora_profiles.errors import EnvironmentProblem, UserError
@@ -107,7 +108,9 @@ def test_what_failed_is_not_planned_with(test: str, setting: str, value: Any, st
     assert len(after.reason) <= 120
 
 
-@pytest.mark.parametrize("test", ["nf4", "varlen", "adamw", "workers", "triton", "liger", "unsloth"])
+@pytest.mark.parametrize(
+    "test", ["nf4", "varlen", "adamw", "workers", "graphs", "triton", "expand", "liger", "unsloth"]
+)
 def test_each_fall_back_is_told_with_its_reason(test: str) -> None:
     (told,) = (note for note in planned(broke(test, NO_LUCK)).notes if NO_LUCK in note)
     assert told.endswith("(qlora-run doctor)")
@@ -142,6 +145,8 @@ def test_4_bits_that_fail_leave_16() -> None:
         ("adam8bit", {"optimizer": "adamw-8bit"}, "optimizer adamw-8bit: it failed here"),
         ("liger", {"loss_kernel": "liger"}, "loss_kernel liger: a kernel failed here"),
         ("triton", {"loss_kernel": "liger"}, "loss_kernel liger: a kernel failed here"),
+        ("triton", {"weight_kernel": "triton"}, "weight_kernel triton: a kernel failed here"),
+        ("expand", {"weight_kernel": "triton"}, "weight_kernel triton: it failed here"),
     ],
 )
 def test_a_wish_that_was_seen_to_fail_is_refused(test: str, wish: dict[str, Any], words: str) -> None:
@@ -149,6 +154,23 @@ def test_a_wish_that_was_seen_to_fail_is_refused(test: str, wish: dict[str, Any]
     with pytest.raises(EnvironmentProblem, match=words) as caught:
         planned(broke(test, NO_LUCK), **wish)
     assert caught.value.fix
+
+
+def test_graphs_that_were_seen_to_fail_are_not_planned_and_not_to_be_had() -> None:
+    fast = card_report(gpus=(H200,), packages=WITH_BITS)
+    assert planned(report=fast).execution["cuda_graphs"].value is True
+    without = planned(broke("graphs", NO_LUCK), report=fast).execution["cuda_graphs"]
+    assert without.value is False
+    assert NO_LUCK in without.reason
+    with pytest.raises(UserError, match="cuda_graphs: capturing failed here"):
+        planned(broke("graphs", NO_LUCK), cuda_graphs=True)
+
+
+def test_our_kernel_that_was_seen_to_fail_is_not_planned_with() -> None:
+    assert planned().execution["weight_kernel"].value == "triton"
+    after = planned(broke("expand", NO_LUCK)).execution["weight_kernel"]
+    assert (after.value, after.source) == ("bitsandbytes", "probe")
+    assert NO_LUCK in after.reason
 
 
 def test_a_packed_kernel_asked_for_that_was_seen_to_fail_is_refused() -> None:

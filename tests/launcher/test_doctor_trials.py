@@ -67,7 +67,7 @@ def test_the_trials_are_the_cores_tests() -> None:
 
 def test_what_needs_torch_shares_a_child(starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = tried(starts, monkeypatch)
-    assert children(starts) == ["torch device adamw nf4 int8 adam8bit varlen workers"]
+    assert children(starts) == ["torch device adamw nf4 int8 adam8bit varlen graphs workers"]
     assert found["nf4"] == "ok"
     assert found["triton"] == "skipped Triton is not installed"
     assert found["all_reduce"] == "skipped there is one card at most"
@@ -86,11 +86,11 @@ def test_a_crash_costs_one_test_and_the_others_get_a_new_child(starts: Path, mon
     if os.name == "posix":
         assert found["nf4"] == "crashed the process ended (signal 6): Fatal: out of luck"
     assert found["varlen"] == "crashed the process ended (exit 3): no message"
-    assert all(found[test] == "ok" for test in ("torch", "device", "adamw", "int8", "adam8bit", "workers"))
+    assert all(found[test] == "ok" for test in ("torch", "device", "adamw", "int8", "adam8bit", "graphs", "workers"))
     assert children(starts) == [
-        "int8 adam8bit varlen workers",
-        "torch device adamw nf4 int8 adam8bit varlen workers",
-        "workers",
+        "graphs workers",
+        "int8 adam8bit varlen graphs workers",
+        "torch device adamw nf4 int8 adam8bit varlen graphs workers",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Kernels beyond torch's everyday ones: packed attention, Triton, Liger's loss."""
+"""What is beyond torch's everyday kernels: packed attention, CUDA graphs, Triton, Liger's loss."""
 
 import importlib
 from typing import Any
@@ -40,6 +40,42 @@ def _apart(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     for one in zip(*(t.float().transpose(0, 1).split(LENGTHS, dim=1) for t in (q, k, v)), strict=True):
         parts.append(torch.nn.functional.scaled_dot_product_attention(one[0], one[1], one[2], is_causal=True))
     return torch.cat([part.transpose(0, 1) for part in parts])
+
+
+def cuda_graph() -> Found:
+    """A product and its gradient, captured, and run again on other numbers."""
+    if accelerator() != "cuda":
+        raise Unavailable("CUDA graphs need a CUDA card")
+    x, weight = torch.randn(64, 32, device="cuda"), torch.randn(32, 32, device="cuda", requires_grad=True)
+    gradient, stream = torch.zeros_like(weight), torch.cuda.Stream()
+
+    def compute() -> None:
+        gradient.copy_(torch.autograd.grad((x @ weight).tanh().sum(), weight)[0])
+
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        compute()  # so that nothing is set up while capturing
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        compute()
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    replayed = gradient.clone()
+    compute()
+    require_close(replayed, gradient, "a captured gradient")
+    return {"device": "cuda"}
+
+
+def weight_kernel() -> Found:
+    """Our kernel for 4-bit weights, against bitsandbytes."""
+    if accelerator() != "cuda":
+        raise Unavailable("the kernel needs a CUDA card")
+    from qlora_core.step.expand import triton_expand
+
+    dtype = torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    triton_expand(torch.device("cuda"), dtype)
+    return {"device": "cuda"}
 
 
 def triton_compiles() -> Found:

@@ -27,6 +27,10 @@ def _needs_triton(report: HardwareReport) -> str | None:
     return _needs_cuda(report) or (None if installed else "Triton is not installed")
 
 
+def _needs_both(report: HardwareReport) -> str | None:
+    return _needs_triton(report) or _needs_bitsandbytes(report)
+
+
 def _needs_liger(report: HardwareReport) -> str | None:
     missing = None if version_of(report, "liger-kernel") else "liger-kernel is not installed"
     return _needs_triton(report) or missing
@@ -48,8 +52,10 @@ TRIALS = (
     Plan(test="int8", child="torch", limit_seconds=30, missing=_needs_bitsandbytes),
     Plan(test="adam8bit", child="torch", limit_seconds=30, missing=_needs_bitsandbytes),
     Plan(test="varlen", child="torch", limit_seconds=30, missing=_needs_cuda),
+    Plan(test="graphs", child="torch", limit_seconds=30, missing=_needs_cuda),
     Plan(test="workers", child="torch", limit_seconds=60),
     Plan(test="triton", child="triton", limit_seconds=FIRST_SECONDS, missing=_needs_triton),
+    Plan(test="expand", child="triton", limit_seconds=60, missing=_needs_both),
     Plan(test="liger", child="triton", limit_seconds=60, missing=_needs_liger),
     Plan(test="unsloth", child="unsloth", limit_seconds=FIRST_SECONDS, missing=_needs_unsloth),
     Plan(test="all_reduce", child="ranks", limit_seconds=FIRST_SECONDS, missing=_needs_cards),

@@ -138,7 +138,9 @@ def _weight_kernel_missing(s: Situation) -> str | None:
         (s.value("adapter_kernel") != "fused", "for fused adapters only"),
         (s.wished_method == "lora", "the base stays in 16 bits"),
     )
-    return next((reason for failed, reason in checks if failed), None) or _triton_missing(s)
+    failed_here = s.learned.problem("expand")
+    tried = f"it failed here: {failed_here}" if failed_here else None
+    return next((reason for failed, reason in checks if failed), None) or _triton_missing(s) or tried
 
 
 def _triton_missing(s: Situation) -> str | None:
@@ -205,4 +207,6 @@ def _cuda_graphs_missing(s: Situation) -> str | None:
         (s.value("offload_activations"), "activations in main memory cannot be captured"),
         (s.wished_method == "qlora-8", "8-bit products cannot be captured"),
     )
-    return next((reason for failed, reason in checks if failed), None)
+    failed_here = s.learned.problem("graphs")
+    tried = f"capturing failed here: {failed_here}" if failed_here else None
+    return next((reason for failed, reason in checks if failed), tried)

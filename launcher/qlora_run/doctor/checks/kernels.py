@@ -87,6 +87,20 @@ def varlen(s: Subject) -> Seen:
     return done or _broken(s, "varlen", "packed attention", consequence, remedies.torch_build())
 
 
+def cuda_graphs(s: Subject) -> Seen:
+    """A captured computation."""
+    done = _ran(s, "graphs", "a captured gradient ran again")
+    consequence = "training falls back to launching each kernel: the same result, slower with short steps"
+    return done or _broken(s, "graphs", "CUDA graphs", consequence, remedies.driver(s.report))
+
+
+def weight_kernel(s: Subject) -> Seen:
+    """Our kernel for 4-bit weights."""
+    done = _ran(s, "expand", "it makes the weights that bitsandbytes makes")
+    consequence = "training falls back to bitsandbytes' kernels: the same result, a little slower"
+    return done or _broken(s, "expand", "our kernel for 4-bit weights", consequence, _triton_fix(s))
+
+
 def triton(s: Subject) -> Seen:
     """A kernel of our own, compiled here."""
     done = _ran(s, "triton", "a kernel was compiled and ran")
