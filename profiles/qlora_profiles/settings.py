@@ -32,6 +32,9 @@ AtLeastOne = Meta(ge=1)
 Count = Annotated[int, AtLeastOne]
 Natural = Annotated[int, NotNegative]
 
+BACKEND_GROUP = "qlora_run.backends"
+"""The entry-point group through which third parties add backends."""
+
 
 class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is learned. Nothing that adapts to a machine may change any of these."""

@@ -14,6 +14,7 @@ from qlora_core.run import run
 from qlora_core.stop import StopRequest
 from qlora_profiles import events
 from qlora_profiles.errors import UserError
+from qlora_profiles.settings import BACKEND_GROUP
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.filterwarnings("default")
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second backend, as if its package were installed."""
-    entry = EntryPoint("separate", "support.second_backend:SeparateBackend", backends.GROUP)
-    monkeypatch.setattr(backends, "entry_points", lambda group: [entry] if group == backends.GROUP else [])
+    entry = EntryPoint("separate", "support.second_backend:SeparateBackend", BACKEND_GROUP)
+    monkeypatch.setattr(backends, "entry_points", lambda group: [entry] if group == BACKEND_GROUP else [])
 
 
 def train(folder: Path, model: Path, data: Path, **settings: Any) -> list[Any]:
@@ -50,6 +51,6 @@ def test_an_unknown_backend_names_those_that_exist(installed: None) -> None:
 
 
 def test_nothing_is_imported_before_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = EntryPoint("broken", "no_such_module:Backend", backends.GROUP)
+    entry = EntryPoint("broken", "no_such_module:Backend", BACKEND_GROUP)
     monkeypatch.setattr(backends, "entry_points", lambda group: [entry])
     assert "broken" in backends.available()

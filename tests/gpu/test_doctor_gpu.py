@@ -17,7 +17,7 @@ def test_every_trial_that_has_what_it_needs_works(monkeypatch: pytest.MonkeyPatc
     report = probe()
     trials = try_all(report)
     needed = [plan.test for plan in TRIALS if plan.missing(report) is None]
-    assert {"torch", "device", "adamw", "nf4", "int8", "adam8bit", "varlen", "workers"} <= set(needed)
+    assert {"torch", "device", "adamw", "nf4", "int8", "adam8bit", "varlen", "graphs", "workers"} <= set(needed)
     assert {test: trials[test].said for test in needed if trials[test].state in BROKEN} == {}
     made = Subject(report=report, trials=trials)
     assert made.found("nf4", "device") == "cuda"

@@ -11,9 +11,8 @@ from importlib.metadata import entry_points
 from qlora_core.backends.protocol import Backend
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.plan import RunPlan
+from qlora_profiles.settings import BACKEND_GROUP
 from qlora_profiles.suggest import hint
-
-GROUP = "qlora_run.backends"
 
 BUILT_IN = {
     "peft": "qlora_core.backends.peft:PeftBackend",
@@ -24,7 +23,7 @@ BUILT_IN = {
 def available() -> dict[str, Callable[[], Backend]]:
     """Every installed backend by name; calling one imports it."""
     found = {name: _importer(path) for name, path in BUILT_IN.items()}
-    found |= {entry.name: _importer(entry.value) for entry in entry_points(group=GROUP)}
+    found |= {entry.name: _importer(entry.value) for entry in entry_points(group=BACKEND_GROUP)}
     return found
 
 
