@@ -1,0 +1,74 @@
+"""How long 4-bit weights take to expand: bitsandbytes' kernels and ours, alone and with the product they are for.
+
+usage: python bench/expand.py [--tokens 64 512 1536 4096]      (a CUDA card with Triton)
+
+The layers are an 8B's. Times are those of CUDA graphs of 20 calls each, so that launching does not count.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+
+from qlora_core.step.expand import expanded_weight, triton_expand
+
+SHAPES = ((12288, 4096), (4096, 12288), (4096, 4096), (1024, 4096))
+DTYPE = torch.bfloat16
+CALLS = 20
+
+
+def layer_of(rows: int, columns: int) -> Any:
+    """A frozen 4-bit layer of random weights."""
+    layer = bnb.nn.Linear4bit(columns, rows, bias=False, compute_dtype=DTYPE, quant_type="nf4")
+    weight = 0.02 * torch.randn(rows, columns, dtype=DTYPE)
+    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+    return layer.to("cuda")
+
+
+@torch.no_grad()
+def milliseconds(work: Callable[[], Any]) -> float:
+    """One call's time on the card."""
+    for _ in range(3):
+        work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CALLS):
+            work()
+    graph.replay()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    graph.replay()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / CALLS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[64, 512, 1536, 4096])
+    options = parser.parse_args()
+    ours = triton_expand(torch.device("cuda"), DTYPE)
+    print(torch.cuda.get_device_name())
+    print("| layer | same bits | bitsandbytes ms | ours ms | tokens | with bitsandbytes | with ours | product alone |")
+    print("|" + " --- |" * 8)
+    for rows, columns in SHAPES:
+        layer = layer_of(rows, columns)
+        weight = ours(layer)
+        same = torch.equal(weight, expanded_weight(layer))
+        alone = (milliseconds(lambda: expanded_weight(layer)), milliseconds(lambda: ours(layer)))
+        for tokens in options.tokens:
+            x = torch.randn(tokens, columns, device="cuda", dtype=DTYPE)
+            products = (
+                milliseconds(lambda: layer(x)),
+                milliseconds(lambda: x @ ours(layer).t()),
+                milliseconds(lambda: x @ weight.t()),
+            )
+            cells = (f"{rows} x {columns}", str(same), *(f"{ms:.3f}" for ms in alone), f"{tokens:,}")
+            print("| " + " | ".join((*cells, *(f"{ms:.3f}" for ms in products))) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
