@@ -11,8 +11,9 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
+from torch.nn.functional import linear
 
-from qlora_core.step.expand import expanded_weight, triton_expand
+from qlora_core.step.expand import Expand, expanded_weight, triton_expand
 
 SHAPES = ((12288, 4096), (4096, 12288), (4096, 4096), (1024, 4096))
 DTYPE = torch.bfloat16
@@ -28,15 +29,15 @@ def layer_of(rows: int, columns: int) -> Any:
 
 
 @torch.no_grad()
-def milliseconds(work: Callable[[], Any]) -> float:
+def milliseconds(work: Callable[..., Any], *arguments: Any) -> float:
     """One call's time on the card."""
     for _ in range(3):
-        work()
+        work(*arguments)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(CALLS):
-            work()
+            work(*arguments)
     graph.replay()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
@@ -58,16 +59,21 @@ def main() -> None:
         layer = layer_of(rows, columns)
         weight = ours(layer)
         same = torch.equal(weight, expanded_weight(layer))
-        alone = (milliseconds(lambda: expanded_weight(layer)), milliseconds(lambda: ours(layer)))
+        alone = f"{milliseconds(expanded_weight, layer):.3f} | {milliseconds(ours, layer):.3f}"
         for tokens in options.tokens:
             x = torch.randn(tokens, columns, device="cuda", dtype=DTYPE)
-            products = (
-                milliseconds(lambda: layer(x)),
-                milliseconds(lambda: x @ ours(layer).t()),
-                milliseconds(lambda: x @ weight.t()),
+            times = (
+                milliseconds(layer, x),
+                milliseconds(expanded_product, ours, layer, x),
+                milliseconds(linear, x, weight),
             )
-            cells = (f"{rows} x {columns}", str(same), *(f"{ms:.3f}" for ms in alone), f"{tokens:,}")
-            print("| " + " | ".join((*cells, *(f"{ms:.3f}" for ms in products))) + " |", flush=True)
+            products = " | ".join(f"{ms:.3f}" for ms in times)
+            print(f"| {rows} x {columns} | {same} | {alone} | {tokens:,} | {products} |", flush=True)
+
+
+def expanded_product(expand: Expand, layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """The frozen layer's product with a weight that is expanded for it."""
+    return linear(x, expand(layer))
 
 
 if __name__ == "__main__":
