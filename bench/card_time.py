@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 
 CLASSES = {
     "attention": r"flash|fmha|attn",
-    "expanding weights": r"Dequantize",
+    "expanding weights": r"Dequantize|^expand$",
     "matrix products": r"gemm|nvjet|cutlass|xmma|cublas|splitK",
     "norms, rotation, activation": r"rms_norm|rope|swiglu|silu|geglu|_per_head",
     "optimizer": r"multi_tensor|adam|FusedAdam",

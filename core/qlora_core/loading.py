@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from qlora_profiles.errors import EnvironmentProblem, UserError
+from qlora_profiles.errors import EnvironmentProblem, UserError, first_line
 from qlora_profiles.settings import Execution, Recipe, Run
 
 
@@ -123,9 +123,8 @@ class explained:
         if "GatedRepoError" in (name, type(error.__cause__).__name__):  # transformers wraps it in an OSError
             raise UserError(f"{self.source}: gated; your account needs access and a token", "hf auth login") from error
         if isinstance(error, OSError):
-            said = str(error).strip().splitlines() or [name]
             ways = "a local folder, HF_ENDPOINT=<mirror>, or: qlora-run demo"
-            raise UserError(f"{self.source}: cannot be loaded ({said[0]})", ways) from error
+            raise UserError(f"{self.source}: cannot be loaded ({first_line(error)})", ways) from error
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             own_code = f"{self.source}: comes with Python code of its own that must run to load it"
             raise UserError(own_code, "--trust-remote-code, if you trust its authors") from error

@@ -7,7 +7,7 @@ go on from where they were.
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from heapq import nlargest
@@ -97,12 +97,10 @@ def preflight(trainer: "StepTrainer", talk: Talk) -> None:
 def _measured(rehearsal: "Rehearsal") -> dict[str, Any]:
     """Measure with a little memory kept back, or with all there is where nothing fits otherwise."""
     trainer = rehearsal.trainer
-    try:
-        with _nothing_learned(trainer), trainer.job.memory.kept_back(KEPT_BACK_BYTES):
-            return rehearsal.measure()
-    except EnvironmentProblem:
-        with _nothing_learned(trainer):
-            return rehearsal.measure()
+    with suppress(EnvironmentProblem), _nothing_learned(trainer), trainer.job.memory.kept_back(KEPT_BACK_BYTES):
+        return rehearsal.measure()
+    with _nothing_learned(trainer):
+        return rehearsal.measure()
 
 
 @contextmanager

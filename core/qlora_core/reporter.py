@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 AHEAD = {"cuda": 1}
 """Steps that may be launched before one is looked at, by device; a CPU computes while it launches."""
-NOT_YET = float("nan")
-"""What a number that nobody computed is on the device."""
 
 
 class Moment:
@@ -107,9 +105,8 @@ class Reporter(TrainerCallback):
         trainer = self.trainer
         assert trainer.last is not None
         assert self._begun is not None
-        norm = trainer.last_grad_norm
-        norm = torch.as_tensor(NOT_YET if norm is None else norm, dtype=torch.float32, device=device)
-        numbers = torch.stack((trainer.last.loss.float(), norm))
+        assert trainer.last_grad_norm is not None
+        numbers = torch.stack((trainer.last.loss.float(), trainer.last_grad_norm.float()))
         if device.type == "cuda":
             numbers = torch.empty(2, pin_memory=True).copy_(numbers, non_blocking=True)
         return Step(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from qlora_core.step.oom import free_cached_memory, is_out_of_memory
-from qlora_profiles.errors import EnvironmentProblem
+from qlora_profiles.errors import EnvironmentProblem, first_line
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def patiently(work: Callable[[], T], device: torch.device, make_room: Callable[[
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            why = str(error).strip().split(". ")[0][:100]
+            why = first_line(error).split(". ")[0][:100]
         if number > 0 and not make_room():
             break
         free_cached_memory(device)

@@ -3,7 +3,6 @@
 One batch of its data loader is all examples of one optimizer step; ``gradient_accumulation_steps`` is 1.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -55,7 +54,7 @@ class StepTrainer(Trainer):
     def __init__(self, job: Job) -> None:
         self.job = job
         self.last: StepResult | None = None
-        self.last_grad_norm: Tensor | float | None = None
+        self.last_grad_norm: Tensor | None = None
         self.last_learning_rate = 0.0
         super().__init__(
             model=job.loaded.model,
@@ -87,17 +86,17 @@ class StepTrainer(Trainer):
         return optimizer
 
     def clip_gradients(self) -> Tensor:
-        """Clip as the recipe says; returns the norm before (no clipping where that is 0)."""
+        """Clip as the recipe says; returns the norm before."""
         self.accelerator.unscale_gradients()
-        most = self.args.max_grad_norm or math.inf
 
         def clip() -> Tensor:
-            return torch.nn.utils.clip_grad_norm_(self._trained, most)
+            return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
         return patiently(clip, self.args.device, self._make_room, OPTIMIZER_WAYS)
 
     def _clip_grad_norm(self, model: Any) -> Tensor:
-        return self.clip_gradients()
+        self.last_grad_norm = self.clip_gradients()
+        return self.last_grad_norm
 
     def _make_room(self) -> bool:
         """Free the memory that CUDA graphs hold, or else the workspaces of products; False where there are none."""
@@ -180,10 +179,6 @@ class StepTrainer(Trainer):
             step_tokens=mean(self.tally.step_tokens),
             step_seconds=mean(self.tally.step_seconds),
         )
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        self.last_grad_norm = self.clip_gradients() if grad_norm is None else grad_norm
-        return self.last_grad_norm
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the inputs are no tensors."""

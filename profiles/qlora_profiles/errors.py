@@ -50,3 +50,8 @@ class Interrupted(QloraRunError):
     """A person asked the run to stop; what was trained is saved."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ from qlora_core.step.layers import fuse_layers, liger_kernels
 from qlora_core.step.limits import Limits
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.packing import Packed
-from qlora_profiles.errors import EnvironmentProblem
+from qlora_profiles.errors import EnvironmentProblem, first_line
 from qlora_profiles.settings import Execution
 
 Warn = Callable[[str], None]
@@ -43,8 +43,7 @@ def _expand(execution: Execution, dtype: torch.dtype, warn: Warn) -> Expand:
     try:
         return triton_expand(torch.device(execution.device), dtype)
     except Exception as error:  # a compiler that is missing or fails shows itself in many ways
-        why = str(error).strip().splitlines() or [type(error).__name__]
-        warn(f"weight kernel triton: {why[0][:120]}; bitsandbytes expands the weights")
+        warn(f"weight kernel triton: {first_line(error)[:120]}; bitsandbytes expands the weights")
         return expanded_weight
 
 

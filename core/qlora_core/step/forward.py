@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from qlora_core.step.attention import sequence_arguments
+from qlora_core.step.graphs import GraphedDecoder
 from qlora_core.step.loss import KERNELS, Head, head_of, usable
 from qlora_core.step.packing import Packed
 
@@ -29,7 +30,7 @@ class PackedLoss:
     kernel: str
     chunk_tokens: int
     autocast_dtype: torch.dtype | None
-    decode: Callable[[Packed], Tensor | None] | None = None
+    decode: GraphedDecoder | None = None
 
     def __call__(self, packed: Packed) -> Tensor:
         """The sum over the micro-batch's supervised tokens."""
@@ -52,11 +53,11 @@ class PackedLoss:
     @property
     def captures(self) -> int:
         """How often ``decode`` captured a graph so far."""
-        return getattr(self.decode, "captures", 0)
+        return self.decode.captures if self.decode else 0
 
     def release(self) -> bool:
         """Free what ``decode`` holds until it is called again; False where that is nothing."""
-        return bool(self.decode and getattr(self.decode, "release", bool)())
+        return self.decode is not None and self.decode.release()
 
     def _hidden(self, packed: Packed) -> Tensor:
         hidden = self.decode(packed) if self.decode else None

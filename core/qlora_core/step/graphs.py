@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, SMALLEST_TOKENS, padded, sizes
 from qlora_core.step.oom import is_out_of_memory
 from qlora_core.step.packing import Packed
+from qlora_profiles.errors import first_line
 
 FEWEST_SEQUENCES = 16
 SHORTEST_LONGEST = 256
@@ -305,13 +306,12 @@ class GraphedDecoder:
                 self._pool = Pool(tokens, self._decode, self._gradients, inputs.packed.input_ids.device)
             self._graphs[tokens] = (bucket, inputs, self._capture(self._decode, inputs, self._gradients, self._pool))
         except RuntimeError as error:
-            self._graphs.clear()
-            self._pool = None
+            self.release()
             if is_out_of_memory(error):
                 raise
             self._failed, self._gradients = True, None
-            why = str(error).strip().splitlines() or [type(error).__name__]
-            self._warn(f"CUDA graphs: capturing {tokens} tokens failed ({why[0][:120]}); going on without")
+            why = first_line(error)[:120]
+            self._warn(f"CUDA graphs: capturing {tokens} tokens failed ({why}); going on without")
             return False
         return True
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
+from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError, first_line
 from qlora_profiles.facts import ModelFacts
 from qlora_run.model_facts.folder import INDEX, SINGLE, facts_of, read_folder
 from qlora_run.model_facts.safetensors_header import TensorInfo
@@ -144,7 +144,7 @@ class _Explained:
                 return answer(self, error)
         if any(kind.__name__ == TRANSPORT_ERROR for kind in type(error).__mro__):
             return self.unreachable(error)
-        what = f"--model {self.model}  {type(error).__name__}: {_first_line(error)}"
+        what = f"--model {self.model}  {type(error).__name__}: {first_line(error)}"
         return EnvironmentProblem(what, "qlora-run doctor")
 
     def said(self, what: str, fix: str) -> UserError:
@@ -158,7 +158,7 @@ class _Explained:
 
     def strange(self, error: Exception) -> UserError:
         """The hub answered with an error of its own, or with something that cannot be read."""
-        return not_here(self.model, f"the hub answered: {_first_line(error)}")
+        return not_here(self.model, f"the hub answered: {first_line(error)}")
 
 
 def _answers() -> dict[type[Exception], Callable[[_Explained, Exception], QloraRunError]]:
@@ -183,7 +183,3 @@ def _answers() -> dict[type[Exception], Callable[[_Explained, Exception], QloraR
 
 def _accept(model: str) -> str:
     return f"open https://huggingface.co/{model}, accept, then: hf auth login"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
