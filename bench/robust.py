@@ -5,7 +5,8 @@ usage: python bench/robust.py random MODEL_DIR DATA [--methods qlora-4 lora ...]
 
 ``random``: for each method the model is loaded once; each run draws a slice of the data, a longest example, examples
 a step and a cap, is planned as a person's would be, measured and trained for a few steps by the product's own
-trainer. A plan that is refused is right where its smallest execution does not fit either.
+trainer. A plan that is refused is right where its smallest execution does not fit either; where a plan was close the
+card may refuse it before the first step.
 
 ``faults``: the losses of a run whose cap is lowered half way, and of one whose core is killed, beside those of an
 undisturbed one.
@@ -38,6 +39,7 @@ class Outcome:
     asked: dict[str, Any]
     end: str
     adaptations: int = 0
+    close: bool = False
     peak_bytes: int = 0
 
 
@@ -53,17 +55,19 @@ def one(loaded: list[Loaded], values: dict[str, Any], steps: int) -> Outcome:
     held = loaded[0]
     held.clear()
     trainer, data = held.trainer(plan, output)
+    end = "refused by the card"
     try:
         preflight(trainer, Talk(prompt_ids=data.prompt_ids("Hello"), stop_ids=data.stop_ids))
+        end = "OOM"
         trainer.train()
         end = "trained"
     except (torch.OutOfMemoryError, EnvironmentProblem) as error:
-        end = f"OOM: {str(error).splitlines()[0]}"
+        end += f": {str(error).splitlines()[0]}"
     finally:
         trainer.optimizer = None
     found = events.all_events(output / events.FILE_NAME)
     adapted = sum(isinstance(e, events.AdaptationEvent) for e in found)
-    return Outcome(values, end, adapted, trainer.job.memory.peak_bytes() or 0)
+    return Outcome(values, end, adapted, plan.memory.close, trainer.job.memory.peak_bytes() or 0)
 
 
 def first_loaded(values: dict[str, Any]) -> Loaded:
@@ -121,16 +125,18 @@ def refused_rightly(loaded: list[Loaded], outcome: Outcome) -> bool:
 def random_runs(options: argparse.Namespace) -> None:
     """All runs, a line each, more where something is worth saying, and a line of counts."""
     rng, start = random.Random(options.seed), time.monotonic()
-    counts = {"trained": 0, "OOM": 0, "refused": 0, "refused wrongly": 0, "adapted": 0, "over the cap": 0}
+    names = ("trained", "close", "OOM", "refused", "refused by the card", "refused wrongly", "adapted", "over the cap")
+    counts = dict.fromkeys(names, 0)
     for method in options.methods:
         loaded: list[Loaded] = []
         for number in range(options.runs):
             outcome = one(loaded, draw(rng, options, method, number), options.steps)
             counts[outcome.end.split(":")[0]] += 1
+            counts["close"] += outcome.close
             counts["adapted"] += outcome.adaptations > 0
             over = outcome.peak_bytes - outcome.asked["vram_budget_bytes"]
             counts["over the cap"] += over > 0
-            wrong = outcome.end.startswith("refused") and not refused_rightly(loaded, outcome)
+            wrong = outcome.end.startswith("refused:") and not refused_rightly(loaded, outcome)
             counts["refused wrongly"] += wrong
             print(f"{method} {number}: {'WRONG ' * wrong}{outcome.end[:60]}", flush=True)
             if wrong or over > 0 or outcome.end.startswith("OOM"):

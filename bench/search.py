@@ -70,6 +70,9 @@ class Bench:
         key = json.dumps(execution, sort_keys=True)
         if key not in self.seen:
             self.seen[key] = execution | self._measure(execution)
+            if self.options.json:
+                with self.options.json.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(self.seen[key]) + "\n")
         return self.seen[key]
 
     def _measure(self, execution: dict[str, Any]) -> dict[str, Any]:
@@ -199,13 +202,11 @@ def main() -> None:
     parser.add_argument("--grid-only", action="store_true")
     parser.add_argument("--grid", type=Path, nargs="+", default=[], help="points that were timed before")
     parser.add_argument("--output", default="runs/bench-search")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="add each point to this file as soon as it is timed")
     options = parser.parse_args()
     bench = Bench(options)
     before = [json.loads(line) for path in options.grid for line in path.read_text(encoding="utf-8").splitlines()]
     points = before or timed_grid(bench, options)
-    if options.json:
-        options.json.write_text("\n".join(map(json.dumps, points)) + "\n", encoding="utf-8")
     if not options.grid_only:
         report(bench, options.caps, points)
 

@@ -35,7 +35,6 @@ PEERS = {"trl": ("trl", "triton"), "unsloth": ("unsloth", "triton"), "plain": ()
 OURS = {"ours": [], "ours-unsloth": ["--backend", "unsloth"]}
 RECOMPUTE = {"trl": (False, True), "unsloth": (False, "unsloth"), "plain": (False, True)}
 DEFAULT_BATCH = 2
-TRIAL_STEPS = 6
 NEVER = 1_000_000
 
 
@@ -75,6 +74,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--loss-on", default="all", choices=["all", "assistant"])
     parser.add_argument("--only", default="ours,trl,unsloth", help=f"of {','.join([*OURS, *PEERS])}")
     parser.add_argument("--ways", default="default,best,packing", help="of the peers' ways, those to run")
+    parser.add_argument("--trial-steps", type=int, default=6, help="of each try for the peers' best batch")
+    for name, kind in (("recomputed", "all layers recomputed"), ("stored", "none recomputed")):
+        help_text = f"batches to try with {kind}, largest first; 0: do not try"
+        parser.add_argument(f"--batches-{name}", type=int, nargs="+", help=help_text)
     parser.add_argument("--first-tolerance", type=float, default=5e-3)
     parser.add_argument("--mean-tolerance", type=float, default=1e-2)
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short rows")
@@ -165,29 +168,30 @@ def _one_way(who: str, way: str, facts: dict[str, Any], options: argparse.Namesp
 
 def _best(who: str, way: str, rows: int, facts: dict[str, Any], options: argparse.Namespace, folder: Path) -> Result:
     """The fastest of a few that fit, run in full: for each way of recomputing the largest batch that fits."""
-    tried: list[tuple[float, dict[str, Any]]] = []
+    tried: list[tuple[float, Result, dict[str, Any]]] = []
     failed: Result | None = None
     for recompute in RECOMPUTE[who]:
-        for batch in halves(rows):
+        for batch in batches_to_try(rows, options.batches_recomputed if recompute else options.batches_stored):
             job = _job(who, rows, batch, recompute, options) | {"packing": way == "packing"}
             job["padding_free"] = who == "trl" and batch > 1 and way == "best" and not options.packed_rows
-            steps = min(options.steps, TRIAL_STEPS)
+            steps = min(options.steps, options.trial_steps)
             trial = runs.peer(who, _how(f"try {way}", job), job | {"steps": steps}, facts, folder)
             if trial.error is None and way == "packing" and not packs(trial, rows, options.max_length):
                 trial = replace(trial, error="it turned packing off")
             if trial.error is None:
-                tried.append((trial.tokens_per_second(steps // 2), job))
+                tried.append((trial.tokens_per_second(steps // 2), trial, job))
                 break
             failed = trial
             if not trial.oom:
                 break
-    for _, job in sorted(tried, key=lambda found: -found[0]):
+    for _, trial, job in sorted(tried, key=lambda found: -found[0]):
+        if options.trial_steps >= options.steps:
+            return replace(trial, how=_how(way, job))
         final = runs.peer(who, _how(way, job), job, facts, folder)
         if final.error is None:
             return final
         failed = final
-    assert failed is not None
-    return replace(failed, how=way)
+    return replace(failed, how=way) if failed else Result(who=who, how=way, started=0.0, error="nothing to try")
 
 
 def packs(result: Result, rows: int, max_length: int) -> bool:
@@ -195,9 +199,10 @@ def packs(result: Result, rows: int, max_length: int) -> bool:
     return mean(result.tokens) > 0.5 * rows * max_length
 
 
-def halves(count: int) -> list[int]:
-    """Batches to try for ``count`` rows a step, largest first; each divides it."""
-    return [batch for batch in range(count, 0, -1) if count % batch == 0][:4]
+def batches_to_try(count: int, asked: list[int] | None) -> list[int]:
+    """Batches for ``count`` rows a step, largest first, each of which divides it; those asked for where any are."""
+    divisors = [batch for batch in range(count, 0, -1) if count % batch == 0]
+    return divisors[:5] if asked is None else [batch for batch in divisors if batch in asked]
 
 
 def _job(who: str, rows: int, batch: int, recompute: Any, options: argparse.Namespace) -> dict[str, Any]:

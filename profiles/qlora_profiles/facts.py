@@ -122,6 +122,11 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """True when the peak and its error bar stay inside the budget."""
         return self.budget_bytes is None or self.peak_bytes + self.error_bytes <= self.budget_bytes
 
+    @property
+    def close(self) -> bool:
+        """True when only a measurement can tell: the budget lies inside of the error bar."""
+        return not self.fits and self.peak_bytes - self.error_bytes <= (self.budget_bytes or 0)
+
 
 class Ceilings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a card reaches at most: measured in about a second, and what a speed prediction stands on.

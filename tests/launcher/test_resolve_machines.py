@@ -68,7 +68,7 @@ def test_every_plan_is_valid_or_refused_with_a_way_on(machine: str, profile: str
         assert profile is not None, "without a profile every shipped machine gets a plan"
         return
     result.recipe_values(), result.execution_values(), result.run_values()
-    assert result.memory.fits
+    assert result.memory.fits or (profile is not None and result.memory.close)
     assert sum(part.bytes for part in result.memory.parts) == result.memory.peak_bytes
     assert result.execution_values().layers_recomputed <= result.model.num_layers
     report = load_machine(machine)

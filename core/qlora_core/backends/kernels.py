@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlora_core.step import equal_rows
+from qlora_core.step.attention import end_to_end
 from qlora_core.step.expand import Expand, expanded_weight, triton_expand
 from qlora_core.step.forward import PackedLoss, causal_lm, decoder_of
 from qlora_core.step.graphs import GraphedDecoder
@@ -14,6 +16,7 @@ from qlora_core.step.limits import Limits
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.packing import Packed
 from qlora_profiles.errors import EnvironmentProblem, first_line
+from qlora_profiles.plan import RunPlan
 from qlora_profiles.settings import Execution
 
 Warn = Callable[[str], None]
@@ -45,6 +48,15 @@ def _expand(execution: Execution, dtype: torch.dtype, warn: Warn) -> Expand:
     except Exception as error:  # a compiler that is missing or fails shows itself in many ways
         warn(f"weight kernel triton: {first_line(error)[:120]}; bitsandbytes expands the weights")
         return expanded_weight
+
+
+def full_length(plan: RunPlan, model: Any) -> int | None:
+    """What examples are cut at, where some are that long and rows of one length have a faster attention; tokens."""
+    longest = plan.data.longest_tokens
+    if plan.execution_values().attention != "varlen" or longest < equal_rows.SHORTEST:
+        return None
+    config, device = model.config.get_text_config(), model.get_input_embeddings().weight.device
+    return plan.recipe_values().max_length if equal_rows.usable(config, device, end_to_end) else None
 
 
 def graphed(scorer: PackedLoss, limits: Limits, warn: Warn) -> GraphedDecoder | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from qlora_core.backends.kernels import graphed, use_kernels
+from qlora_core.backends.kernels import full_length, graphed, use_kernels
 from qlora_core.backends.protocol import Loaded
 from qlora_core.loading import load_base, load_tokenizer
 from qlora_core.step.attention import implementation
@@ -74,6 +74,7 @@ class PeftBackend:
             kernel=execution.loss_kernel,
             chunk_tokens=execution.loss_chunk_tokens,
             autocast_dtype=dtype,
+            full_length=full_length(self._plan, loaded.model),
             warn=self._warn,
         )
 

@@ -1,6 +1,7 @@
 """Attention over sequences laid end to end, each blind to its neighbours.
 
-``varlen`` is torch's own kernel for it (CUDA, torch 2.10 on, no extra package); ``flash`` the flash-attn
+``varlen`` is torch's own kernel for it (CUDA, torch 2.10 on, no extra package; ``equal_rows`` where they are equally
+long); ``flash`` the flash-attn
 package; ``sdpa`` torch's scaled dot product with the block-diagonal causal mask that transformers builds
 from the restarting positions (exact only without a cache).
 """
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qlora_core.step import equal_rows
+from qlora_core.step.equal_rows import row_length
 from qlora_core.step.packing import Packed
 
 VARLEN = "qlora_varlen"
@@ -30,11 +33,15 @@ def implementation(attention: str, config: Any) -> str:
     return IMPLEMENTATIONS[attention]
 
 
-def sequence_arguments(attention: str, packed: Packed) -> dict[str, Any]:
-    """What a kernel needs to know of the boundaries, under transformers' names."""
+def sequence_arguments(attention: str, packed: Packed, full_length: int | None = None) -> dict[str, Any]:
+    """What a kernel needs to know of the boundaries, under transformers' names and one of ours.
+
+    ``full_length`` is what the examples are cut at.
+    """
     if attention == "sdpa":
         return {}
-    return {
+    ours = {"row_length": row_length(packed, full_length)} if attention == "varlen" else {}
+    return ours | {
         "cu_seq_lens_q": packed.boundaries,
         "cu_seq_lens_k": packed.boundaries,
         "max_length_q": packed.longest,
@@ -63,24 +70,42 @@ def varlen_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
+    row_length: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function on ``torch.nn.attention.varlen``; a sequence alone needs no such kernel.
 
+    ``row_length`` is the length of all sequences, where that is one and a batch's kernels are worth it.
+
     ``query`` is 1 x heads x T x head_dim, ``key`` and ``value`` 1 x kv_heads x T x head_dim; the result is
     1 x T x heads x head_dim. A window of w lets a token see itself and the w - 1 before it.
     """
-    from torch.nn.attention.varlen import varlen_attn
-
     if cu_seq_lens_q is None or max_length_q is None:
         return alone(query, key, value, scaling, sliding_window), None
     q, k, v = (_flat(t, query.dtype) for t in (query, key, value))
-    options: dict[str, Any] = {"scale": scaling, "window_size": (sliding_window - 1 if sliding_window else -1, 0)}
+    if row_length and not (sliding_window and sliding_window < row_length):
+        return equal_rows.attend(q, k, v, row_length, scaling)[None], None
+    return end_to_end(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
+
+
+def end_to_end(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    boundaries: Tensor,
+    longest: int,
+    scale: float | None = None,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """torch's kernel for sequences laid end to end: T x heads x d of each, and as much again."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, Any] = {"scale": scale, "window_size": (sliding_window - 1 if sliding_window else -1, 0)}
     if q.shape[1] != k.shape[1]:
         k, v = _shared_heads(q, k, v, options)
-    out = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, **options)
+    out = varlen_attn(q, k, v, boundaries, boundaries, longest, longest, **options)
     assert isinstance(out, Tensor)
-    return out[None], None
+    return out
 
 
 def alone(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, sliding_window: int | None) -> Tensor:

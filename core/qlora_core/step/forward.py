@@ -20,6 +20,7 @@ class PackedLoss:
     """Summed cross entropy (nats, float32) of a packed micro-batch.
 
     ``head`` is ``None`` for models whose logits only their own forward can make; they score through it.
+    ``full_length`` is what examples are cut at (tokens).
     ``decode`` computes the hidden states (T x H) of a micro-batch in another way than the model itself; it answers
     ``None`` where it cannot.
     """
@@ -30,6 +31,7 @@ class PackedLoss:
     kernel: str
     chunk_tokens: int
     autocast_dtype: torch.dtype | None
+    full_length: int | None = None
     decode: GraphedDecoder | None = None
 
     def __call__(self, packed: Packed) -> Tensor:
@@ -74,12 +76,14 @@ class PackedLoss:
 
     def hidden_states(self, packed: Packed) -> Tensor:
         """What the model itself makes of a micro-batch (T x H)."""
-        states: Tensor = decoder_of(self.model)(**model_inputs(packed, self.attention)).last_hidden_state[0]
+        states: Tensor = decoder_of(self.model)(**self._inputs(packed)).last_hidden_state[0]
         return states
 
+    def _inputs(self, packed: Packed) -> dict[str, Any]:
+        return model_inputs(packed, self.attention, self.full_length)
+
     def _own_logits(self, packed: Packed) -> Tensor:
-        inputs = model_inputs(packed, self.attention)
-        logits: Tensor = self.model(**inputs, logits_to_keep=packed.scored_at).logits[0]
+        logits: Tensor = self.model(**self._inputs(packed), logits_to_keep=packed.scored_at).logits[0]
         return logits.float()
 
     def autocast(self, device_type: str) -> AbstractContextManager[Any]:
@@ -94,6 +98,7 @@ def packed_loss(
     kernel: str,
     chunk_tokens: int,
     autocast_dtype: torch.dtype | None,
+    full_length: int | None = None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> PackedLoss:
     """Choose what scores this model, after comparing its head with its own forward.
@@ -107,6 +112,7 @@ def packed_loss(
         kernel=kernel,
         chunk_tokens=chunk_tokens,
         autocast_dtype=autocast_dtype,
+        full_length=full_length,
     )
     head = head_of(model)
     if kernel == "logits":
@@ -154,7 +160,7 @@ def _probe_inputs(inner: Any, attention: str) -> dict[str, Any]:
     return model_inputs(packed, attention)
 
 
-def model_inputs(packed: Packed, attention: str) -> dict[str, Any]:
+def model_inputs(packed: Packed, attention: str, full_length: int | None = None) -> dict[str, Any]:
     """What a transformers model is called with for a packed micro-batch."""
     inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "use_cache": False}
-    return inputs | sequence_arguments(attention, packed)
+    return inputs | sequence_arguments(attention, packed, full_length)

@@ -10,7 +10,7 @@ from qlora_profiles.plan import Given
 from qlora_profiles.registry import flag, lookup
 from qlora_run.model_facts import known_configs, known_facts
 from qlora_run.model_facts.targets import discover_targets
-from qlora_run.resolve.fit import BITSANDBYTES, bitsandbytes_missing, budget_bytes, search_for
+from qlora_run.resolve.fit import bitsandbytes_missing, budget_bytes, search_for, smallest_method
 from qlora_run.resolve.footprint import footprint_of
 from qlora_run.resolve.memory import memory_costs, smallest_peak
 from qlora_run.resolve.setup import Setup
@@ -51,7 +51,7 @@ def _fitting_profile(s: Situation) -> list[str]:
 
 
 def _needed(s: Situation) -> str:
-    method = _smallest_method(s)
+    method = smallest_method(s).value
     need = search_for(s, method).smallest().memory
     budget = budget_bytes(s)
     where = "VRAM" if s.on_cuda else "memory"
@@ -67,20 +67,11 @@ def _wishes_text(s: Situation) -> str:
     return " and ".join(f"{name} {s.wishes[name].value:,}" for name in names)
 
 
-def _method(s: Situation) -> str | None:
-    return str(s.wishes["method"].value) if "method" in s.wishes else BITSANDBYTES.get(s.model.quantised or "")
-
-
-def _smallest_method(s: Situation) -> str:
-    """The method asked for, else the smallest that the machine can run."""
-    return _method(s) or ("lora" if bitsandbytes_missing(s) else "qlora-4")
-
-
 def execution_changes(s: Situation) -> Iterator[Change]:
     """Other values for the execution settings that a person fixed, the recipe kept."""
     fixed = [name for name in ("layers_recomputed", "token_budget") if name in s.wishes]
     for freed in [[name] for name in fixed] + ([fixed] if len(fixed) > 1 else []):
-        found = search_for(_without(s, freed), _smallest_method(s)).run()
+        found = search_for(_without(s, freed), smallest_method(s).value).run()
         if found is not None:
             values = {name: getattr(found.best, name) for name in freed}
             yield Change(values=values, peak_bytes=found.best.memory.peak_bytes)
@@ -92,7 +83,7 @@ def _without(s: Situation, names: list[str]) -> Situation:
 
 def recipe_changes(s: Situation) -> Iterator[Change]:
     """Recipes near this one that fit, the nearest first: another method, shorter examples, a smaller rank."""
-    method = _smallest_method(s)
+    method = smallest_method(s).value
     can_shrink = method != "qlora-4" and s.model.quantised is None and not bitsandbytes_missing(s)
     if can_shrink and (found := search_for(s, "qlora-4").run()):
         yield Change(values={"method": "qlora-4"}, peak_bytes=found.best.memory.peak_bytes)
@@ -122,7 +113,7 @@ def _smaller_rank(s: Situation, method: str) -> Iterator[Change]:
 
 def smaller_models(s: Situation) -> Iterator[Change]:
     """The largest model of the same family that would fit; never taken without a person's word."""
-    setup = Setup.from_values(s.value, _smallest_method(s), torch_version(s.report))
+    setup = Setup.from_values(s.value, smallest_method(s).value, torch_version(s.report))
     footprint = footprint_of(s.gpu, setup, s.measured)
     budget = budget_bytes(s)
     fitting: list[tuple[int, str, int]] = []

@@ -114,6 +114,31 @@ def _fit(s: Situation, method: Choice) -> Fit | None:
     return Fit(method=method, search=search, found=found) if found else None
 
 
+def close_call(s: Situation) -> Fit | None:
+    """The smallest execution, where nothing surely fits but this may: it is measured on the card before it is run."""
+    wished = {"token_budget", "layers_recomputed"} & set(s.wishes)
+    if wished or not s.on_cuda or not s.value("preflight") or s.value("allow_recipe_change"):
+        return None
+    method = smallest_method(s)
+    search = search_for(s, method.value)
+    smallest = search.smallest()
+    tokens = search.largest_batch(smallest.token_budget, smallest.variant)
+    if not smallest.memory.close or not smallest.variant.holds(tokens, smallest.layers_recomputed):
+        return None
+    return Fit(method=method, search=search, found=Found(best=smallest, fitting=0))
+
+
+def smallest_method(s: Situation) -> Choice:
+    """The method asked for, else the one of the least memory that the machine can run."""
+    if "method" in s.wishes:
+        return asked(s.wishes["method"])
+    if s.model.quantised in BITSANDBYTES:
+        return Choice(BITSANDBYTES[s.model.quantised], "probe", f"the checkpoint is {s.model.quantised} already")
+    if bitsandbytes_missing(s):
+        return Choice("lora", "probe", f"{bitsandbytes_problem(s)}, and 4-bit needs it")
+    return Choice("qlora-4", "probe", "4 bits take the least memory")
+
+
 def _automatic(s: Situation) -> Fit | None:
     """On a card the least quantised that fits, unless holding it leaves so little room that it is much slower."""
     if not s.on_cuda:
@@ -208,7 +233,8 @@ def _token_budget(fit: Fit, best: Candidate) -> Resolved:
     smaller = max(fit.search.token_budgets[0], best.token_budget // 2)
     other = fit.search.candidate(smaller, best.layers_recomputed, best.variant)
     changed = None if smaller == best.token_budget else f"{smaller:,}: {compared(best, other)}"
-    reason = f"fastest of {fit.found.fitting:,} that fit" if fit.found.fitting > 1 else "the only one that fits"
+    reasons = {0: "the smallest there is", 1: "the only one that fits"}
+    reason = reasons.get(fit.found.fitting, f"fastest of {fit.found.fitting:,} that fit")
     return Resolved(value=best.token_budget, source="tuner", reason=reason, if_changed=changed)
 
 

@@ -77,7 +77,7 @@ def _plan(
 
 def _hindrance(report: HardwareReport, name: str, plan: RunPlan | None) -> str | None:
     """What speaks against a model, in words that follow its name."""
-    if plan is None:
+    if plan is None or plan.memory.close:
         return "does not fit"
     if plan.execution_values().offload_activations:
         return "fits only with activations in main memory"

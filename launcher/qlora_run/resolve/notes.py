@@ -14,6 +14,8 @@ def notes_of(s: Situation, fit: Fit) -> Iterator[str]:
     yield from _about_model(s)
     yield from _about_wishes(s)
     memory = fit.found.best.memory
+    if memory.close:
+        yield "close: nothing smaller is left, and only the card can tell; it is measured before the first step"
     if memory.budget_bytes is None:
         yield "how much memory is free could not be read: whether the plan fits is not known"
 

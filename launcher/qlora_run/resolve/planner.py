@@ -16,7 +16,7 @@ from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.changes import cannot_fit, execution_changes, recipe_changes, taken
 from qlora_run.resolve.defaults import why_default
 from qlora_run.resolve.disk import check_disk, written_bytes
-from qlora_run.resolve.fit import Fit, check_trainable, find_fit, runner_up, settle
+from qlora_run.resolve.fit import Fit, check_trainable, close_call, find_fit, runner_up, settle
 from qlora_run.resolve.kernel_rules import check_optimizer
 from qlora_run.resolve.notes import notes_of
 from qlora_run.resolve.recipe_rules import shortened
@@ -42,9 +42,10 @@ def resolve(
 ) -> RunPlan:
     """The plan of a run: the recipe as asked for, and the fastest execution of it that fits this machine.
 
-    A value that somebody gave is kept, or the plan fails with the reason and a value that works; what is learned
-    changes only where ``allow_recipe_change`` says so. ``calibration`` is what earlier runs measured here, ``learned``
-    what was tried and does not work.
+    Where none surely fits, but the smallest may, that one is planned: its ``memory`` is then ``close``, and the card
+    decides before the first step. A value that somebody gave is kept, or the plan fails with the reason and a value
+    that works; what is learned changes only where ``allow_recipe_change`` says so. ``calibration`` is what earlier
+    runs measured here, ``learned`` what was tried and does not work.
 
     Raises:
         UserError: nothing fits, or a value is out of what the model, the data or the disk allow.
@@ -66,7 +67,7 @@ def resolve(
         learned=learned or Learned(),
     )
     _decide(situation)
-    fit = find_fit(situation)
+    fit = find_fit(situation) or close_call(situation)
     if fit is None:
         situation, fit = _changed(situation)
     settle(situation, fit)

@@ -69,7 +69,7 @@ def _data_facts(data: DataFacts) -> list[str]:
 def _memory(plan: RunPlan, glyphs: Glyphs, width: int) -> Iterator[Text]:
     yield Text()
     memory = plan.memory
-    style = "bold green" if memory.fits else "bold red"
+    style = "bold green" if memory.fits else "bold yellow" if memory.close else "bold red"
     yield from _lines(glyphs.say(_verdict(plan, glyphs)), width, style)
     unit, _ = size_unit(memory.budget_bytes or memory.peak_bytes)
     parts = [f"{p.name} {in_unit(p.bytes, unit)}" for p in memory.parts if p.bytes * 20 >= unit]
@@ -89,7 +89,8 @@ def _verdict(plan: RunPlan, glyphs: Glyphs) -> str:
     size = in_unit(abs(spare), unit)
     left = f"{size} too much" if spare < 0 else f"{size} spare" if memory.fits else f"only {size} spare"
     of = f"{peak} of {in_unit(memory.budget_bytes, unit)} {name} {kind}"
-    return f"{'FITS' if memory.fits else 'DOES NOT FIT'}  {of}  {bar}  {left} {error}"
+    word = "FITS" if memory.fits else "CLOSE" if memory.close else "DOES NOT FIT"
+    return f"{word}  {of}  {bar}  {left} {error}"
 
 
 def memory_kind(plan: RunPlan) -> str:
@@ -123,7 +124,7 @@ def _time_line(plan: RunPlan) -> str:
 
 
 def _run_line(plan: RunPlan) -> Text:
-    if plan.memory.fits:
+    if plan.memory.fits or plan.memory.close:
         return Text("Run: ").append(start_command(plan), style="bold")
     fix = "-> a smaller --max-length, or --allow-recipe-change to take the nearest recipe that fits"
     return Text(fix, style="bold")

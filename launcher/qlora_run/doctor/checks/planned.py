@@ -17,7 +17,10 @@ def plan(s: Subject) -> Seen:
     room = f" of {gib(memory.budget_bytes)}" if memory.budget_bytes else ""
     kind = "VRAM" if s.plan.execution_values().device == "cuda" else "RAM"
     method = s.plan.recipe_values().method
-    return ok(f"{s.plan.model.name} by {method}: {gib(memory.peak_bytes)}{room} GiB {kind}", s.plan.time.basis)
+    seen = f"{s.plan.model.name} by {method}: {gib(memory.peak_bytes)}{room} GiB {kind}"
+    if memory.close:
+        return note(seen, "so close that only the card can tell, before the first step", "qlora-run plan")
+    return ok(seen, s.plan.time.basis)
 
 
 def several_cards(s: Subject) -> Seen:

@@ -1,0 +1,57 @@
+"""Rows of one length as a batch, by the kernel that a real card has for them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from gpu.test_kernels import CARD, adapted, assert_close, scorer
+from support.models import PlainExample
+from torch import Tensor
+
+from qlora_core.step import equal_rows
+from qlora_core.step.attention import end_to_end
+from qlora_core.step.forward import PackedLoss
+from qlora_core.step.packing import pack
+from qlora_core.step.recompute import recompute_layers
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card"),
+    pytest.mark.filterwarnings("default"),
+]
+LENGTH = equal_rows.SHORTEST
+
+
+def rows() -> list[PlainExample]:
+    draw = torch.Generator().manual_seed(4)
+    ids = [torch.randint(3, 320, (LENGTH,), generator=draw).tolist() for _ in range(3)]
+    return [PlainExample(each, [True] * LENGTH) for each in ids]
+
+
+def gradient(model: object, score: PackedLoss) -> tuple[float, Tensor]:
+    model.zero_grad(set_to_none=True)  # type: ignore[attr-defined]
+    loss = score(pack(rows(), CARD)) / (3 * LENGTH)
+    loss.backward()
+    grads = [p.grad.flatten().float() for p in model.parameters() if p.grad is not None]  # type: ignore[attr-defined]
+    return float(loss.detach()), torch.cat(grads)
+
+
+@pytest.mark.parametrize("recomputed", [0, 3])
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_rows_as_a_batch_give_the_same_gradient(family: str, recomputed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    attend = equal_rows.attend
+    monkeypatch.setattr(equal_rows, "attend", lambda *arguments: taken.append(1) or attend(*arguments))
+    model = adapted(family)
+    recompute_layers(model.get_base_model(), recomputed, False)
+    usual = scorer(model)
+    expected = gradient(model, usual)
+    assert taken == []
+    assert_close(gradient(model, replace(usual, full_length=LENGTH)), expected, 0.04)
+    assert taken, "a layer without a window takes the rows as a batch"
+
+
+def test_a_card_of_these_generations_has_the_kernel() -> None:
+    config = adapted("qwen3").config
+    expected = torch.cuda.get_device_capability(CARD)[0] in equal_rows.GENERATIONS
+    assert equal_rows.usable(config, CARD, end_to_end) == expected
