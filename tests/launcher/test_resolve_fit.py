@@ -149,7 +149,7 @@ def test_every_change_that_is_offered_works() -> None:
 
 
 def test_what_only_the_card_can_tell_is_planned_as_small_as_can_be() -> None:
-    close = {"longest": 8000, "max_length": 8192}
+    close: dict[str, Any] = {"longest": 8000, "max_length": 8192}
     plan = plan_on(9, **close)
     assert plan.memory.close
     assert not plan.memory.fits

@@ -19,7 +19,7 @@ def plan(s: Subject) -> Seen:
     method = s.plan.recipe_values().method
     seen = f"{s.plan.model.name} by {method}: {gib(memory.peak_bytes)}{room} GiB {kind}"
     if memory.close:
-        return note(seen, "so close that only the card can tell, before the first step", "qlora-run plan")
+        return note(seen, "so close that only the card can tell, before the first step")
     return ok(seen, s.plan.time.basis)
 
 
