@@ -49,8 +49,8 @@ def main() -> int:
     results: list[Result] = []
     for who in contenders(options.only):
         for result in run(who, settings, facts, options, folder):
-            print(f"{result.who} {result.how}: {result.error or 'done'}", flush=True)
             results.append(result)
+            print(_line(result, reference(results), options), flush=True)
     rate = runs.matmul_rate(facts, folder)
     print(report(results, facts, rate, options))
     if options.json:
