@@ -76,6 +76,23 @@ def busy_seconds(found: list[tuple[str, float, float]]) -> float:
     return busy
 
 
+def gaps(found: list[tuple[str, float, float]], steps: int) -> None:
+    """Where nothing ran, in ms a step: by how long it lasted, and the neighbours of what lasted longest."""
+    sizes: Counter[str] = Counter()
+    between: Counter[tuple[str, str]] = Counter()
+    until, before = found[0][2], found[0][0]
+    for name, start, end in found[1:]:
+        idle = 1e6 * (start - until)
+        if idle > 0:
+            sizes["up to 5 us" if idle <= 5 else "up to 50 us" if idle <= 50 else "longer"] += idle
+            between[before[:60], name[:60]] += idle if idle > 50 else 0
+        if end > until:
+            until, before = end, name
+    print("idle: " + ", ".join(f"{words} {idle / 1e3 / steps:.1f} ms" for words, idle in sizes.most_common()))
+    for (left, right), idle in between.most_common(6):
+        print(f"{idle / 1e3 / steps:8.2f} ms idle between {left} and {right}")
+
+
 def report(watch: Watch, plan: Any, options: argparse.Namespace, rate: float) -> None:
     """Busy share, classes and the longest kernels, in ms a step."""
     found = kernels(watch.profile)
@@ -101,6 +118,7 @@ def report(watch: Watch, plan: Any, options: argparse.Namespace, rate: float) ->
         times[name] += end - start
         counts[name] += 1
         classes[class_of(name)] += end - start
+    gaps(found, steps)
     for name, seconds in classes.most_common():
         print(f"| {name} | {1e3 * seconds / steps:.2f} |")
     for name, seconds in times.most_common(options.kernels):

@@ -10,6 +10,7 @@ from itertools import accumulate
 
 import torch
 
+from qlora_core.adapters import initialise
 from qlora_core.backends.kernels import graphed
 from qlora_core.backends.peft import add_adapters
 from qlora_core.step import attention as attention_module
@@ -109,6 +110,7 @@ def build():
         model = AutoModelForCausalLM.from_config(config, dtype=DTYPE, attn_implementation=name)
     quantise(model)
     model = add_adapters(model, Recipe(model="", method="qlora-4", max_length=1, lora_r=16, lora_alpha=32.0))
+    initialise(model, 0)
     draw = torch.Generator(DEVICE).manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

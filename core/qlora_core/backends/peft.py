@@ -91,7 +91,9 @@ def _config(recipe: Recipe, plan: RunPlan) -> Any:
 
 
 def add_adapters(model: Any, recipe: Recipe) -> Any:
-    """LoRA in float32 on the recipe's target modules; everything else is frozen.
+    """LoRA in float32 on the recipe's target modules, all zero so far; everything else is frozen.
+
+    PEFT would draw first values in main memory and move them layer by layer; ``adapters.initialise`` sets others.
 
     Raises:
         UserError: no layer has such a name; lists those that exist.
@@ -110,23 +112,36 @@ def add_adapters(model: Any, recipe: Recipe) -> Any:
         bias="none",
     )
     try:
-        adapted = get_peft_model(model, config)
+        adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
     except ValueError as error:
         raise UserError(f"target_modules: {error}", "--target-modules all-linear") from error
-    _leave_inputs_alone(adapted)
+    from peft.tuners.lora import LoraLayer
+
+    for layer in (module for module in adapted.modules() if isinstance(module, LoraLayer)):
+        _materialise(layer)
+        _leave_inputs_alone(layer)
     return adapted
 
 
-def _leave_inputs_alone(model: Any) -> None:
+def _materialise(layer: Any) -> None:
+    """Make an adapter where its base layer is: zeros, or PEFT's own first values in an embedding's."""
+    import torch
+
+    device = layer.get_base_layer().weight.device
+    with torch.no_grad():
+        for part in (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B):
+            for parameter in part.to_empty(device=device).parameters():
+                parameter.zero_()
+    for adapter in layer.lora_embedding_A:
+        layer.reset_lora_parameters(adapter, True)
+
+
+def _leave_inputs_alone(layer: Any) -> None:
     """Autocast gives an adapter its input in the compute dtype; PEFT's own cast to float32 would only be undone.
 
     Without autocast (float32 arithmetic) there is nothing to cast.
     """
-    from peft.tuners.lora import LoraLayer
-
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = False
+    layer.cast_input_dtype_enabled = False
 
 
 def target_names(recipe: Recipe) -> str | list[str]:
