@@ -7,7 +7,8 @@ Each contender runs in a process of its own: ours, and those of TRL, Unsloth and
 and asked for (``--only``; ours-unsloth is ours on the Unsloth backend). Peers run in up to three ways:
 
   default  the notebook's recipe: batch 2, gradients accumulated, all layers recomputed
-  best     the same examples a step in the largest batch that fits, with and without recomputing, tried by hand
+  best     the same examples a step in the largest batch that fits, with and without recomputing, tried by hand; TRL
+           with Liger's kernels where they are installed
   packing  rows of --max-length tokens made of several examples, as many of them as hold a step's tokens: the
            same work, but other examples in a step, so its losses are shown and not compared
 
@@ -175,7 +176,11 @@ def _best(who: str, way: str, rows: int, facts: dict[str, Any], options: argpars
             job = _job(who, rows, batch, recompute, options) | {"packing": way == "packing"}
             job["padding_free"] = who == "trl" and batch > 1 and way == "best" and not options.packed_rows
             steps = min(options.steps, options.trial_steps)
+            job["liger"] = who == "trl" and bool(find_spec("liger_kernel"))
             trial = runs.peer(who, _how(f"try {way}", job), job | {"steps": steps}, facts, folder)
+            if trial.error and not trial.oom and job["liger"]:
+                job["liger"] = False
+                trial = runs.peer(who, _how(f"try {way}", job), job | {"steps": steps}, facts, folder)
             if trial.error is None and way == "packing" and not packs(trial, rows, options.max_length):
                 trial = replace(trial, error="it turned packing off")
             if trial.error is None:
@@ -214,6 +219,7 @@ def _job(who: str, rows: int, batch: int, recompute: Any, options: argparse.Name
         "recompute": recompute,
         "packing": False,
         "padding_free": False,
+        "liger": False,
         "optimizer": "adamw_torch_fused",
         "steps": options.steps,
         "cap_bytes": int(options.cap_gib * GIB) if options.cap_gib else None,
@@ -226,7 +232,7 @@ def _notebook_optimizer(who: str, facts: dict[str, Any]) -> str:
 
 def _how(way: str, job: dict[str, Any]) -> str:
     recompute = {False: "none recomputed", True: "all recomputed"}.get(job["recompute"], "all offloaded")
-    return f"{way} {job['batch']}×{job['accumulation']}, {recompute}"
+    return f"{way} {job['batch']}×{job['accumulation']}, {recompute}{', Liger' * job['liger']}"
 
 
 def reference(results: list[Result]) -> Result | None:

@@ -20,6 +20,7 @@ QUIET = {
     "UNSLOTH_DISABLE_STATISTICS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "WANDB_DISABLED": "true",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
 
 
@@ -219,6 +220,7 @@ def trl(job: dict[str, Any]) -> dict[str, Any]:
         **trainer_arguments(job),
         gradient_checkpointing=bool(job["recompute"]),
         padding_free=job["padding_free"],
+        use_liger_kernel=job["liger"],
     )
     trainer = SFTTrainer(
         model=model,
