@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,13 +174,23 @@ def ours(who: str, settings: dict[str, Any], extra: list[str], facts: dict[str, 
         who=who,
         how=_execution(codec.load(output / "plan.json", RunPlan)),
         started=started,
-        ends=tuple(e.time_s for e in steps),
+        ends=ends_of(steps, facts["device"] == "cuda"),
         losses=tuple(e.loss for e in steps),
         tokens=tuple(e.tokens for e in steps),
         peak_bytes=peak,
         adaptations=sum(isinstance(e, events.AdaptationEvent) for e in found),
         extra={"warnings": [e.message for e in found if isinstance(e, events.WarningEvent)]},
     )
+
+
+def ends_of(steps: Sequence[events.StepEvent], on_card: bool) -> tuple[float, ...]:
+    """When each step of ours ended. On a card its event is written while the next one is computed, up to a step later:
+    but for the last the times between ends are the card's own."""
+    stamps = [step.time_s for step in steps]
+    if not on_card:
+        return tuple(stamps)
+    later = [sum(step.step_seconds for step in steps[number + 1 :]) for number in range(len(steps))]
+    return tuple(stamps[-1] - seconds for seconds in later)
 
 
 def _execution(plan: RunPlan) -> str:

@@ -31,6 +31,13 @@ def test_speed_counts_real_tokens_behind_the_warmup(speed: Any) -> None:
     assert result(speed, "ours").first_step_seconds == 5.0
 
 
+def test_steps_of_ours_end_when_the_card_is_done_with_them_not_when_they_are_written_down(speed: Any) -> None:
+    """On a card an event is written while the next step runs: a run of two steps in a second would seem to take one."""
+    steps = [SimpleNamespace(time_s=at, step_seconds=2.0) for at in (103.9, 105.9, 106.0)]
+    assert speed.runs.ends_of(steps, on_card=True) == (102.0, 104.0, 106.0)
+    assert speed.runs.ends_of(steps, on_card=False) == (103.9, 105.9, 106.0)
+
+
 def test_what_counts_as_the_same_learning(speed: Any) -> None:
     ours = result(speed, "ours")
     assert speed.agrees(result(speed, "trl", losses=(2.001, 1.9, 1.8)), ours, OPTIONS) is True

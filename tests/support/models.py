@@ -43,7 +43,7 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> Any:
 
     torch.manual_seed(seed)
     ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
-    config = AutoConfig.for_model(family, **(SIZES | ids | FAMILIES[family] | changes))
+    config = AutoConfig.for_model(family, **(SIZES | ids | FAMILIES.get(family, {}) | changes))
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -107,7 +107,7 @@ def add_adapters(model: Any, recipe: Recipe) -> Any:
         r=recipe.lora_r,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
-        target_modules=target_names(recipe),
+        target_modules=target_names(recipe, model),
         use_rslora=recipe.use_rslora,
         bias="none",
     )
@@ -127,7 +127,7 @@ def _materialise(layer: Any) -> None:
     """Make an adapter where its base layer is: zeros, or PEFT's own first values in an embedding's."""
     import torch
 
-    device = layer.get_base_layer().weight.device
+    device = next(layer.get_base_layer().parameters()).device  # experts have no ``weight``
     with torch.no_grad():
         for part in (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B):
             for parameter in part.to_empty(device=device).parameters():
@@ -144,7 +144,21 @@ def _leave_inputs_alone(layer: Any) -> None:
     layer.cast_input_dtype_enabled = False
 
 
-def target_names(recipe: Recipe) -> str | list[str]:
-    """PEFT's form of the target modules."""
+EXPERTS_AND_ROUTERS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+"""Names that PEFT takes for those of a mixture's experts and router, which it would adapt as a whole."""
+
+
+def target_names(recipe: Recipe, model: Any) -> str | list[str]:
+    """PEFT's form of the target modules. All linear layers of a mixture of experts are those that every token meets."""
+    import torch
+
     names = list(recipe.target_modules)
-    return "all-linear" if names == ["all-linear"] else names
+    if names != ["all-linear"]:
+        return names
+    decoder = model.get_decoder()
+    if not any(".experts." in name for name, _ in decoder.named_parameters()):
+        return "all-linear"
+    linear = {
+        name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)
+    }
+    return sorted(linear - EXPERTS_AND_ROUTERS)
