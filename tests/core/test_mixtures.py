@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.models import tiny_model
+from support.models import save_tokenizer, tiny_model
 
 from qlora_core.adapters import initialise
 from qlora_core.backends.peft import add_adapters, target_names
@@ -19,13 +19,15 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def recipe(**changes: Any) -> Recipe:
-    return Recipe(**({"model": "m", "method": "lora", "max_length": 64, "lora_r": 2} | changes))
+    values: dict[str, Any] = {"model": "m", "method": "lora", "max_length": 64, "lora_r": 2}
+    return Recipe(**(values | changes))
 
 
 @pytest.mark.parametrize("family", SIZES)
 def test_what_is_trained_is_what_the_plan_counts(family: str, tmp_path: Path) -> None:
     model = tiny_model(family, tie_word_embeddings=False, **SIZES[family])
     model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
     facts = read_model_facts(str(tmp_path))
     adapted = add_adapters(model, recipe())
     initialise(adapted, 0)
