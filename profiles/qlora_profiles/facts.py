@@ -26,7 +26,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``other_params`` is everything that is neither them, the embedding nor an untied head.
     ``exact`` is true when the numbers come from the weights' own headers and not from config.json alone.
     ``layer_norms`` counts a layer's norms over the hidden size, ``post_norms`` says that the last of them is over
-    what the MLP made; ``own_logits`` that only the model's own forward can make its logits.
+    what the MLP made; ``own_logits`` that only the model's own forward can make its logits. In a mixture each token
+    meets ``experts_per_token`` experts of width ``expert_size``, chosen among ``num_experts``; 0 where there are none.
     """
 
     source: str
@@ -54,12 +55,21 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     query_key_norms: bool = False
     post_norms: bool = False
     own_logits: bool = False
+    num_experts: int = 0
+    experts_per_token: int = 0
+    expert_size: int = 0
     fingerprint: str = ""
 
     @property
     def params(self) -> int:
         """Values in the whole model; a tied head counts once."""
         return self.layer_linear_params + self.embedding_params + self.head_params + self.other_params
+
+    @property
+    def met_linear_params(self) -> int:
+        """Values of the layers' linear weights that one token meets: of a mixture, not those of other experts."""
+        experts = 3 * self.num_layers * self.hidden_size * self.expert_size
+        return self.layer_linear_params - experts * (self.num_experts - self.experts_per_token)
 
     @property
     def name(self) -> str:

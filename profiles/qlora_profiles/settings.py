@@ -140,6 +140,9 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ]
     pin_memory: Annotated[bool, Doc("page-locked memory for copies to the card", "machine")]
     offload_activations: Annotated[bool, Doc("keep what recomputing layers need in main memory", "memory")] = False
+    rebuild_activations: Annotated[
+        bool, Doc("make what norms and activations made again in backward, instead of keeping it", "memory")
+    ] = False
     expandable_segments: Annotated[bool, Doc("CUDA allocator that grows its segments", "memory")]
     cpu_threads: Annotated[Count | None, Doc("threads of the arithmetic on CPU", "machine", "threads")] = None
 

@@ -106,6 +106,22 @@ def test_short_examples_whose_gradients_are_the_most_of_it(fused: bool, tokens: 
     assert predicted == pytest.approx(counted.passing, rel=0.03)
 
 
+MIXTURES: dict[str, dict[str, Any]] = {
+    "few wide experts": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 768},
+    "many narrow ones": {"num_experts": 16, "num_experts_per_tok": 8, "moe_intermediate_size": 256},
+    "wide and many": {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 768},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 1024},
+}
+
+
+@pytest.mark.parametrize("recomputed", [0, 1, 3])
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixtures_of_experts(name: str, recomputed: int) -> None:
+    shape = {"model_type": "qwen3_moe", **COMMON, **SHAPES["qwen3"], **MIXTURES[name]}
+    counted = step_bytes(shape, tokens=TOKENS, recomputed=recomputed, method="qlora-4")
+    assert tensors_bytes(costs_of(shape), recomputed) == pytest.approx(counted.passing, rel=0.05)
+
+
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "16-bit base": ({}, {"method": "lora"}),
     "heads expanded": ({"attention": FAKE_EXPANDING}, {"method": "lora", "expands_heads": True}),

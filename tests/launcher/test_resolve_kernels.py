@@ -62,6 +62,15 @@ def test_our_kernel_is_refused_where_it_cannot_run() -> None:
         decided("weight_kernel", card_report(), weight_kernel="triton")
 
 
+def test_what_norms_and_activations_made_is_made_again_where_a_person_says_so() -> None:
+    ready = card_report(packages=LIGER)
+    assert decided("rebuild_activations", ready).value is False
+    assert decided("rebuild_activations", ready, rebuild_activations="yes").value is True
+    for wishes in ({"layer_kernels": "plain"}, {"adapter_kernel": "plain"}):
+        with pytest.raises(QloraRunError, match="fused adapters and Liger"):
+            decided("rebuild_activations", ready, rebuild_activations="yes", **wishes)
+
+
 def test_fused_layers_where_they_are_installed() -> None:
     ready = card_report(packages=LIGER)
     assert decided("layer_kernels", ready).value == "liger"

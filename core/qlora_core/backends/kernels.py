@@ -36,7 +36,7 @@ def use_kernels(model: Any, execution: Execution, warn: Warn) -> None:
             kernels = liger_kernels()
         except ImportError as error:
             raise EnvironmentProblem(f"layer_kernels liger: {error}", "--layer-kernels plain") from error
-        fuse_layers(causal_lm(model), kernels, dtype, warn)
+        fuse_layers(causal_lm(model), kernels, dtype, warn, execution.rebuild_activations)
 
 
 def _expand(execution: Execution, dtype: torch.dtype, warn: Warn) -> Expand:

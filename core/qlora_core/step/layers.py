@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from qlora_core.step.rebuild import remembered
+
 TRIAL_TOKENS = 32
 TOLERANCE = 0.02
 """Largest error of a trial, in parts of the result's norm: bfloat16 has a relative precision of 0.004."""
@@ -80,9 +82,16 @@ class FusedLayers:
 
 
 def fuse_layers(
-    model: Any, kernels: LayerKernels, dtype: torch.dtype, warn: Callable[[str], None] = lambda message: None
+    model: Any,
+    kernels: LayerKernels,
+    dtype: torch.dtype,
+    warn: Callable[[str], None] = lambda message: None,
+    rebuild: bool = False,
 ) -> FusedLayers:
-    """Replace what the kernels compute in ``dtype`` as the model itself does; ``warn`` is told of what they do not."""
+    """Replace what the kernels compute in ``dtype`` as the model itself does; ``warn`` is told of what they do not.
+
+    With ``rebuild`` norms and activations tell fused adapters how to make their results again.
+    """
     fused = FusedLayers()
     style = STYLES.get(model.config.get_text_config().model_type)
     if style is None:
@@ -93,7 +102,7 @@ def fuse_layers(
     for module in model.get_decoder().modules():
         if "forward" in vars(module):
             continue
-        for kind, forward, same in _offers(module, kernels, style, trial):
+        for kind, forward, same in _offers(module, kernels, style, trial, remembered if rebuild else _as_it_is):
             if same():
                 fused.replace(kind, module, forward)
     return fused
@@ -102,17 +111,24 @@ def fuse_layers(
 Offer = tuple[str, Callable[..., Any], Callable[[], bool]]
 
 
-def _offers(module: Any, kernels: LayerKernels, style: NormStyle, trial: "_Trial") -> Iterator[Offer]:
+Made = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+
+
+def _as_it_is(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return function
+
+
+def _offers(module: Any, kernels: LayerKernels, style: NormStyle, trial: "_Trial", made: Made) -> Iterator[Offer]:
     """What could take a module's place: its kind, the forward, and a test of it."""
     name = type(module).__name__
     if name.endswith("RMSNorm") and isinstance(module.weight, Tensor):
-        norm = _norm(module, kernels, style)
+        norm = made(_norm(module, kernels, style))
         width = module.weight.shape[0]
         yield "norm", norm, lambda: trial.agree(f"{name} {width}", module.forward, norm, [width])
     elif all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         activate = _activation(module.act_fn, kernels)
         if activate is not None:
-            forward = _gated(module, activate)
+            forward = _gated(module, made(activate))
             own = _multiplied(module.act_fn)
             yield "activation", forward, lambda: trial.agree(f"activation {name}", own, activate, [64, 64])
     elif hasattr(module, "q_proj") and (rotating := _rotating(module, kernels)):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qlora_core.step.expand import Expand, expanded_weight
+from qlora_core.step.rebuild import Source, source_of
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent that read the same tensor."""
@@ -101,7 +102,7 @@ class Group:
         if not all(each.in_use for each in self.members):
             return member.plain(x)
         if self._read is not x or index not in self._waiting:
-            results = _AdaptedLinears.apply(x, self, *self.masters())  # type: ignore[no-untyped-call]
+            results = _AdaptedLinears.apply(x, self, source_of(x), *self.masters())  # type: ignore[no-untyped-call]
             self._read, self._waiting = x, dict(enumerate(results))
         result = self._waiting.pop(index)
         if not self._waiting:
@@ -110,13 +111,14 @@ class Group:
 
 
 class _AdaptedLinears(torch.autograd.Function):
-    """All layers of a group. Keeps x, shared by them and by whoever made it, R numbers a token, and the copies.
+    """All layers of a group. Keeps x, shared by them and by whoever made it (or what it was made of, where that is
+    known), R numbers a token, and the copies.
 
     The scale is in ``down``, hence in all that is made of it, and once more in its gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group, *masters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, group: Group, source: Source | None, *masters: Tensor) -> tuple[Tensor, ...]:
         flat = x.reshape(-1, x.shape[-1])
         a, all_b = group.copies(masters)
         down = flat.new_empty(flat.shape[0], a.shape[0]).addmm_(flat, a.t(), beta=0, alpha=group.scale)
@@ -124,23 +126,26 @@ class _AdaptedLinears(torch.autograd.Function):
         for member, columns, b in zip(group.members, group.columns, all_b, strict=True):
             out = _sum(group, member, flat, down[:, columns], b)
             results.append(out.view(*x.shape[:-1], out.shape[-1]))
-        ctx.group = group
-        ctx.save_for_backward(x, down, a, *all_b)
+        ctx.group, ctx.source = group, source
+        ctx.save_for_backward(down, a, *all_b, *(source.inputs if source else (x,)))
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        x, down, a, *all_b = ctx.saved_tensors
         group: Group = ctx.group
-        flat = x.reshape(-1, x.shape[-1])
+        down, a, *rest = ctx.saved_tensors
+        all_b, kept = rest[: len(group.members)], tuple(rest[len(group.members) :])
+        x = ctx.source.again(kept) if ctx.source else kept[0]
+        shape, flat = x.shape, x.reshape(-1, x.shape[-1])
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
         grad_down = torch.empty_like(down)
         for grad, columns, b in zip(grads, group.columns, all_b, strict=True):
             grad_down[:, columns].addmm_(grad, b, beta=0, alpha=group.scale)
         of_a = _float32_product(grad_down.t(), flat)
+        del x, kept, flat  # what was made again makes room for x's gradient
         of_b = [_float32_product(g.t(), down[:, columns]) for g, columns in zip(grads, group.columns, strict=True)]
-        grad_x = _input_gradient(group, grads, grad_down, a).view_as(x) if ctx.needs_input_grad[0] else None
-        return (grad_x, None, *(of_a[rows] for rows in group.columns), *of_b)
+        grad_x = _input_gradient(group, grads, grad_down, a).view(shape) if ctx.needs_input_grad[0] else None
+        return (grad_x, None, None, *(of_a[rows] for rows in group.columns), *of_b)
 
 
 def _sum(group: Group, member: Member, flat: Tensor, down: Tensor, b: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
 
 LOGIT_EDITS = ("logit_scale", "logits_scaling", "output_multiplier")
 
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 TEXT_PARTS = ("text_config", "llm_config", "language_config")
 """Where a model that also sees or hears keeps the config of its language part."""
 
@@ -70,6 +71,17 @@ def dimensions(config: Config, where: str) -> Dimensions:
         vocab_size=text.get("vocab_size") or 0,
         tied_embeddings=bool(text.get("tie_word_embeddings", False)),
     )
+
+
+def experts(config: Config) -> dict[str, int]:
+    """How many experts a mixture has, how many of them a token meets, and their width."""
+    text = text_config(config)
+    per_token = text.get("num_experts_per_tok") or 0
+    count = next((text[name] for name in EXPERT_COUNTS if text.get(name)), 0)
+    if not per_token or not count:
+        return {}
+    size = text.get("moe_intermediate_size") or text.get("intermediate_size") or 0
+    return {"num_experts": count, "experts_per_token": per_token, "expert_size": size}
 
 
 def sliding_window(config: Config) -> int | None:

@@ -18,6 +18,7 @@ OTHER_SENSES = re.compile(r"vision|visual|image|audio|speech")
 EMBEDDING = re.compile(r"(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight$")
 HEAD = re.compile(r"(?:^|\.)(?:lm_head|output|embed_out)\.weight$")
 ROUTED = re.compile(r"(?:^|\.)(?:experts|gate|router|shared_expert_gate)(?:\.|$)")
+EXPERT = re.compile(r"\.experts\.")
 NORM = re.compile(r"(?:norm|ln_\w+)\w*\.weight$")
 QUERY_KEY_NORM = re.compile(r"(?:^|[._])(?:q|k|query|key)_(?:layer)?norm\.weight$")
 POST_NORM = re.compile(r"post_(?:feedforward|mlp)_layernorm\.weight$")
@@ -70,8 +71,14 @@ def summarise(
         quantised=configs.quantised(config),
         **_norms(layers[min(layers)]),
         own_logits=configs.own_logits(config),
+        **_experts(config, tensors),
         fingerprint=fingerprint,
     )
+
+
+def _experts(config: Config, tensors: Tensors) -> dict[str, Any]:
+    """A mixture's numbers; a config may name experts that its checkpoint does not have."""
+    return configs.experts(config) if any(map(EXPERT.search, tensors)) else {}
 
 
 def fingerprint(config: Config, tensors: Tensors) -> str:

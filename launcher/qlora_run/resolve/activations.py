@@ -25,6 +25,8 @@ SAME_INPUT = {
 """Linear layers that read one and the same tensor."""
 
 FLOAT32 = 4
+INDICES = 3 * 8
+"""Bytes of the numbers that say which token an expert's row belongs to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +65,9 @@ def layer_cost(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) 
         input_token=setup.stream_bytes * hidden,
         shared_token=0 if own_copy else setup.stream_bytes * hidden,
         backward_token=_backward(model, setup),
-        product_token=c * inner,
+        product_token=0 if model.experts_per_token else c * inner,
         first_token=(24 if eager_16bit else 3 * c) * hidden,
-        block_token=(FLOAT32 if setup.method == "qlora-8" else c) * inner,
+        block_token=(FLOAT32 if setup.method == "qlora-8" else c) * max(inner, _grouped(model)),
     )
 
 
@@ -100,7 +102,17 @@ def _attention(model: ModelFacts, setup: Setup) -> int:
 
 def _mlp(model: ModelFacts, setup: Setup) -> int:
     """Gate and up; eager modules keep the activated gate too. Down's input counts among the inputs."""
-    return setup.compute_bytes * (2 if setup.fused_kernels else 3) * model.intermediate_size
+    dense = setup.compute_bytes * (2 if setup.fused_kernels else 3) * model.intermediate_size
+    if not model.experts_per_token:
+        return dense
+    return _experts(model, setup) + (dense if any(shape.name.endswith("gate_proj") for shape in model.linears) else 0)
+
+
+def _experts(model: ModelFacts, setup: Setup) -> int:
+    """A mixture, as transformers groups tokens by expert: for each expert that a token meets gate and up, the activated
+    gate and what the expert made; its input once, and the router's probabilities."""
+    for_each = setup.compute_bytes * (3 * model.expert_size + model.hidden_size) + INDICES
+    return model.experts_per_token * for_each + setup.compute_bytes * model.hidden_size + FLOAT32 * model.num_experts
 
 
 def _inputs(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> int:
@@ -113,7 +125,14 @@ def _inputs(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> 
         mask = 1 if setup.device == "cuda" else c
         copies = (c + mask) * sum(shape.in_features for shape in targets)  # each its own, and a mask
         return ranks + copies
-    return ranks + c * sum(_once(targets))
+    return ranks + (0 if setup.rebuild_activations else c * sum(_once(targets)))
+
+
+def rebuilt_token(model: ModelFacts, setup: Setup) -> int:
+    """Bytes moved for each token to make a layer's norms and activation again: what they read and what they make."""
+    if not setup.rebuild_activations:
+        return 0
+    return setup.compute_bytes * (2 * 2 * model.hidden_size + 3 * model.intermediate_size)
 
 
 def _groups(reading: Sequence[LinearShape]) -> dict[str, int]:
@@ -152,6 +171,8 @@ def _backward(model: ModelFacts, setup: Setup) -> int:
     mask of outliers.
     """
     c, hidden, inner = setup.compute_bytes, model.hidden_size, model.intermediate_size
+    if model.experts_per_token:
+        return c * _in_experts_backward(model)
     joined = not setup.fused_adapters and any(shape.name.endswith("gate_up_proj") for shape in model.linears)
     read = 1 if setup.fused_adapters and setup.fused_kernels else 2
     down = read * c * inner + (3 if joined else 1) * setup.stream_bytes * hidden
@@ -159,3 +180,15 @@ def _backward(model: ModelFacts, setup: Setup) -> int:
         down = max(down, 5 * inner + 2 * c * hidden)
     eager_16bit = c < FLOAT32 and not setup.fused_kernels
     return max(down, 22 * hidden) if model.post_norms and eager_16bit else down
+
+
+def _grouped(model: ModelFacts) -> int:
+    """Values for each token of the widest tensor that is sorted by expert."""
+    return model.experts_per_token * max(model.hidden_size, 2 * model.expert_size)
+
+
+def _in_experts_backward(model: ModelFacts) -> int:
+    """Values for each token at the worst moment of a mixture's backward: three gradients of what the experts made, or
+    later, when that is gone, those of gate, up, both together, and of the activation."""
+    many, hidden = model.experts_per_token, model.hidden_size
+    return 2 * hidden + many * max(3 * hidden, 4 * model.expert_size - hidden)

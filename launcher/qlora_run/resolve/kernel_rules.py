@@ -132,6 +132,19 @@ def weight_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
     return None
 
 
+def rebuild_activations(s: Situation) -> Choice:
+    """Only where somebody asks for it."""
+    return Choice(False, "default", "keeping them is faster")
+
+
+def rebuild_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """Only fused adapters save what they read, and only the fused layers can make that again."""
+    if value and (s.value("adapter_kernel") != "fused" or s.value("layer_kernels") != "liger"):
+        asked = "rebuild_activations: needs fused adapters and Liger's layers"
+        return EnvironmentProblem(asked, "--rebuild-activations no")
+    return None
+
+
 def _weight_kernel_missing(s: Situation) -> str | None:
     checks = (
         (not s.on_cuda, "needs an NVIDIA card"),

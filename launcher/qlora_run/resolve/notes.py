@@ -64,7 +64,8 @@ def _about_model(s: Situation) -> Iterator[str]:
         yield f"{model.name}: shape from a list of known models; the weights' own headers are read before training"
     dense = sum(shape.params for shape in model.linears) * model.num_layers
     if model.layer_linear_params > 1.05 * dense:
-        yield "mixture of experts: the experts get no adapter and are counted unquantised; the estimate is rough"
+        rough = "" if model.experts_per_token else "; the estimate is rough"
+        yield f"mixture of experts: the experts get no adapter and are not quantised{rough}"
     if not s.data.exact:
         yield "not all rows were counted: the longest example is taken to be as long as max_length allows"
 

@@ -36,6 +36,7 @@ class Setup:
     fused_kernels: bool
     fused_adapters: bool
     expands_heads: bool
+    rebuild_activations: bool = False
 
     @classmethod
     def of(cls, recipe: Recipe, execution: Execution, torch: tuple[int, ...] | None = None) -> "Setup":

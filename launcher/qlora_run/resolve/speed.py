@@ -12,6 +12,8 @@ from functools import lru_cache
 from qlora_core.step.buckets import padded
 from qlora_profiles.facts import Ceilings, DataFacts, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import Gpu, HardwareReport
+from qlora_run.resolve import weights
+from qlora_run.resolve.activations import rebuilt_token
 from qlora_run.resolve.cards import card_of
 from qlora_run.resolve.memory import Costs
 from qlora_run.resolve.setup import Setup
@@ -93,6 +95,7 @@ class Work:
     head_params: int
     attention_width: int
     kept_token_bytes: int
+    rebuilt_token_bytes: int
     num_layers: int
     trains_weights: bool
     dense_attention: bool
@@ -173,11 +176,12 @@ def work_of_step(
         steps=typical_steps(data, examples, max_length),
         scored_share=min(1.0, data.mean_supervised_tokens / max(1.0, data.mean_tokens)),
         mean_tokens=max(1.0, min(data.mean_tokens, float(max_length))),
-        linear_params=model.layer_linear_params,
-        expanded_params=model.layer_linear_params if setup.quantised else 0,
+        linear_params=model.met_linear_params,
+        expanded_params=weights.quantised_params(model) if setup.quantised else 0,
         head_params=model.vocab_size * model.hidden_size,
         attention_width=model.num_heads * model.head_dim,
         kept_token_bytes=costs.layer.kept_token,
+        rebuilt_token_bytes=rebuilt_token(model, setup),
         num_layers=model.num_layers,
         trains_weights=setup.full,
         dense_attention=setup.attention == "sdpa",
@@ -233,6 +237,7 @@ def _token_seconds(work: Work, machine: Rates, again: float, tokens: float) -> f
     seen = 2 * tokens if work.dense_attention else work.mean_tokens
     attention = (6 + 2 * again) * work.attention_width * seen * work.num_layers
     moved = work.touches * work.kept_token_bytes * work.num_layers * (1 + 0.4 * again)
+    moved += work.rebuilt_token_bytes * work.num_layers
     moved += work.scored_share * work.logit_touches
     return products / machine.flops + attention / machine.attention_flops + moved / machine.bytes
 

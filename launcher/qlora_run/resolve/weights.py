@@ -19,9 +19,14 @@ def base_bytes(model: ModelFacts, setup: Setup) -> int:
     """All weights as they lie in memory: only the decoder's linear layers are quantised; experts are not."""
     inside = {"qlora-4": _bytes_4bit(setup.double_quant), "qlora-8": 1.001, "full": 4.0}.get(setup.method)
     outside = 4 if setup.full else setup.compute_bytes
-    plain = sum(shape.params for shape in model.linears) * model.num_layers
-    quantised = min(plain, model.layer_linear_params)
+    quantised = quantised_params(model)
     return round(quantised * (inside or outside) + (model.params - quantised) * outside)
+
+
+def quantised_params(model: ModelFacts) -> int:
+    """Values that a quantised base holds in few bits: experts are no layers that bitsandbytes knows."""
+    plain = sum(shape.params for shape in model.linears) * model.num_layers
+    return min(plain, model.layer_linear_params)
 
 
 def _bytes_4bit(double_quant: bool) -> float:

@@ -1,0 +1,138 @@
+"""What backward makes again is what forward made, and is not kept meanwhile."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from core.step.test_layers import KERNELS
+from support.adapted import adapted, assert_same, computed
+from torch import Tensor
+from torch.nn.functional import silu
+
+from qlora_core.step.layers import LayerKernels, fuse_layers
+from qlora_core.step.lora import fuse_adapters
+from qlora_core.step.rebuild import remembered, source_of
+from qlora_core.step.recompute import recompute_layers
+from qlora_run.model_facts import discover_targets
+from qlora_run.model_facts.layout import tensors_from_config
+from qlora_run.model_facts.summary import summarise
+from qlora_run.resolve.activations import _inputs
+from qlora_run.resolve.setup import Setup
+
+
+class Overwriting(torch.autograd.Function):
+    """An activation whose backward writes gradients over what it kept, as Liger's does."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.kept = gate, up
+        return silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.kept
+        sigmoid = torch.sigmoid(gate)
+        of_up = grad_outputs[0] * gate * sigmoid
+        of_gate = grad_outputs[0] * up * sigmoid * (1 + gate * (1 - sigmoid))
+        with torch.no_grad():
+            gate.data.copy_(of_gate)
+            up.data.copy_(of_up)
+        return gate.data, up.data
+
+
+def overwriting(gate: Tensor, up: Tensor) -> Tensor:
+    result: Tensor = Overwriting.apply(gate, up)  # type: ignore[no-untyped-call]
+    return result
+
+
+OVERWRITING = replace(KERNELS, silu=overwriting)
+
+
+def fused(family: str, rebuild: bool, recomputed: int = 0, kernels: LayerKernels = KERNELS) -> Any:
+    model = adapted(family)
+    recompute_layers(model.get_base_model(), recomputed, False)
+    warned: list[str] = []
+    fuse_layers(model.get_base_model(), kernels, torch.float32, warned.append, rebuild)
+    fuse_adapters(model, model.get_base_model().get_decoder(), torch.float32)
+    assert warned == []
+    return model
+
+
+@pytest.mark.parametrize("recomputed", [0, 2, 3])
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gemma3_text"])
+def test_the_same_gradient(family: str, recomputed: int) -> None:
+    assert_same(computed(fused(family, True, recomputed)), computed(fused(family, False)), 1e-6)
+
+
+@pytest.mark.parametrize("recomputed", [0, 3])
+def test_before_a_kernel_writes_over_what_it_was_made_of(recomputed: int) -> None:
+    expected = computed(fused("qwen3", False))
+    assert_same(computed(fused("qwen3", True, recomputed, OVERWRITING)), expected, 1e-6)
+
+
+def kept_bytes(model: Any) -> int:
+    """What autograd keeps from forward to backward, each storage once, without parameters."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            held.append(tensor)
+        return tensor
+
+    held: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        computed(model)
+    return sum(seen.values())
+
+
+def test_the_planner_counts_what_is_not_kept() -> None:
+    tokens = 0
+
+    def norm(x: Tensor, *rest: Any) -> Tensor:
+        nonlocal tokens
+        tokens = max(tokens, x.shape[1] if x.dim() == 3 else 0)
+        return KERNELS.norm(x, *rest)
+
+    usual, less = (kept_bytes(fused("llama", rebuild, 0, replace(KERNELS, norm=norm))) for rebuild in (False, True))
+    config = adapted("llama").config.to_dict()
+    facts = summarise("tiny", config, tensors_from_config(config, "tiny"), exact=True, fingerprint="")
+    targets = discover_targets(facts, ("all-linear",))
+    setups = (setup(rebuild) for rebuild in (False, True))
+    counted, rebuilt = (_inputs(facts, targets, each) for each in setups)
+    first = 4 * facts.hidden_size * tokens  # nothing is trained below the first norm: only now its input is kept
+    assert usual - less == (counted - rebuilt) * facts.num_layers * tokens - first
+
+
+def setup(rebuild: bool) -> Setup:
+    return Setup(
+        method="lora",
+        double_quant=True,
+        lora_r=8,
+        lora_dropout=0.0,
+        optimizer="adamw",
+        device="cuda",
+        compute_dtype="float32",
+        attention="sdpa",
+        loss_kernel="chunked",
+        loss_chunk_tokens=64,
+        optimizer_kernel="fused",
+        expandable_segments=True,
+        offload_activations=False,
+        cuda_graphs=False,
+        fused_kernels=True,
+        fused_adapters=True,
+        expands_heads=True,
+        rebuild_activations=rebuild,
+    )
+
+
+def test_only_what_was_asked_to_remember_does() -> None:
+    x = torch.ones(2, 3)
+    assert source_of(x) is None
+    doubled = remembered(lambda t: 2 * t)(x)
+    source = source_of(doubled)
+    assert source is not None
+    assert torch.equal(source.again(source.inputs), doubled)
