@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from gpu.test_kernels import CARD, adapted, assert_close, scorer
 from support.models import PlainExample
+from support.on_card import CARD, adapted, assert_close, scorer
 from torch import Tensor
 
 from qlora_core.step import equal_rows

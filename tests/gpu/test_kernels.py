@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import FAMILIES, random_examples, tiny_model
+from support.models import FAMILIES, random_examples
+from support.on_card import CARD, HALF, adapted, assert_close, scorer
 
-from qlora_core.adapters import initialise
 from qlora_core.backends.kernels import graphed
-from qlora_core.step.attention import implementation, shares_heads
+from qlora_core.step.attention import shares_heads
 from qlora_core.step.buckets import padded
 from qlora_core.step.expand import LAST_BITS, expanded_weight, triton_expand
-from qlora_core.step.forward import PackedLoss, decoder_of, packed_loss
+from qlora_core.step.forward import PackedLoss, decoder_of
 from qlora_core.step.graphs import GraphedDecoder, Inputs, bucket_of
 from qlora_core.step.layers import FusedLayers, fuse_layers, liger_kernels
 from qlora_core.step.limits import Limits
@@ -27,9 +27,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card"),
     pytest.mark.filterwarnings("default"),
 ]
-CARD = torch.device("cuda")
-HALF = torch.bfloat16
-SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
 LINEARS = 7 * 3
 needs_liger = pytest.mark.skipif(find_spec("liger_kernel") is None, reason="liger is not installed")
 
@@ -38,43 +35,6 @@ needs_liger = pytest.mark.skipif(find_spec("liger_kernel") is None, reason="lige
 def _free() -> Iterator[None]:
     yield
     torch.cuda.empty_cache()
-
-
-def adapted(family: str = "qwen3", quantised: bool = False) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    base = tiny_model(family, **SIZES).to(CARD, HALF)
-    for parameter in base.parameters():
-        parameter.requires_grad_(False)
-    if quantised:
-        _quantise(base)
-    base.set_attn_implementation(implementation("varlen", base.config))
-    model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-    initialise(model, 7)
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            parameter.data = parameter.data.float()
-        if ".lora_B." in name:
-            parameter.data.normal_(0, 0.05, generator=torch.Generator(CARD).manual_seed(3))
-    return model.train()
-
-
-def _quantise(model: Any) -> None:
-    import bitsandbytes as bnb
-
-    for parent in list(model.get_decoder().layers.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear:
-                layer = bnb.nn.Linear4bit(
-                    child.in_features, child.out_features, bias=child.bias is not None, compute_dtype=HALF
-                )
-                layer.weight = bnb.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
-                layer.bias = child.bias
-                setattr(parent, name, layer.to(CARD))
-
-
-def scorer(model: Any) -> PackedLoss:
-    return packed_loss(model, attention="varlen", kernel="chunked", chunk_tokens=64, autocast_dtype=HALF)
 
 
 def step(model: Any, score: PackedLoss, seeds: tuple[int, ...] = (2,)) -> tuple[float, torch.Tensor]:
@@ -86,11 +46,6 @@ def step(model: Any, score: PackedLoss, seeds: tuple[int, ...] = (2,)) -> tuple[
         loss.backward()
         total += loss.detach()
     return float(total), torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
-
-
-def assert_close(got: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor], tolerance: float) -> None:
-    assert got[0] == pytest.approx(expected[0], rel=tolerance / 4)
-    assert float((got[1] - expected[1]).norm() / expected[1].norm()) < tolerance
 
 
 @pytest.mark.parametrize("recomputed", [0, 3])

@@ -10,34 +10,13 @@ import pytest
 import torch
 from support.adapted import adapted, assert_same, computed
 from support.models import FAMILIES, random_examples
+from support.plain_kernels import KERNELS, norm, rotate
 from torch import Tensor
-from torch.nn.functional import gelu, silu
+from torch.nn.functional import silu
 
 from qlora_core.step.layers import STYLES, FusedLayers, LayerKernels, fuse_layers
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.recompute import recompute_layers
-
-
-def norm(x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, overwrites: bool) -> Tensor:
-    normed = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + epsilon)
-    return (normed * (weight.float() + offset)).to(x.dtype)
-
-
-def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    def one(x: Tensor) -> Tensor:
-        left, right = x.chunk(2, dim=-1)
-        c, s = (each[:, None, :, : left.shape[-1]] for each in (cos, sin))
-        return torch.cat((left * c - right * s, right * c + left * s), dim=-1)
-
-    return one(q), one(k)
-
-
-KERNELS = LayerKernels(
-    norm=norm,
-    silu=lambda gate, up: silu(gate) * up,
-    gelu_tanh=lambda gate, up: gelu(gate, approximate="tanh") * up,
-    rotate=rotate,
-)
 
 
 def fused(model: Any, kernels: LayerKernels = KERNELS, warned: list[str] | None = None) -> FusedLayers:

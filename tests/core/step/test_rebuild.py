@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from core.step.test_layers import KERNELS
 from support.adapted import adapted, assert_same, computed
+from support.plain_kernels import KERNELS
 from torch import Tensor
 from torch.nn.functional import silu
 

@@ -1,0 +1,57 @@
+"""Tiny models with adapters on a real card, and what their steps give."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from qlora_core.adapters import initialise
+from qlora_core.step.attention import implementation
+from qlora_core.step.forward import PackedLoss, packed_loss
+from support.models import tiny_model
+
+CARD = torch.device("cuda")
+HALF = torch.bfloat16
+SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
+
+
+def adapted(family: str = "qwen3", quantised: bool = False) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    base = tiny_model(family, **SIZES).to(CARD, HALF)
+    for parameter in base.parameters():
+        parameter.requires_grad_(False)
+    if quantised:
+        quantise(base)
+    base.set_attn_implementation(implementation("varlen", base.config))
+    model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    initialise(model, 7)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+        if ".lora_B." in name:
+            parameter.data.normal_(0, 0.05, generator=torch.Generator(CARD).manual_seed(3))
+    return model.train()
+
+
+def quantise(model: Any) -> None:
+    import bitsandbytes as bnb
+
+    for parent in list(model.get_decoder().layers.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is torch.nn.Linear:
+                layer = bnb.nn.Linear4bit(
+                    child.in_features, child.out_features, bias=child.bias is not None, compute_dtype=HALF
+                )
+                layer.weight = bnb.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+                layer.bias = child.bias
+                setattr(parent, name, layer.to(CARD))
+
+
+def scorer(model: Any) -> PackedLoss:
+    return packed_loss(model, attention="varlen", kernel="chunked", chunk_tokens=64, autocast_dtype=HALF)
+
+
+def assert_close(got: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor], tolerance: float) -> None:
+    assert got[0] == pytest.approx(expected[0], rel=tolerance / 4)
+    assert float((got[1] - expected[1]).norm() / expected[1].norm()) < tolerance
