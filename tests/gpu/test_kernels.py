@@ -99,8 +99,8 @@ def _launches(function: Callable[[], Any]) -> int:
     return sum(event.count for event in seen.key_averages() if "LaunchKernel" in event.key)
 
 
-def _layers(model: Any, warned: list[str]) -> FusedLayers:
-    return fuse_layers(model.get_base_model(), liger_kernels(), HALF, warned.append)
+def _layers(model: Any, warned: list[str], rebuild: bool = False) -> FusedLayers:
+    return fuse_layers(model.get_base_model(), liger_kernels(), HALF, warned.append, rebuild)
 
 
 @needs_liger
@@ -117,6 +117,21 @@ def test_ligers_layers_give_the_models_gradient(family: str, recomputed: int) ->
     assert_close(step(model, scorer(model)), expected, 0.06)
     fuse_adapters(model, decoder_of(model), HALF)
     assert_close(step(model, scorer(model)), expected, 0.06)
+
+
+@needs_liger
+@pytest.mark.parametrize("recomputed", [0, 2, 3])
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_what_ligers_kernels_made_can_be_made_again(family: str, recomputed: int) -> None:
+    """Their backward writes over what they kept: adapters must have made their input of it before."""
+    results = []
+    for rebuild in (False, True):
+        model = adapted(family)
+        recompute_layers(model.get_base_model(), recomputed, False)
+        _layers(model, [], rebuild)
+        fuse_adapters(model, decoder_of(model), HALF)
+        results.append(step(model, scorer(model)))
+    assert_close(results[1], results[0], 0.02)
 
 
 def test_whether_older_kernels_share_heads_can_be_tried() -> None:
