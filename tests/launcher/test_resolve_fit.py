@@ -221,7 +221,12 @@ def test_a_disk_that_is_too_small() -> None:
     resolve(enough, asking(), MODEL, data_of())
     with pytest.raises(UserError) as caught:
         resolve(enough, asking(merge="yes"), MODEL, data_of())
-    assert str(caught.value.fix).startswith("--merge no")
+    assert str(caught.value.fix) == "--merge no or --output on another disk"
+    tight = card_report(24, disk=Disk(output_free_bytes=int(1.5 * GIB)))
+    with pytest.raises(UserError) as caught:
+        resolve(tight, asking(), MODEL, data_of())
+    assert str(caught.value.fix).startswith("--save-total-limit 1")
+    resolve(tight, asking(save_total_limit=1), MODEL, data_of())
 
 
 def test_no_rows_no_plan() -> None:

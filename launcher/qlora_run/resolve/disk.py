@@ -21,11 +21,23 @@ def written_bytes(model: ModelFacts, trained_params: int, value: Callable[[str],
     return checkpoints + trained_params * 4 + merged + RECORDS_BYTES
 
 
-def check_disk(free_bytes: int | None, needed_bytes: int, merge: bool) -> None:
-    """Raises: UserError when the output folder's disk is too small."""
-    if free_bytes is not None and needed_bytes > free_bytes:
-        smaller = "--merge no, " if merge else ""
-        raise UserError(
-            f"not enough disk: the run writes {in_gib(needed_bytes)}, {in_gib(free_bytes)} are free",
-            f"{smaller}--save-total-limit 1, or --output on another disk",
-        )
+WAYS: dict[str, dict[str, Any]] = {
+    "--save-total-limit 1": {"save_total_limit": 1},
+    "--merge no": {"merge": False},
+    "--merge no --save-total-limit 1": {"merge": False, "save_total_limit": 1},
+}
+
+
+def check_disk(free_bytes: int | None, model: ModelFacts, trained_params: int, value: Callable[[str], Any]) -> None:
+    """Raises: UserError when the output folder's disk is too small; names what would be small enough."""
+
+    def needed(changed: dict[str, Any]) -> int:
+        return written_bytes(model, trained_params, lambda name: changed[name] if name in changed else value(name))
+
+    if free_bytes is None or needed({}) <= free_bytes:
+        return
+    enough = [way for way, changed in WAYS.items() if needed(changed) <= free_bytes][:1]
+    raise UserError(
+        f"not enough disk: the run writes {in_gib(needed({}))}, {in_gib(free_bytes)} are free",
+        " or ".join([*enough, "--output on another disk"]),
+    )

@@ -15,7 +15,7 @@ from qlora_run.learned import Learned
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.changes import cannot_fit, execution_changes, recipe_changes, taken
 from qlora_run.resolve.defaults import why_default
-from qlora_run.resolve.disk import check_disk, written_bytes
+from qlora_run.resolve.disk import check_disk
 from qlora_run.resolve.fit import Fit, check_trainable, close_call, find_fit, runner_up, settle
 from qlora_run.resolve.kernel_rules import check_optimizer
 from qlora_run.resolve.notes import notes_of
@@ -132,7 +132,7 @@ def _changed(s: Situation) -> tuple[Situation, Fit]:
 
 def _plan(s: Situation, fit: Fit) -> RunPlan:
     trained = s.model.params if s.value("method") == "full" else adapter_params(s.model, s.targets, s.value("lora_r"))
-    check_disk(s.report.disk.output_free_bytes, written_bytes(s.model, trained, s.value), s.value("merge"))
+    check_disk(s.report.disk.output_free_bytes, s.model, trained, s.value)
     return RunPlan(
         recipe=_scope(s, "recipe"),
         execution=_scope(s, "execution"),
