@@ -129,10 +129,10 @@ def _inputs(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> 
 
 
 def rebuilt_token(model: ModelFacts, setup: Setup) -> int:
-    """Bytes moved for each token to make a layer's norms and activation again: what they read and what they make."""
+    """Bytes for each token of what a layer's norms and activation make, where that is made again and not kept."""
     if not setup.rebuild_activations:
         return 0
-    return setup.compute_bytes * (2 * 2 * model.hidden_size + 3 * model.intermediate_size)
+    return setup.compute_bytes * (2 * model.hidden_size + model.intermediate_size)
 
 
 def _groups(reading: Sequence[LinearShape]) -> dict[str, int]:

@@ -52,6 +52,8 @@ left of launching is the card's own."""
 ALIKE_TOKENS = 64
 MORE_NORMS_LAUNCHES = 1.2
 """With norms behind attention and MLP as well."""
+REBUILDING = 3
+"""Bytes moved for each one that is made again: about two are read for it."""
 LIGER_LAUNCH_SECONDS = 0.015
 """Liger asks the card how many tokens count, and waits for the answer."""
 OFFLOAD_BYTES_PER_SECOND = 12e9
@@ -236,8 +238,8 @@ def _token_seconds(work: Work, machine: Rates, again: float, tokens: float) -> f
     products = passes * work.linear_params + 4 * work.scored_share * work.head_params
     seen = 2 * tokens if work.dense_attention else work.mean_tokens
     attention = (6 + 2 * again) * work.attention_width * seen * work.num_layers
-    moved = work.touches * work.kept_token_bytes * work.num_layers * (1 + 0.4 * again)
-    moved += work.rebuilt_token_bytes * work.num_layers
+    made = work.kept_token_bytes + work.rebuilt_token_bytes
+    moved = (work.touches * made * (1 + 0.4 * again) + REBUILDING * work.rebuilt_token_bytes) * work.num_layers
     moved += work.scored_share * work.logit_touches
     return products / machine.flops + attention / machine.attention_flops + moved / machine.bytes
 
