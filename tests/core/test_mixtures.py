@@ -14,6 +14,12 @@ from qlora_run.resolve.weights import adapter_params
 
 SIZES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "qwen2_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 48,
+    },
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
 }
 

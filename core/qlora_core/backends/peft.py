@@ -12,6 +12,7 @@ from qlora_core.step.forward import PackedLoss, causal_lm, packed_loss
 from qlora_core.step.limits import Limits
 from qlora_core.step.recompute import decoder_layers, recompute_layers
 from qlora_profiles.errors import UserError
+from qlora_profiles.facts import EXPERTS_AND_ROUTERS
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.settings import Recipe
@@ -144,10 +145,6 @@ def _leave_inputs_alone(layer: Any) -> None:
     layer.cast_input_dtype_enabled = False
 
 
-EXPERTS_AND_ROUTERS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
-"""Names that PEFT takes for those of a mixture's experts and router, which it would adapt as a whole."""
-
-
 def target_names(recipe: Recipe, model: Any) -> str | list[str]:
     """PEFT's form of the target modules. All linear layers of a mixture of experts are those that every token meets."""
     import torch
@@ -161,4 +158,4 @@ def target_names(recipe: Recipe, model: Any) -> str | list[str]:
     linear = {
         name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)
     }
-    return sorted(linear - EXPERTS_AND_ROUTERS)
+    return sorted(linear.difference(EXPERTS_AND_ROUTERS))

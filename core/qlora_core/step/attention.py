@@ -1,9 +1,8 @@
 """Attention over sequences laid end to end, each blind to its neighbours.
 
-``varlen`` is torch's own kernel for it (CUDA, torch 2.10 on, no extra package; ``equal_rows`` where they are equally
-long); ``flash`` the flash-attn
-package; ``sdpa`` torch's scaled dot product with the block-diagonal causal mask that transformers builds
-from the restarting positions (exact only without a cache).
+``varlen`` is torch's own kernel for it (CUDA, torch 2.10 on, no extra package; ``equal_rows`` where all are equally
+long); ``flash`` the flash-attn package; ``sdpa`` torch's scaled dot product with the block-diagonal causal mask that
+transformers builds from the restarting positions (exact only without a cache).
 """
 
 from collections.abc import Callable

@@ -126,7 +126,8 @@ class _AdaptedLinears(torch.autograd.Function):
         for member, columns, b in zip(group.members, group.columns, all_b, strict=True):
             out = _sum(group, member, flat, down[:, columns], b)
             results.append(out.view(*x.shape[:-1], out.shape[-1]))
-        ctx.group, ctx.source = group, source
+        ctx.group = group
+        ctx.make = source.function if source else None  # not its inputs: only saved tensors go when layers recompute
         ctx.save_for_backward(down, a, *all_b, *(source.inputs if source else (x,)))
         return tuple(results)
 
@@ -135,7 +136,7 @@ class _AdaptedLinears(torch.autograd.Function):
         group: Group = ctx.group
         down, a, *rest = ctx.saved_tensors
         all_b, kept = rest[: len(group.members)], tuple(rest[len(group.members) :])
-        x = ctx.source.again(kept) if ctx.source else kept[0]
+        x = ctx.make(*kept) if ctx.make else kept[0]
         shape, flat = x.shape, x.reshape(-1, x.shape[-1])
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
         grad_down = torch.empty_like(down)

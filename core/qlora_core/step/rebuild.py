@@ -7,7 +7,6 @@ would save such a result for its backward asks where it comes from and saves tha
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 ATTRIBUTE = "_qlora_made_from"
@@ -18,11 +17,6 @@ class Source(NamedTuple):
 
     function: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
-
-    @torch.no_grad()
-    def again(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """The tensor once more, of its inputs as they come out of autograd's hands."""
-        return self.function(*inputs)
 
 
 def remembered(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -1,17 +1,22 @@
 """What backward makes again is what forward made, and is not kept meanwhile."""
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from support.adapted import adapted, assert_same, computed
+from support.models import random_examples
 from support.plain_kernels import KERNELS
 from torch import Tensor
 from torch.nn.functional import silu
 
+from qlora_core.step.forward import packed_loss
 from qlora_core.step.layers import LayerKernels, fuse_layers
 from qlora_core.step.lora import fuse_adapters
+from qlora_core.step.packing import pack
 from qlora_core.step.rebuild import remembered, source_of
 from qlora_core.step.recompute import recompute_layers
 from qlora_run.model_facts import discover_targets
@@ -135,4 +140,23 @@ def test_only_what_was_asked_to_remember_does() -> None:
     doubled = remembered(lambda t: 2 * t)(x)
     source = source_of(doubled)
     assert source is not None
-    assert torch.equal(source.again(source.inputs), doubled)
+    assert torch.equal(source.function(*source.inputs), doubled)
+
+
+@pytest.mark.parametrize("recomputed", [0, 3])
+def test_layers_that_recompute_keep_nothing_of_it(recomputed: int) -> None:
+    gates: list[weakref.ref[Any]] = []
+
+    def silu_seen(gate: Tensor, up: Tensor) -> Tensor:
+        gates.append(weakref.ref(gate.untyped_storage()))
+        return KERNELS.silu(gate, up)
+
+    model = fused("qwen3", True, recomputed, replace(KERNELS, silu=silu_seen))
+    gates.clear()
+    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    gates.clear()
+    loss = score(pack(random_examples(3, seed=2), torch.device("cpu")))
+    gc.collect()
+    assert len(gates) == 3
+    assert sum(gate() is not None for gate in gates) == (3 if recomputed == 0 else 0)
+    loss.backward()
