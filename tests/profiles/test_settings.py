@@ -147,5 +147,6 @@ def _execution() -> dict[str, Any]:
         "pin_memory": False,
         "expandable_segments": False,
         "offload_activations": False,
+        "rebuild_activations": False,
         "cpu_threads": 0,
     }
