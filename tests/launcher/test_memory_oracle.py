@@ -1,5 +1,6 @@
 """The closed form of the peak against a count of every tensor that the step really makes."""
 
+import random
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from qlora_run.model_facts import discover_targets
 from qlora_run.model_facts.layout import tensors_from_config
 from qlora_run.model_facts.summary import summarise
 from qlora_run.resolve.footprint import Footprint
-from qlora_run.resolve.memory import Costs, memory_costs, passing_bytes, peak
+from qlora_run.resolve.memory import Costs, _worst, memory_costs, passing_bytes, peak
 from qlora_run.resolve.setup import Setup
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -75,7 +76,7 @@ def tensors_bytes(costs: Costs, recomputed: int, tokens: int = TOKENS) -> int:
     return passing_bytes(costs, tokens, recomputed, accumulating=False) - round(gaps)
 
 
-@pytest.mark.parametrize("recomputed", [0, 1, 3])
+@pytest.mark.parametrize("recomputed", [0, 3])
 @pytest.mark.parametrize("family", SHAPES)
 def test_4_bit_layers(family: str, recomputed: int) -> None:
     shape = {"model_type": family, **COMMON, **SHAPES[family]}
@@ -83,7 +84,7 @@ def test_4_bit_layers(family: str, recomputed: int) -> None:
     assert tensors_bytes(costs_of(shape), recomputed) == pytest.approx(counted.passing, rel=0.03)
 
 
-@pytest.mark.parametrize("recomputed", [0, 1, 3])
+@pytest.mark.parametrize("recomputed", [0, 3])
 @pytest.mark.parametrize("family", SHAPES)
 def test_4_bit_layers_with_fused_adapters(family: str, recomputed: int) -> None:
     shape = {"model_type": family, **COMMON, **SHAPES[family]}
@@ -106,6 +107,35 @@ def test_short_examples_whose_gradients_are_the_most_of_it(fused: bool, tokens: 
     assert predicted == pytest.approx(counted.passing, rel=0.03)
 
 
+def random_shape(draw: random.Random) -> dict[str, Any]:
+    """A decoder whose proportions are those that models have: an MLP of 2.5 to 4 times the hidden size, queries of once
+    or twice."""
+    family = draw.choice(sorted(SHAPES))
+    hidden, width = draw.choice((512, 768, 1024, 1536, 2048)), draw.choice((64, 128))
+    wide = draw.choice((1, 2)) if family in ("qwen3", "gemma3_text") else 1
+    heads, layers = hidden * wide // width, draw.randint(4, 6)
+    shape = {"model_type": family, **COMMON, **SHAPES[family], "hidden_size": hidden, "head_dim": width}
+    shape |= {"num_attention_heads": heads, "num_hidden_layers": layers, "vocab_size": draw.choice((1000, 8000, 32000))}
+    shape["num_key_value_heads"] = draw.choice([count for count in (1, 2, 4, 8) if heads % count == 0])
+    shape["intermediate_size"] = 64 * round(draw.uniform(2.5, 4) * hidden / 64)
+    shape["tie_word_embeddings"] = draw.random() < 0.5
+    return shape | ({"layer_types": ["full_attention"] * layers} if "layer_types" in shape else {})
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_random_shapes(seed: int) -> None:
+    """Within 1% of all memory: what stays, and most that passes and gradients take together."""
+    draw = random.Random(seed)
+    shape = random_shape(draw)
+    tokens, recomputed = draw.choice((128, 256, 512, 1024)), draw.randint(0, shape["num_hidden_layers"])
+    method, fused = draw.choice(("lora", "qlora-4")), draw.random() < 0.5
+    counted = step_bytes(shape, tokens=tokens, recomputed=recomputed, method=method, fused=fused)
+    costs = costs_of(shape, method=method, fused_adapters=fused)
+    worst = _worst(costs, tokens, recomputed, accumulating=False)
+    staying = costs.base_bytes + costs.state_bytes
+    assert worst.used + worst.gradients + staying == pytest.approx(counted.passing + staying, rel=0.01)
+
+
 MIXTURES: dict[str, dict[str, Any]] = {
     "few wide experts": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 768},
     "many narrow ones": {"num_experts": 16, "num_experts_per_tok": 8, "moe_intermediate_size": 256},
@@ -114,7 +144,7 @@ MIXTURES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("recomputed", [0, 1, 3])
+@pytest.mark.parametrize("recomputed", [0, 3])
 @pytest.mark.parametrize("name", MIXTURES)
 def test_mixtures_of_experts(name: str, recomputed: int) -> None:
     shape = {"model_type": "qwen3_moe", **COMMON, **SHAPES["qwen3"], **MIXTURES[name]}

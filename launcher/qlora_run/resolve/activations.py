@@ -40,6 +40,7 @@ class LayerCost:
         shared_token: the part of ``kept_token`` that is that same input.
         backward_token: gradients that live together at the worst moment of a layer's backward.
         product_token: what they include that is gone while a weight is expanded.
+        norm_token: gradients at a norm at the end of a layer, where no product is made.
         first_token: gradients at the norm behind the last layer, where backward begins.
         block_token: the largest tensors that come and go: they leave gaps in the allocator's memory.
     """
@@ -50,6 +51,7 @@ class LayerCost:
     shared_token: int
     backward_token: int
     product_token: int
+    norm_token: int
     first_token: int
     block_token: int
 
@@ -66,6 +68,7 @@ def layer_cost(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) 
         shared_token=0 if own_copy else setup.stream_bytes * hidden,
         backward_token=_backward(model, setup),
         product_token=0 if model.experts_per_token else c * inner,
+        norm_token=22 * hidden if model.post_norms and eager_16bit else 0,
         first_token=(24 if eager_16bit else 3 * c) * hidden,
         block_token=(FLOAT32 if setup.method == "qlora-8" else c) * max(inner, _grouped(model)),
     )
@@ -167,8 +170,7 @@ def _backward(model: ModelFacts, setup: Setup) -> int:
     The former is one tensor with fused adapters, but a moment later the activation's own gradients are as large,
     unless a fused activation writes them over what it kept.
     Before, in the layer's second forward, a fused gate-and-up exists three times over while PEFT adds its adapter.
-    A norm at the end of the layer works in float32; an 8-bit product quantises its input, through 16 bits and a
-    mask of outliers.
+    An 8-bit product quantises its input, through 16 bits and a mask of outliers.
     """
     c, hidden, inner = setup.compute_bytes, model.hidden_size, model.intermediate_size
     if model.experts_per_token:
@@ -178,8 +180,7 @@ def _backward(model: ModelFacts, setup: Setup) -> int:
     down = read * c * inner + (3 if joined else 1) * setup.stream_bytes * hidden
     if setup.method == "qlora-8":
         down = max(down, 5 * inner + 2 * c * hidden)
-    eager_16bit = c < FLOAT32 and not setup.fused_kernels
-    return max(down, 22 * hidden) if model.post_norms and eager_16bit else down
+    return down
 
 
 def _grouped(model: ModelFacts) -> int:

@@ -143,7 +143,8 @@ def _worst(costs: Costs, tokens: int, recomputed: int, accumulating: bool) -> _W
 def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) -> Iterator[_Worst]:
     """What passes, what is lost around it, and the gradients that exist, at each instant.
 
-    Backward has two: at its start all layers' activations are there, at its end all other gradients. A trained head's
+    Backward has two: at its start all layers' activations are there, at its end all other gradients; and where some
+    layers recompute, a third at the last of those, when the gradients of the layers behind it exist. A trained head's
     gradient is there from the start. Graphs hold the memory of forward and backward for good, a micro-batch's
     gradients among it; all else comes on top.
     """
@@ -166,6 +167,11 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
     at_end = _shared(costs, tokens) + costs.layer.input_token * tokens + _again(costs, tokens) + _within(costs, tokens)
     gaps = lost + round(costs.gaps_share * at_end)
     of_layer = (costs.gradient_bytes - costs.head_gradient_bytes) // costs.num_layers
+    if 0 < recomputed < costs.num_layers and not accumulating:
+        behind = costs.num_layers - 1 - (recomputed - 1) * costs.num_layers // recomputed
+        used = kept + open_casts + _again(costs, tokens) + _within(costs, tokens)
+        used -= behind * (_open(costs, tokens) + costs.cast_layer_bytes)
+        yield _Worst("backward of a layer", used, gaps, costs.head_gradient_bytes + behind * of_layer)
     yield _Worst("backward of a layer", at_end, gaps, costs.gradient_bytes - of_layer)
     yield _Worst("optimizer step", costs.optimizer_step_bytes, fixed, costs.gradient_bytes)
 
@@ -193,10 +199,14 @@ def longest_that_fits(costs: Costs, budget_bytes: int | None, most_tokens: int) 
 def _kept(costs: Costs, tokens: int, recomputed: int) -> int:
     """What all layers keep until backward reaches them, and what they share."""
     layer, open_layers = costs.layer, costs.num_layers - recomputed
-    of_open = layer.kept_token * tokens + layer.kept_square * tokens**2
     of_recomputed = recomputed * (layer.input_token - costs.offloaded_token) * tokens
     on_its_way = costs.offloaded_token * tokens if recomputed else 0
-    return of_recomputed + on_its_way + open_layers * of_open + _shared(costs, tokens)
+    return of_recomputed + on_its_way + open_layers * _open(costs, tokens) + _shared(costs, tokens)
+
+
+def _open(costs: Costs, tokens: int) -> int:
+    """What a layer that does not recompute keeps."""
+    return costs.layer.kept_token * tokens + costs.layer.kept_square * tokens**2
 
 
 def _shared(costs: Costs, tokens: int) -> int:
@@ -227,7 +237,7 @@ def _within(costs: Costs, tokens: int) -> int:
     gradients, product = costs.layer.backward_token * tokens, costs.layer.product_token * tokens
     at_down = gradients - product + max(product, costs.expanded_down_bytes)
     at_widest = gradients - 4 * product + costs.expanded_widest_bytes  # the MLP's own tensors are gone, or not yet
-    return max(at_down, at_widest)
+    return max(at_down, at_widest, costs.layer.norm_token * tokens)
 
 
 def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:
