@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.memory_oracle import CHUNK_TOKENS, FAKE_EXPANDING, FAKE_VARLEN, step_bytes
+from support.memory_oracle import FAKE_EXPANDING, FAKE_VARLEN, step_bytes
+from support.setups import SETUP
 
 from qlora_run.model_facts import discover_targets
 from qlora_run.model_facts.layout import tensors_from_config
@@ -41,25 +42,6 @@ COMMON = {
 }
 TOKENS = 1024
 BARE = Footprint(context_bytes=0)
-SETUP: dict[str, Any] = {
-    "method": "qlora-4",
-    "double_quant": True,
-    "lora_r": 16,
-    "lora_dropout": 0.0,
-    "optimizer": "adamw",
-    "device": "cuda",
-    "compute_dtype": "bfloat16",
-    "attention": "varlen",
-    "loss_kernel": "chunked",
-    "loss_chunk_tokens": CHUNK_TOKENS,
-    "optimizer_kernel": "fused",
-    "expandable_segments": True,
-    "offload_activations": False,
-    "cuda_graphs": False,
-    "fused_kernels": False,
-    "fused_adapters": False,
-    "expands_heads": False,
-}
 
 
 def costs_of(shape: dict[str, Any], **changes: Any) -> Costs:

@@ -51,12 +51,13 @@ def _expand(execution: Execution, dtype: torch.dtype, warn: Warn) -> Expand:
 
 
 def full_length(plan: RunPlan, model: Any) -> int | None:
-    """What examples are cut at, where some are that long and rows of one length have a faster attention; tokens."""
-    longest = plan.data.longest_tokens
-    if plan.execution_values().attention != "varlen" or longest < equal_rows.SHORTEST:
+    """What examples are cut at (tokens), where rows of one length can come and have a faster attention."""
+    length = plan.recipe_values().max_length
+    longest = min(length, plan.data.longest_tokens)
+    if plan.execution_values().attention != "varlen" or not equal_rows.worth(longest, length):
         return None
     config, device = model.config.get_text_config(), model.get_input_embeddings().weight.device
-    return plan.recipe_values().max_length if equal_rows.usable(config, device, end_to_end) else None
+    return length if equal_rows.usable(config, device, end_to_end) else None
 
 
 def graphed(scorer: PackedLoss, limits: Limits, warn: Warn) -> GraphedDecoder | None:

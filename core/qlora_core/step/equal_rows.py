@@ -19,22 +19,28 @@ Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 """Attention of q, k and v (T x heads x d) whose sequences end at the boundaries; the last is the longest's length."""
 
 SHORTEST = 1024
-"""Below that the kernels hardly differ."""
+"""Below that attention takes too little of a step for a plan of its shape to be won back soon."""
 LONG = 8192
 """cuDNN plans anew for each B and S that it has not seen, which takes about as long as this many tokens win."""
 GENERATIONS = (9, 10)
 """Compute capabilities (their first number) on which torch itself prefers cuDNN: Hopper and Blackwell."""
 
 
+def worth(length: int, full_length: int) -> bool:
+    """Whether rows of a length are worth a plan: those that examples are cut at, which come again and again, or long
+    ones."""
+    return length >= SHORTEST and (length == full_length or length >= LONG)
+
+
 def row_length(packed: Packed, full_length: int | None) -> int | None:
     """S, where the sequences are equally long and that length is worth a plan; else ``None``.
 
-    ``full_length`` is what examples are cut at: the one length that comes again and again. ``None``: never.
+    ``full_length`` is what examples are cut at; ``None``: never.
     """
     length = packed.longest
-    if full_length is None or length < SHORTEST or any(each != length for each in packed.lengths) or not packed.lengths:
+    if full_length is None or not worth(length, full_length) or set(packed.lengths) != {length}:
         return None
-    return length if length == full_length or length >= LONG else None
+    return length
 
 
 def usable(config: Any, device: torch.device, varlen: Varlen) -> bool:
@@ -83,6 +89,11 @@ def same_attention(
     ends = torch.tensor([0, length, 2 * length], dtype=torch.int32, device=device)
     with torch.autocast(device.type, enabled=False):
         ours, other = attend(q, k, v, length, None), varlen(q, k, v, ends, length)
-    pairs = [(ours, other)]
-    pairs += zip(*(torch.autograd.grad(out.float().sin().sum(), (q, k, v)) for out in (ours, other)), strict=True)
-    return all(float((a - b).detach().float().norm()) <= 0.02 * float(b.detach().float().norm()) for a, b in pairs)
+    pairs = with_gradients(ours, other, (q, k, v))
+    return all(float((a - b).float().norm()) <= 0.02 * float(b.float().norm()) for a, b in pairs)
+
+
+def with_gradients(one: Tensor, other: Tensor, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
+    """Two results of the same inputs in a pair, and the gradients that both give each input."""
+    gradients = (torch.autograd.grad(out.float().sin().sum(), inputs) for out in (one, other))
+    return [(one.detach(), other.detach()), *zip(*gradients, strict=True)]

@@ -4,17 +4,14 @@ from typing import Any
 
 from torch import nn
 
+from qlora_core.step.spread import spread
+
 
 def decoder_layers(model: nn.Module) -> list[Any]:
     """The layers that can be checkpointed, in order."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-
-
-def spread(count: int, total: int) -> set[int]:
-    """``count`` indices out of ``total``, evenly spread: ``spread(2, 4) == {0, 2}``."""
-    return {i * total // count for i in range(count)} if count else set()
 
 
 def recompute_layers(model: Any, count: int, preserve_rng_state: bool, offload: bool = False) -> None:

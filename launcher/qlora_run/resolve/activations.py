@@ -35,6 +35,7 @@ class LayerCost:
 
     Attributes:
         kept_token: what a layer that does not recompute keeps.
+        rebuilt_token: what it would keep, too, were it not made again in backward.
         kept_square: the same for kernels that keep a T x T mask or the scores.
         input_token: what a layer that recomputes keeps.
         shared_token: the part of ``kept_token`` that is that same input.
@@ -46,6 +47,7 @@ class LayerCost:
     """
 
     kept_token: int
+    rebuilt_token: int
     kept_square: int
     input_token: int
     shared_token: int
@@ -61,8 +63,11 @@ def layer_cost(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) 
     hidden, inner, c = model.hidden_size, model.intermediate_size, setup.compute_bytes
     eager_16bit = not setup.fused_kernels and c < FLOAT32
     own_copy = eager_16bit and not setup.full  # of the input: the norm's, in float32
+    made = sum(kept(model, setup) for kept in (_norms, _attention, _mlp)) + _inputs(model, targets, setup)
+    rebuilt = c * sum(_once(targets)) if setup.rebuild_activations else 0
     return LayerCost(
-        kept_token=sum(kept(model, setup) for kept in (_norms, _attention, _mlp)) + _inputs(model, targets, setup),
+        kept_token=made - rebuilt,
+        rebuilt_token=rebuilt,
         kept_square=_square(model, setup),
         input_token=setup.stream_bytes * hidden,
         shared_token=0 if own_copy else setup.stream_bytes * hidden,
@@ -128,14 +133,7 @@ def _inputs(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> 
         mask = 1 if setup.device == "cuda" else c
         copies = (c + mask) * sum(shape.in_features for shape in targets)  # each its own, and a mask
         return ranks + copies
-    return ranks + (0 if setup.rebuild_activations else c * sum(_once(targets)))
-
-
-def rebuilt_token(model: ModelFacts, setup: Setup) -> int:
-    """Bytes for each token of what a layer's norms and activation make, where that is made again and not kept."""
-    if not setup.rebuild_activations:
-        return 0
-    return setup.compute_bytes * (2 * model.hidden_size + model.intermediate_size)
+    return ranks + c * sum(_once(targets))
 
 
 def _groups(reading: Sequence[LinearShape]) -> dict[str, int]:

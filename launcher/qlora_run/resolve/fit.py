@@ -99,13 +99,17 @@ def budget_bytes(s: Situation) -> int | None:
 def find_fit(s: Situation) -> Fit | None:
     """The method and execution, or ``None`` when no method allowed fits."""
     if "method" in s.wishes:
-        given = s.wishes["method"]
-        _check_method(s, str(given.value))
-        return _fit(s, asked(given))
-    if s.model.quantised is not None:
-        reason = f"the checkpoint is {s.model.quantised} already"
-        return _fit(s, Choice(BITSANDBYTES[s.model.quantised], "probe", reason))
-    return _automatic(s)
+        _check_method(s, str(s.wishes["method"].value))
+    settled = _settled_method(s)
+    return _fit(s, settled) if settled else _automatic(s)
+
+
+def _settled_method(s: Situation) -> Choice | None:
+    """The one asked for, or the one that the checkpoint is stored for."""
+    if "method" in s.wishes:
+        return asked(s.wishes["method"])
+    stored = BITSANDBYTES.get(s.model.quantised or "")
+    return Choice(stored, "probe", f"the checkpoint is {s.model.quantised} already") if stored else None
 
 
 def _fit(s: Situation, method: Choice) -> Fit | None:
@@ -130,13 +134,13 @@ def close_call(s: Situation) -> Fit | None:
 
 def smallest_method(s: Situation) -> Choice:
     """The method asked for, else the one of the least memory that the machine can run."""
-    if "method" in s.wishes:
-        return asked(s.wishes["method"])
-    if s.model.quantised in BITSANDBYTES:
-        return Choice(BITSANDBYTES[s.model.quantised], "probe", f"the checkpoint is {s.model.quantised} already")
-    if bitsandbytes_missing(s):
-        return Choice("lora", "probe", f"{bitsandbytes_problem(s)}, and 4-bit needs it")
-    return Choice("qlora-4", "probe", "4 bits take the least memory")
+    return _settled_method(s) or _lora_alone(s) or Choice("qlora-4", "probe", "4 bits take the least memory")
+
+
+def _lora_alone(s: Situation) -> Choice | None:
+    """16 bits, where 4 are not to be had."""
+    problem = bitsandbytes_problem(s)
+    return Choice("lora", "probe", f"{problem}, and 4-bit needs it") if problem else None
 
 
 def _automatic(s: Situation) -> Fit | None:
@@ -160,10 +164,8 @@ def _automatic(s: Situation) -> Fit | None:
 
 def _on_cpu(s: Situation) -> Fit | None:
     """4 bits where they can be had: main memory is shared with everything else that runs."""
-    if bitsandbytes_missing(s):
-        return _fit(s, Choice("lora", "probe", f"{bitsandbytes_problem(s)}, and 4-bit needs it"))
     why = "no GPU is used: 4-bit keeps RAM use and disk traffic smallest; --method lora computes in full precision"
-    return _fit(s, Choice("qlora-4", "probe", why))
+    return _fit(s, _lora_alone(s) or Choice("qlora-4", "probe", why))
 
 
 def bitsandbytes_missing(s: Situation) -> bool:

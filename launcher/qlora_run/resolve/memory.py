@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from qlora_core.step.spread import spread
 from qlora_profiles.facts import LinearShape, MemoryEstimate, MemoryPart, ModelFacts
 from qlora_run.resolve import footprint as rates
 from qlora_run.resolve import weights
@@ -168,7 +169,7 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
     gaps = lost + round(costs.gaps_share * at_end)
     of_layer = (costs.gradient_bytes - costs.head_gradient_bytes) // costs.num_layers
     if 0 < recomputed < costs.num_layers and not accumulating:
-        behind = costs.num_layers - 1 - (recomputed - 1) * costs.num_layers // recomputed
+        behind = costs.num_layers - 1 - max(spread(recomputed, costs.num_layers))
         used = kept + open_casts + _again(costs, tokens) + _within(costs, tokens)
         used -= behind * (_open(costs, tokens) + costs.cast_layer_bytes)
         yield _Worst("backward of a layer", used, gaps, costs.head_gradient_bytes + behind * of_layer)

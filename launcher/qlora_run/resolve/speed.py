@@ -13,7 +13,6 @@ from qlora_core.step.buckets import padded
 from qlora_profiles.facts import Ceilings, DataFacts, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_run.resolve import weights
-from qlora_run.resolve.activations import rebuilt_token
 from qlora_run.resolve.cards import card_of
 from qlora_run.resolve.memory import Costs
 from qlora_run.resolve.setup import Setup
@@ -183,7 +182,7 @@ def work_of_step(
         head_params=model.vocab_size * model.hidden_size,
         attention_width=model.num_heads * model.head_dim,
         kept_token_bytes=costs.layer.kept_token,
-        rebuilt_token_bytes=rebuilt_token(model, setup),
+        rebuilt_token_bytes=costs.layer.rebuilt_token,
         num_layers=model.num_layers,
         trains_weights=setup.full,
         dense_attention=setup.attention == "sdpa",

@@ -10,6 +10,7 @@ import torch
 from support.adapted import adapted, assert_same, computed
 from support.models import random_examples
 from support.plain_kernels import KERNELS
+from support.setups import SETUP
 from torch import Tensor
 from torch.nn.functional import silu
 
@@ -22,7 +23,7 @@ from qlora_core.step.recompute import recompute_layers
 from qlora_run.model_facts import discover_targets
 from qlora_run.model_facts.layout import tensors_from_config
 from qlora_run.model_facts.summary import summarise
-from qlora_run.resolve.activations import _inputs
+from qlora_run.resolve.activations import layer_cost
 from qlora_run.resolve.setup import Setup
 
 
@@ -105,33 +106,11 @@ def test_the_planner_counts_what_is_not_kept() -> None:
     config = adapted("llama").config.to_dict()
     facts = summarise("tiny", config, tensors_from_config(config, "tiny"), exact=True, fingerprint="")
     targets = discover_targets(facts, ("all-linear",))
-    setups = (setup(rebuild) for rebuild in (False, True))
-    counted, rebuilt = (_inputs(facts, targets, each) for each in setups)
+    same = SETUP | {"method": "lora", "compute_dtype": "float32", "fused_kernels": True, "fused_adapters": True}
+    setups = (Setup(**same, rebuild_activations=rebuild) for rebuild in (False, True))
+    counted, rebuilt = (layer_cost(facts, targets, each).kept_token for each in setups)
     first = 4 * facts.hidden_size * tokens  # nothing is trained below the first norm: only now its input is kept
     assert usual - less == (counted - rebuilt) * facts.num_layers * tokens - first
-
-
-def setup(rebuild: bool) -> Setup:
-    return Setup(
-        method="lora",
-        double_quant=True,
-        lora_r=8,
-        lora_dropout=0.0,
-        optimizer="adamw",
-        device="cuda",
-        compute_dtype="float32",
-        attention="sdpa",
-        loss_kernel="chunked",
-        loss_chunk_tokens=64,
-        optimizer_kernel="fused",
-        expandable_segments=True,
-        offload_activations=False,
-        cuda_graphs=False,
-        fused_kernels=True,
-        fused_adapters=True,
-        expands_heads=True,
-        rebuild_activations=rebuild,
-    )
 
 
 def test_only_what_was_asked_to_remember_does() -> None:

@@ -12,8 +12,9 @@ from qlora_core.evaluate import evaluate
 from qlora_core.step.forward import PackedLoss, packed_loss
 from qlora_core.step.limits import Limits
 from qlora_core.step.packing import Packed, pack, pack_all, supervised_tokens
-from qlora_core.step.recompute import decoder_layers, recompute_layers, spread
+from qlora_core.step.recompute import decoder_layers, recompute_layers
 from qlora_core.step.runner import StepResult, StepRunner
+from qlora_core.step.spread import spread
 from qlora_profiles.errors import EnvironmentProblem
 
 CPU = torch.device("cpu")
