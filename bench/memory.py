@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import msgspec
+from in_process import SWITCHES
 
 from qlora_profiles.codec import from_json, to_json
 from qlora_profiles.errors import QloraRunError
@@ -59,7 +60,9 @@ def predicted(plan: Any, tokens: int, execution: Any = None) -> dict[str, Any]:
     return {"predicted": estimate.peak_bytes, "instant": estimate.instant, "parts": parts}
 
 
-def measure(model: str, method: str, tokens: list[int], kernels: list[str], graphs: str, calibrate: bool) -> None:
+def measure(
+    model: str, method: str, tokens: list[int], kernels: list[str], switches: list[str], calibrate: bool
+) -> None:
     """Every point of one model and method; prints a line of JSON for each."""
     plan = plan_for(model, method, {"token_budget": 512})
     from qlora_core.__main__ import set_environment
@@ -77,12 +80,12 @@ def measure(model: str, method: str, tokens: list[int], kernels: list[str], grap
     layers = plan.model.num_layers
     for count, share, kernel in product(tokens, SHARES, kernels):
         values = {"token_budget": count, "layers_recomputed": round(SHARES[share] * layers), "loss_kernel": kernel}
-        values["cuda_graphs"] = graphs == "yes"
+        values |= {name: word in switches for word, name in SWITCHES.items()}
         try:
             point = plan_for(model, method, values)
         except QloraRunError:  # the planner refuses: more than this card has
             continue
-        row = _names(model, method) | {"tokens": count, "recomputed": share, "kernel": kernel, "graphs": graphs}
+        row = _names(model, method) | {"tokens": count, "recomputed": share, "kernel": kernel, "switches": switches}
         row |= predicted(point, count)
         try:
             row |= steps(backend, loaded, point, count, before)
@@ -159,7 +162,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["qlora-4", "lora"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048, 8192, 16384])
     parser.add_argument("--kernels", nargs="+", default=["chunked", "liger"])
-    parser.add_argument("--graphs", choices=["yes", "no"], default="no", help="with CUDA graphs")
+    parser.add_argument("--switches", nargs="*", choices=SWITCHES, default=[], help="what to switch on")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--score", type=Path, nargs="+", help="files of earlier runs")
     parser.add_argument("--shapes", type=Path, help="configs by model name, for files without plans")
@@ -168,7 +171,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         first = options.models[0], options.methods[0]
-        measure(*first, options.tokens, options.kernels, options.graphs, options.calibrate)
+        measure(*first, options.tokens, options.kernels, options.switches, options.calibrate)
         return
     if options.score:
         report(score(options.score, options.shapes))
@@ -181,7 +184,7 @@ def main() -> None:
 
 def _child(model: str, method: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, model, "--child", "--methods", method]
-    command += ["--tokens", *map(str, options.tokens), "--kernels", *options.kernels, "--graphs", options.graphs]
+    command += ["--tokens", *map(str, options.tokens), "--kernels", *options.kernels, "--switches", *options.switches]
     command += ["--calibrate"] if options.calibrate else []
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     rows = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("POINT ")]
@@ -212,7 +215,7 @@ def _scored(row: dict[str, Any], plans: dict[tuple[str, str], str], configs: dic
         loss_kernel=row["kernel"],
         token_budget=row["tokens"],
         layers_recomputed=layers,
-        cuda_graphs=row.get("graphs") == "yes",
+        **{name: word in row["switches"] for word, name in SWITCHES.items()},
     )
     return predicted(plan, row["tokens"], execution)
 

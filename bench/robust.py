@@ -29,6 +29,7 @@ from transformers import TrainerCallback
 from qlora_core.preflight import Talk, preflight
 from qlora_profiles import events
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
+from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
 
 
@@ -54,9 +55,9 @@ def one(loaded: list[Loaded], values: dict[str, Any], steps: int) -> Outcome:
         loaded.append(first_loaded(values))
     held = loaded[0]
     held.clear()
-    trainer, data = held.trainer(plan, output)
-    end = "refused by the card"
+    trainer, end = None, "refused by the card"
     try:
+        trainer, data = held.trainer(plan, output)
         preflight(trainer, Talk(prompt_ids=data.prompt_ids("Hello"), stop_ids=data.stop_ids))
         end = "OOM"
         trainer.train()
@@ -64,10 +65,12 @@ def one(loaded: list[Loaded], values: dict[str, Any], steps: int) -> Outcome:
     except (torch.OutOfMemoryError, EnvironmentProblem) as error:
         end += f": {str(error).splitlines()[0]}"
     finally:
-        trainer.optimizer = None
+        if trainer:
+            trainer.optimizer = None
     found = events.all_events(output / events.FILE_NAME)
     adapted = sum(isinstance(e, events.AdaptationEvent) for e in found)
-    return Outcome(values, end, adapted, plan.memory.close, trainer.job.memory.peak_bytes() or 0)
+    peak = trainer.job.memory.peak_bytes() if trainer else None
+    return Outcome(values, end, adapted, plan.memory.close, peak or 0)
 
 
 def first_loaded(values: dict[str, Any]) -> Loaded:
@@ -96,12 +99,21 @@ def draw(rng: random.Random, options: argparse.Namespace, method: str, number: i
     }
 
 
+def _rebuilding(values: dict[str, Any]) -> RunPlan:
+    """A plan that keeps as little as it can."""
+    try:
+        return plan_of(values | {"rebuild_activations": True})
+    except EnvironmentProblem:  # no kernels for that
+        return plan_of(values)
+
+
 def refused_rightly(loaded: list[Loaded], outcome: Outcome) -> bool:
     """Whether the smallest execution really runs out of memory under the cap of a refused run."""
     layers = {"token_budget": 64, "offload_activations": True, "loss_chunk_tokens": 32}
     budget = outcome.asked["vram_budget_bytes"]
+    roomy_values = {**outcome.asked, **layers, "vram_budget_bytes": 4 * budget, "max_steps": 2}
     try:
-        roomy = plan_of({**outcome.asked, **layers, "vram_budget_bytes": 4 * budget, "max_steps": 2})
+        roomy = _rebuilding(roomy_values)
     except UserError:
         return True
     held = loaded[0] if loaded else first_loaded(outcome.asked)

@@ -1,9 +1,9 @@
 """Is the chosen execution the fastest one? Times a grid of executions of one model and compares the planner's choice.
 
-usage: python bench/search.py MODEL_DIR DATA --grid-only --json FILE [--graphs yes|no]
+usage: python bench/search.py MODEL_DIR DATA --grid-only --json FILE [--graphs yes|no] [--rebuild yes|no] ...
        python bench/search.py MODEL_DIR DATA --caps 8 --grid FILE [FILE ...]
 
-For each point of the grid (token budget x layers recomputed x loss kernel x offloading or CUDA graphs) the heaviest
+For each point of the grid (token budget x layers recomputed x loss kernel x switches) the heaviest
 micro-batch of the data gives the peak, and a few ordinary steps give the time. For a cap the fastest point that
 fits is compared with what the planner chooses there: before anything was measured, and after a preflight. Both are
 timed in one process; one cap a process, since what the driver holds for CUDA graphs stays with it.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from in_process import Loaded, plan_of
+from in_process import SWITCHES, Loaded, plan_of
 
 import qlora_core.step.graphs
 from qlora_core.preflight import Rehearsal, Talk
@@ -33,17 +33,17 @@ from qlora_run.tuning import measured_of
 
 qlora_core.step.graphs.CAPTURED_AT_ONCE = 99  # a long run has captured every size; a few steps would not
 
-NAMES = ("token_budget", "layers_recomputed", "loss_kernel", "offload_activations", "cuda_graphs")
+NAMES = ("token_budget", "layers_recomputed", "loss_kernel", *SWITCHES.values())
 
 
-def grid(layers: int, budgets: list[int], parts: int, kernels: list[str], graphs: str | None) -> list[dict[str, Any]]:
-    """The executions to time."""
-    counts = sorted({round(layers * part / parts) for part in range(parts + 1)})
-    on_card = torch.cuda.is_available()
-    offloaded = product(budgets, (layers // 2, layers) if on_card else (), ("chunked",), (True,), (False,))
-    with_graphs = [graphs == "yes"] if graphs else [False, True] if on_card else [False]
-    points = [*product(budgets, counts, kernels, (False,), with_graphs), *(offloaded if False in with_graphs else ())]
-    return [dict(zip(NAMES, point, strict=True)) for point in points]
+def grid(layers: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The executions to time: nothing is offloaded where nothing recomputes, or in a graph."""
+    counts = sorted({round(layers * part / options.parts) for part in range(options.parts + 1)})
+    usual = (False, True) if torch.cuda.is_available() else (False,)
+    asked = (getattr(options, word) for word in SWITCHES)
+    switches = [(each == "yes",) if each else usual for each in asked]
+    points = [dict(zip(NAMES, p, strict=True)) for p in product(options.budgets, counts, options.kernels, *switches)]
+    return [p for p in points if not p["offload_activations"] or (p["layers_recomputed"] and not p["cuda_graphs"])]
 
 
 class Bench:
@@ -145,7 +145,7 @@ def execution_of(plan: RunPlan) -> dict[str, Any]:
 
 def words(point: dict[str, Any]) -> str:
     """An execution in few words."""
-    more = ", offloaded" if point["offload_activations"] else ", graphs" if point["cuda_graphs"] else ""
+    more = "".join(f", {word}" for word, name in SWITCHES.items() if point[name])
     return f"{point['token_budget']} / {point['layers_recomputed']} / {point['loss_kernel']}{more}"
 
 
@@ -198,14 +198,16 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", default=["chunked", "liger"])
     parser.add_argument("--steps", type=int, default=7, help="timed for each point, after as many to warm up")
     parser.add_argument("--limit-seconds", type=float, default=420, help="stop timing the grid after so long")
-    parser.add_argument("--graphs", choices=["yes", "no"], help="only points with or without CUDA graphs")
+    for word, name in SWITCHES.items():
+        parser.add_argument(f"--{word}", choices=["yes", "no"], help=f"only points with or without {name}")
     parser.add_argument("--grid-only", action="store_true")
     parser.add_argument("--grid", type=Path, nargs="+", default=[], help="points that were timed before")
     parser.add_argument("--output", default="runs/bench-search")
     parser.add_argument("--json", type=Path, help="add each point to this file as soon as it is timed")
     options = parser.parse_args()
     bench = Bench(options)
-    before = [json.loads(line) for path in options.grid for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for path in options.grid for line in path.read_text(encoding="utf-8").splitlines()]
+    before = [dict.fromkeys(SWITCHES.values(), False) | json.loads(line) for line in lines]
     points = before or timed_grid(bench, options)
     if not options.grid_only:
         report(bench, options.caps, points)
@@ -214,7 +216,7 @@ def main() -> None:
 def timed_grid(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The points of the grid that there is time for."""
     start = time.monotonic()
-    points = grid(bench.plan().model.num_layers, options.budgets, options.parts, options.kernels, options.graphs)
+    points = grid(bench.plan().model.num_layers, options)
     random.Random(0).shuffle(points)  # a grid cut short is still spread over the whole space
     for point in points:
         if time.monotonic() - start < options.limit_seconds:

@@ -15,6 +15,7 @@ from qlora_core.stop import StopRequest
 from qlora_profiles import events
 from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentProblem, Interrupted
 from qlora_profiles.plan import RunPlan
+from qlora_profiles.units import GIB
 
 if TYPE_CHECKING:
     from qlora_core.best import BestAdapter
@@ -31,7 +32,7 @@ def run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool = False)
     log.phase(PHASE)
     data = prepare_data(plan, output, log, _import_meanwhile(plan))
     plan = agreed(plan, data.train, log, stop)
-    trainer = _make_trainer(plan, data, log, stop, output)
+    trainer = _trainer(plan, data, log, stop, output)
     if not measured and measured_first(plan):
         _preflight(trainer, data)
         _stop_if_asked(stop)
@@ -66,6 +67,24 @@ def _import_meanwhile(plan: RunPlan) -> Thread | None:
     thread = Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+def _trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: StopRequest, output: Path) -> Any:
+    """The trainer with its model.
+
+    Raises:
+        EnvironmentProblem: the model alone takes more memory than the run may have.
+    """
+    from qlora_core.step.oom import is_out_of_memory
+
+    try:
+        return _make_trainer(plan, data, log, stop, output)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    budget = plan.memory.budget_bytes
+    allowed = f" into the {budget / GIB:.1f} GiB that the run may take" if budget else ""
+    raise EnvironmentProblem(f"out of memory while {plan.model.name} was loaded{allowed}", "a smaller --model")
 
 
 def _make_trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: StopRequest, output: Path) -> Any:

@@ -99,8 +99,8 @@ def _launches(function: Callable[[], Any]) -> int:
     return sum(event.count for event in seen.key_averages() if "LaunchKernel" in event.key)
 
 
-def _layers(model: Any, warned: list[str], rebuild: bool = False) -> FusedLayers:
-    return fuse_layers(model.get_base_model(), liger_kernels(), HALF, warned.append, rebuild)
+def _layers(model: Any, warned: list[str]) -> FusedLayers:
+    return fuse_layers(model.get_base_model(), liger_kernels(), HALF, warned.append)
 
 
 @needs_liger
@@ -128,7 +128,7 @@ def test_what_ligers_kernels_made_can_be_made_again(family: str, recomputed: int
     for rebuild in (False, True):
         model = adapted(family)
         recompute_layers(model.get_base_model(), recomputed, False)
-        _layers(model, [], rebuild)
+        _layers(model, []).rebuild = rebuild
         fuse_adapters(model, decoder_of(model), HALF)
         results.append(step(model, scorer(model)))
     assert_close(results[1], results[0], 0.02)

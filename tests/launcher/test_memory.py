@@ -143,7 +143,7 @@ def test_offloaded_activations_leave_the_card() -> None:
     kept, offloaded = (
         peak(memory_costs(MODEL, TARGETS, replace(SETUP, offload_activations=flag)), 8192, 36) for flag in (False, True)
     )
-    assert kept.peak_bytes - offloaded.peak_bytes == 35 * 2 * MODEL.hidden_size * 8192
+    assert kept.peak_bytes - offloaded.peak_bytes == 34 * 2 * MODEL.hidden_size * 8192  # one is there, one is coming
 
 
 def test_an_estimate_in_parts() -> None:

@@ -8,6 +8,7 @@ import torch
 from support.memory_oracle import FAKE_EXPANDING, FAKE_VARLEN, step_bytes
 from support.setups import SETUP
 
+from qlora_core.step.layers import STYLES
 from qlora_run.model_facts import discover_targets
 from qlora_run.model_facts.layout import tensors_from_config
 from qlora_run.model_facts.summary import summarise
@@ -111,11 +112,39 @@ def test_random_shapes(seed: int) -> None:
     shape = random_shape(draw)
     tokens, recomputed = draw.choice((128, 256, 512, 1024)), draw.randint(0, shape["num_hidden_layers"])
     method, fused = draw.choice(("lora", "qlora-4")), draw.random() < 0.5
-    counted = step_bytes(shape, tokens=tokens, recomputed=recomputed, method=method, fused=fused)
-    costs = costs_of(shape, method=method, fused_adapters=fused)
+    layers = fused and shape["model_type"] in STYLES and draw.random() < 0.8
+    rebuild = layers and draw.random() < 0.6
+    kernels: dict[str, Any] = {"fused_layers": layers, "rebuild": rebuild, "fused": fused}
+    counted = step_bytes(shape, tokens=tokens, recomputed=recomputed, method=method, **kernels)
+    setup = {"fused_adapters": fused, "fused_kernels": layers, "rebuild_activations": rebuild}
+    costs = costs_of(shape, method=method, **setup)
     worst = _worst(costs, tokens, recomputed, accumulating=False)
     staying = costs.base_bytes + costs.state_bytes
     assert worst.used + worst.gradients + staying == pytest.approx(counted.passing + staying, rel=0.01)
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.parametrize("recomputed", [0, 1, 3])
+@pytest.mark.parametrize("family", sorted(set(SHAPES) & set(STYLES)))
+def test_fused_layers(family: str, recomputed: int, rebuild: bool) -> None:
+    shape = {"model_type": family, **COMMON, **SHAPES[family]}
+    how: dict[str, Any] = {"tokens": TOKENS, "recomputed": recomputed, "method": "qlora-4", "fused": True}
+    counted = step_bytes(shape, fused_layers=True, rebuild=rebuild, **how)
+    setup = {"fused_adapters": True, "fused_kernels": True, "rebuild_activations": rebuild}
+    assert tensors_bytes(costs_of(shape, **setup), recomputed) == pytest.approx(counted.passing, rel=0.02)
+
+
+@pytest.mark.parametrize("tokens", [TOKENS, 4 * TOKENS])
+@pytest.mark.parametrize("recomputed", [4, 7, 8])
+def test_inputs_in_main_memory(recomputed: int, tokens: int) -> None:
+    """One is on the card, and while a layer is in backward the next one."""
+    shape = {"model_type": "qwen3", **COMMON, **SHAPES["qwen3"], "num_hidden_layers": 8}
+    how: dict[str, Any] = {"tokens": tokens, "recomputed": recomputed, "offload": True}
+    counted = step_bytes(shape, method="qlora-4", fused=True, **how).passing
+    if recomputed < 8:
+        counted -= 2 * shape["hidden_size"] * tokens  # the first, which the count alone makes a leaf, stays
+    worst = _worst(costs_of(shape, fused_adapters=True, offload_activations=True), tokens, recomputed, False)
+    assert worst.used + worst.gradients == pytest.approx(counted, rel=0.02)
 
 
 MIXTURES: dict[str, dict[str, Any]] = {

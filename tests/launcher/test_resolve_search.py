@@ -69,7 +69,9 @@ def test_all_settings_are_in_the_search() -> None:
     search = search_for(situation(12, "Qwen/Qwen3-8B", 1804, LIGER, 64), "qlora-4")
     kinds = [(v.loss_kernel, v.offload_activations, v.cuda_graphs) for v in search.variants]
     plain = [("chunked", False, False), ("chunked", False, True), ("liger", False, False), ("liger", False, True)]
-    assert kinds == [*plain, ("chunked", True, False), ("liger", True, False)]
+    kept_or_rebuilt = [kind for kind in (*plain, ("chunked", True, False), ("liger", True, False)) for _ in range(2)]
+    assert kinds == kept_or_rebuilt
+    assert [v.rebuild_activations for v in search.variants] == [False, True] * 6
     full = search_for(situation(12, "Qwen/Qwen3-0.6B", 1804, LIGER, 64), "full")
     assert {variant.loss_kernel for variant in full.variants} == {"chunked"}
 
@@ -98,6 +100,23 @@ def _fits(vram_gib: float, **wishes: Any) -> bool:
     except UserError:
         return False
     return True
+
+
+def test_what_is_soon_made_is_made_again_where_that_saves_a_layer() -> None:
+    """Full rows of 2,048 tokens: 24 GiB hold 4,096 of them at once without recomputing only if norms are made again."""
+    ready = card_report(24, packages=LIGER)
+    rows = data_of(longest=2048, mean=2048.0, length_quantiles=(2048,) * 11)
+
+    def plan(**wishes: Any) -> RunPlan:
+        asked = asking(method="qlora-4", max_length=2048, examples_per_step=16, **wishes)
+        return resolve(ready, asked, known("Qwen/Qwen3-8B"), rows)
+
+    rebuild = plan().execution["rebuild_activations"]
+    assert (rebuild.value, rebuild.source) == (True, "tuner")
+    assert "no: " in str(rebuild.if_changed)
+    assert plan().time.step_seconds < plan(rebuild_activations="no").time.step_seconds
+    assert plan(layer_kernels="plain").execution_values().rebuild_activations is False
+    assert plan_on(80, ready, method="qlora-4").execution["rebuild_activations"].source == "default"
 
 
 def test_main_memory_limits_what_is_offloaded() -> None:

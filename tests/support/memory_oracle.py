@@ -25,6 +25,7 @@ from qlora_core.step.packing import Packed
 from qlora_core.step.recompute import recompute_layers
 from qlora_profiles.settings import Recipe
 from qlora_profiles.units import MIB
+from support.fake_layers import fuse_fakes
 
 FAKE_VARLEN, FAKE_EXPANDING = "fake_varlen", "fake_varlen_all_heads"
 CHUNK_TOKENS = 64
@@ -92,7 +93,10 @@ class Segment:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the storages that are alive, the most at any time, and the pages that they lie in."""
+    """Counts the storages that are alive, the most at any time, and the pages that they lie in.
+
+    Plain bytes are main memory, which offloaded tensors wait in: those do not count.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -105,7 +109,9 @@ class LiveBytes(TorchDispatchMode):
         if func is torch.ops.aten.logsumexp.default:  # the exponentials, which it makes inside
             self._freed(*self.allocate(args[0].untyped_storage().nbytes()))
         for tensor in tree_iter(out):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.dtype == torch.uint8:
+                self._seen[tensor.untyped_storage()] = 1
+            elif isinstance(tensor, Tensor):
                 self.track(tensor.untyped_storage())
         return out
 
@@ -232,6 +238,9 @@ def step_bytes(
     attention: str = FAKE_VARLEN,
     dropout: float = 0.0,
     fused: bool = False,
+    fused_layers: bool = False,
+    rebuild: bool = False,
+    offload: bool = False,
     steps: int = 1,
 ) -> Counted:
     """The peak of single micro-batches (all tokens supervised), each a step of its own, beyond weights and adapters.
@@ -242,9 +251,12 @@ def step_bytes(
     with _as_fakes(model):
         inner = causal_lm(model)
         inner.train()
-        recompute_layers(inner, recomputed, preserve_rng_state=False)
+        recompute_layers(inner, recomputed, preserve_rng_state=False, offload=offload)
         if fused:
             fuse_adapters(model, inner.get_decoder(), dtype, _expand(method))
+        if fused_layers:
+            fuse_fakes(inner, dtype).rebuild = rebuild
+        # without, the first layer would keep less than the others: the closed form has them all alike
         inner.get_input_embeddings().register_forward_hook(lambda m, args, out: out.requires_grad_())
         loss = _loss(model, inner, dtype)
         live = LiveBytes()

@@ -11,7 +11,7 @@ from qlora_core.step.attention import end_to_end
 from qlora_core.step.expand import Expand, expanded_weight, triton_expand
 from qlora_core.step.forward import PackedLoss, causal_lm, decoder_of
 from qlora_core.step.graphs import GraphedDecoder
-from qlora_core.step.layers import fuse_layers, liger_kernels
+from qlora_core.step.layers import FusedLayers, fuse_layers, liger_kernels
 from qlora_core.step.limits import Limits
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.packing import Packed
@@ -22,8 +22,8 @@ from qlora_profiles.settings import Execution
 Warn = Callable[[str], None]
 
 
-def use_kernels(model: Any, execution: Execution, warn: Warn) -> None:
-    """Replace the forward of those modules that the plan's kernels compute.
+def use_kernels(model: Any, execution: Execution, warn: Warn) -> FusedLayers:
+    """Replace the forward of those modules that the plan's kernels compute; the layers' part of it.
 
     Raises:
         EnvironmentProblem: a package that the plan names is missing.
@@ -31,12 +31,13 @@ def use_kernels(model: Any, execution: Execution, warn: Warn) -> None:
     dtype = getattr(torch, execution.compute_dtype)
     if execution.adapter_kernel == "fused":
         fuse_adapters(model, decoder_of(model), dtype, _expand(execution, dtype, warn))
-    if execution.layer_kernels == "liger":
-        try:
-            kernels = liger_kernels()
-        except ImportError as error:
-            raise EnvironmentProblem(f"layer_kernels liger: {error}", "--layer-kernels plain") from error
-        fuse_layers(causal_lm(model), kernels, dtype, warn, execution.rebuild_activations)
+    if execution.layer_kernels != "liger":
+        return FusedLayers()
+    try:
+        kernels = liger_kernels()
+    except ImportError as error:
+        raise EnvironmentProblem(f"layer_kernels liger: {error}", "--layer-kernels plain") from error
+    return fuse_layers(causal_lm(model), kernels, dtype, warn)
 
 
 def _expand(execution: Execution, dtype: torch.dtype, warn: Warn) -> Expand:

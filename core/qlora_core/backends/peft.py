@@ -9,6 +9,7 @@ from qlora_core.backends.protocol import Loaded
 from qlora_core.loading import load_base, load_tokenizer
 from qlora_core.step.attention import implementation
 from qlora_core.step.forward import PackedLoss, causal_lm, packed_loss
+from qlora_core.step.layers import FusedLayers
 from qlora_core.step.limits import Limits
 from qlora_core.step.recompute import decoder_layers, recompute_layers
 from qlora_profiles.errors import UserError
@@ -26,6 +27,7 @@ class PeftBackend:
     def __init__(self) -> None:
         self._plan: RunPlan | None = None
         self._scorer: PackedLoss | None = None
+        self._layers = FusedLayers()
         self._warn: Callable[[str], None] = lambda message: None
 
     def supported(self, report: HardwareReport) -> str | None:
@@ -44,7 +46,7 @@ class PeftBackend:
         model.config.use_cache = False
         if recipe.method != "full":
             model = add_adapters(model, recipe)
-        use_kernels(model, execution, warn)
+        self._layers = use_kernels(model, execution, warn)
         return Loaded(model=model, tokenizer=load_tokenizer(recipe, run))
 
     def num_layers(self, loaded: Loaded) -> int:
@@ -52,11 +54,12 @@ class PeftBackend:
         return len(decoder_layers(loaded.model))
 
     def apply(self, loaded: Loaded, limits: Limits) -> PackedLoss:
-        """Set each layer's checkpointing flag and score with the plan's kernels; graphs are of what is set."""
+        """Set what each layer keeps and score with the plan's kernels; graphs are of what is set."""
         assert self._plan is not None
         dropout = self._plan.recipe_values().lora_dropout
         inner = causal_lm(loaded.model)
         recompute_layers(inner, limits.layers_recomputed, dropout > 0, limits.offload_activations)
+        self._layers.rebuild = limits.rebuild_activations
         if self._scorer is None:
             self._scorer = self._first_scorer(loaded)
         decode = graphed(self._scorer, limits, self._warn)

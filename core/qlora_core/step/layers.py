@@ -63,10 +63,18 @@ def liger_kernels() -> LayerKernels:
 
 
 class FusedLayers:
-    """The modules whose forward is replaced, by kind; ``remove`` gives their own back."""
+    """The modules whose forward is replaced, by kind; ``remove`` gives their own back.
+
+    While ``rebuild`` is set, norms and activations tell fused adapters how to make their results again.
+    """
 
     def __init__(self) -> None:
         self.replaced: dict[str, list[nn.Module]] = {"norm": [], "activation": [], "rotation": []}
+        self.rebuild = False
+
+    def remembered(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A function whose results can be made again."""
+        return remembered(function, lambda: self.rebuild)
 
     def replace(self, kind: str, module: nn.Module, forward: Callable[..., Any]) -> None:
         """Let a module compute by ``forward``."""
@@ -82,16 +90,9 @@ class FusedLayers:
 
 
 def fuse_layers(
-    model: Any,
-    kernels: LayerKernels,
-    dtype: torch.dtype,
-    warn: Callable[[str], None] = lambda message: None,
-    rebuild: bool = False,
+    model: Any, kernels: LayerKernels, dtype: torch.dtype, warn: Callable[[str], None] = lambda message: None
 ) -> FusedLayers:
-    """Replace what the kernels compute in ``dtype`` as the model itself does; ``warn`` is told of what they do not.
-
-    With ``rebuild`` norms and activations tell fused adapters how to make their results again.
-    """
+    """Replace what the kernels compute in ``dtype`` as the model itself does; ``warn`` is told of what they do not."""
     fused = FusedLayers()
     style = STYLES.get(model.config.get_text_config().model_type)
     if style is None:
@@ -102,7 +103,7 @@ def fuse_layers(
     for module in model.get_decoder().modules():
         if "forward" in vars(module):
             continue
-        for kind, forward, same in _offers(module, kernels, style, trial, remembered if rebuild else _as_it_is):
+        for kind, forward, same in _offers(module, kernels, style, trial, fused.remembered):
             if same():
                 fused.replace(kind, module, forward)
     return fused
@@ -112,10 +113,6 @@ Offer = tuple[str, Callable[..., Any], Callable[[], bool]]
 
 
 Made = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
-
-
-def _as_it_is(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return function
 
 
 def _offers(module: Any, kernels: LayerKernels, style: NormStyle, trial: "_Trial", made: Made) -> Iterator[Offer]:

@@ -22,6 +22,7 @@ class Limits:
     loss_chunk_tokens: int = 1024
     offload_activations: bool = False
     cuda_graphs: bool = False
+    rebuild_activations: bool = False
 
     @classmethod
     def of(cls, execution: Execution) -> "Limits":

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from qlora_core.step.expand import Expand, expanded_weight
 from qlora_core.step.rebuild import Source, source_of
+from qlora_core.step.recompute import computing_again
+from qlora_profiles.facts import ADD_THEIR_MLP
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent that read the same tensor."""
@@ -57,12 +59,18 @@ class Member:
 
 
 class Group:
-    """Adapted layers that read the same tensor and have one scale, computed when the first of them is called."""
+    """Adapted layers that read the same tensor and have one scale, computed when the first of them is called.
 
-    def __init__(self, members: list[Member], dtype: torch.dtype, expand: Expand = expanded_weight) -> None:
+    What a group ``only_added`` makes, no backward reads: it is not made a second time.
+    """
+
+    def __init__(
+        self, members: list[Member], dtype: torch.dtype, expand: Expand = expanded_weight, only_added: bool = False
+    ) -> None:
         self.members = members
         self.dtype = dtype
         self.expand = expand
+        self.only_added = only_added
         self.scale = members[0].scale
         ranks = [member.a.shape[0] for member in members]
         ends = [sum(ranks[: i + 1]) for i in range(len(ranks))]
@@ -123,8 +131,9 @@ class _AdaptedLinears(torch.autograd.Function):
         a, all_b = group.copies(masters)
         down = flat.new_empty(flat.shape[0], a.shape[0]).addmm_(flat, a.t(), beta=0, alpha=group.scale)
         results = []
+        skipped = group.only_added and computing_again()
         for member, columns, b in zip(group.members, group.columns, all_b, strict=True):
-            out = _sum(group, member, flat, down[:, columns], b)
+            out = _nothing(flat, b) if skipped else _sum(group, member, flat, down[:, columns], b)
             results.append(out.view(*x.shape[:-1], out.shape[-1]))
         ctx.group = group
         ctx.make = source.function if source else None  # not its inputs: only saved tensors go when layers recompute
@@ -147,6 +156,11 @@ class _AdaptedLinears(torch.autograd.Function):
         of_b = [_float32_product(g.t(), down[:, columns]) for g, columns in zip(grads, group.columns, strict=True)]
         grad_x = _input_gradient(group, grads, grad_down, a).view(shape) if ctx.needs_input_grad[0] else None
         return (grad_x, None, None, *(of_a[rows] for rows in group.columns), *of_b)
+
+
+def _nothing(flat: Tensor, b: Tensor) -> Tensor:
+    """In place of a result, T x O in the space of one number, and none that could be taken for a result."""
+    return flat.new_full((), torch.nan).expand(flat.shape[0], b.shape[0])
 
 
 def _sum(group: Group, member: Member, flat: Tensor, down: Tensor, b: Tensor) -> Tensor:
@@ -210,19 +224,18 @@ def _bound(group: Group, index: int) -> Callable[..., Tensor]:
     return forward
 
 
-def fuse_adapters(
-    model: Any, decoder: nn.Module, dtype: torch.dtype, expand: Expand = expanded_weight
-) -> FusedAdapters:
+def fuse_adapters(model: Any, decoder: Any, dtype: torch.dtype, expand: Expand = expanded_weight) -> FusedAdapters:
     """Compute every adapter that is nothing but a sum here, and leave the others to PEFT.
 
     ``decoder`` is the module that each step calls first, ``dtype`` the format that layers are given their input in,
     ``expand`` what makes 4-bit weights fit for a product.
     """
     groups: list[Group] = []
+    added = ("down_proj",) if decoder.config.model_type in ADD_THEIR_MLP else ()
     for parent in model.modules():
         found = {name: member for name, child in parent.named_children() if (member := _member(child, dtype))}
         for names in _together(found):
-            groups.append(Group([found[name] for name in names], dtype, expand))
+            groups.append(Group([found[name] for name in names], dtype, expand, names[0] in added))
     return FusedAdapters(groups, decoder)
 
 

@@ -19,12 +19,13 @@ class Source(NamedTuple):
     inputs: tuple[Tensor, ...]
 
 
-def remembered(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same function, whose results say what they were made of."""
+def remembered(function: Callable[..., Tensor], wanted: Callable[[], bool]) -> Callable[..., Tensor]:
+    """The same function, whose results say what they were made of while that is wanted."""
 
     def call(*inputs: Tensor) -> Tensor:
         result = function(*inputs)
-        setattr(result, ATTRIBUTE, Source(function, inputs))
+        if wanted():
+            setattr(result, ATTRIBUTE, Source(function, inputs))
         return result
 
     return call

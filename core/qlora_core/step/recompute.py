@@ -1,10 +1,34 @@
 """Which decoder layers keep their activations and which compute them again in backward."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
 
+from qlora_core.step.offload import Offload
 from qlora_core.step.spread import spread
+
+_AGAIN = ContextVar("again", default=False)
+
+
+def computing_again() -> bool:
+    """Whether a layer is being computed for its backward: only what that reads is of use."""
+    return _AGAIN.get()
+
+
+@contextmanager
+def _again() -> Iterator[None]:
+    before = _AGAIN.set(True)
+    try:
+        yield
+    finally:
+        _AGAIN.reset(before)
+
+
+def _first_and_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _again()
 
 
 def decoder_layers(model: nn.Module) -> list[Any]:
@@ -24,8 +48,12 @@ def recompute_layers(model: Any, count: int, preserve_rng_state: bool, offload: 
     if count == 0:
         model.gradient_checkpointing_disable()
         return
-    how = {"use_reentrant": False, "preserve_rng_state": preserve_rng_state}
-    model.gradient_checkpointing_enable(how, offload=offload)
+    how = {"use_reentrant": False, "preserve_rng_state": preserve_rng_state, "context_fn": _first_and_again}
+    model.gradient_checkpointing_enable(how)
+    model.disable_input_require_grads()  # for reentrant checkpoints: the embedding's result would stay, and a gradient
     chosen = spread(min(count, len(layers)), len(layers))
+    kept = Offload(next(model.parameters()).device) if offload else None
     for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index in chosen
+        if kept is not None:
+            layer._gradient_checkpointing_func = kept.around(layer._gradient_checkpointing_func)

@@ -38,7 +38,6 @@ class Kernels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     layer_kernels: str
     cuda_graphs: bool
     expandable_segments: bool
-    rebuild_activations: bool = False
 
     @classmethod
     def of(cls, execution: Execution) -> "Kernels":

@@ -8,7 +8,7 @@ backends keep their input only.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qlora_profiles.facts import LinearShape, ModelFacts
+from qlora_profiles.facts import ADD_THEIR_MLP, LinearShape, ModelFacts
 from qlora_run.resolve.setup import Setup
 
 NORMED_IN_FLOAT32 = ("gemma", "gemma2", "gemma3", "gemma3_text")
@@ -39,8 +39,13 @@ class LayerCost:
         kept_square: the same for kernels that keep a T x T mask or the scores.
         input_token: what a layer that recomputes keeps.
         shared_token: the part of ``kept_token`` that is that same input.
+        scores_square: gradients of eager attention's scores,
+        scores_gone_token: and what the MLP had kept, which is gone by then.
         backward_token: gradients that live together at the worst moment of a layer's backward.
         product_token: what they include that is gone while a weight is expanded.
+        unkept_token: what forward has made by the layer's last product and backward makes again.
+        result_token: what that product makes, where nothing keeps it.
+        skips_last: whether a layer that recomputes leaves its last product out.
         norm_token: gradients at a norm at the end of a layer, where no product is made.
         first_token: gradients at the norm behind the last layer, where backward begins.
         block_token: the largest tensors that come and go: they leave gaps in the allocator's memory.
@@ -51,8 +56,13 @@ class LayerCost:
     kept_square: int
     input_token: int
     shared_token: int
+    scores_square: int
+    scores_gone_token: int
     backward_token: int
     product_token: int
+    unkept_token: int
+    result_token: int
+    skips_last: bool
     norm_token: int
     first_token: int
     block_token: int
@@ -64,15 +74,20 @@ def layer_cost(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) 
     eager_16bit = not setup.fused_kernels and c < FLOAT32
     own_copy = eager_16bit and not setup.full  # of the input: the norm's, in float32
     made = sum(kept(model, setup) for kept in (_norms, _attention, _mlp)) + _inputs(model, targets, setup)
-    rebuilt = c * sum(_once(targets)) if setup.rebuild_activations else 0
+    rebuilt = c * sum(_once(targets)) if setup.rebuild_activations and setup.can_rebuild else 0
     return LayerCost(
         kept_token=made - rebuilt,
         rebuilt_token=rebuilt,
         kept_square=_square(model, setup),
         input_token=setup.stream_bytes * hidden,
         shared_token=0 if own_copy else setup.stream_bytes * hidden,
+        scores_square=_scores(model, setup),
+        scores_gone_token=3 * c * inner,
         backward_token=_backward(model, setup),
-        product_token=0 if model.experts_per_token else c * inner,
+        product_token=0 if model.experts_per_token or setup.can_rebuild else c * inner,
+        unkept_token=c * (hidden + inner) if rebuilt else 0,
+        result_token=0 if model.post_norms else setup.stream_bytes * hidden,
+        skips_last=setup.fused_adapters and model.model_type in ADD_THEIR_MLP,
         norm_token=22 * hidden if model.post_norms and eager_16bit else 0,
         first_token=(24 if eager_16bit else 3 * c) * hidden,
         block_token=(FLOAT32 if setup.method == "qlora-8" else c) * max(inner, _grouped(model)),
@@ -158,8 +173,13 @@ def _cast_inputs(reading: Sequence[LinearShape]) -> list[int]:
 def _square(model: ModelFacts, setup: Setup) -> int:
     """Eager attention keeps scores and probabilities of every head, ``sdpa`` its mask as numbers."""
     if model.model_type in SCORE_CAPPED:
-        return model.num_heads * (3 * setup.compute_bytes + FLOAT32)
+        return model.num_heads * (2 * setup.compute_bytes + FLOAT32)
     return setup.compute_bytes if setup.attention == "sdpa" else 0
+
+
+def _scores(model: ModelFacts, setup: Setup) -> int:
+    """Eager attention's gradient of the probabilities, in float32 and as it came, and of the scores."""
+    return model.num_heads * (setup.compute_bytes + 2 * FLOAT32) if model.model_type in SCORE_CAPPED else 0
 
 
 def _backward(model: ModelFacts, setup: Setup) -> int:

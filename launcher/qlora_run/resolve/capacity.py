@@ -8,6 +8,7 @@ from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.estimate import costs_of
 from qlora_run.resolve.machine_rules import offload_bytes
 from qlora_run.resolve.memory import longest_that_fits
+from qlora_run.resolve.setup import Setup
 
 WITHOUT_LIMIT = 2**20
 
@@ -15,8 +16,8 @@ WITHOUT_LIMIT = 2**20
 def largest_length(plan: RunPlan, calibration: Calibration | None = None) -> int | None:
     """The longest example (tokens, a multiple of 64) that would fit with the plan's recipe otherwise unchanged.
 
-    Every layer recomputes then, and what that needs waits in main memory where it can. At most what the model
-    reads; ``None`` where the memory is not known, 0 where nothing fits.
+    Every layer recomputes then, what that needs waits in main memory and cheap results are made again where they can.
+    At most what the model reads; ``None`` where the memory is not known, 0 where nothing fits.
     """
     if plan.memory.budget_bytes is None:
         return None
@@ -29,6 +30,7 @@ def largest_length(plan: RunPlan, calibration: Calibration | None = None) -> int
 def _longest(plan: RunPlan, calibration: Calibration | None, most: int, offload: bool, room: int | None) -> int:
     recipe = plan.recipe_values()
     execution = replace(plan.execution_values(), offload_activations=offload, cuda_graphs=False)
+    execution = replace(execution, rebuild_activations=Setup.of(recipe, execution).can_rebuild)
     targets = discover_targets(plan.model, recipe.target_modules)
     costs = costs_of(plan.model, targets, recipe, execution, plan.report, calibration)
     if room is not None:

@@ -53,20 +53,23 @@ def search_for(s: Situation, method: str, max_length: int | None = None, rank: i
 
 
 def _variants(s: Situation, method: str, length: int, rank: int | None) -> Iterator[Variant]:
-    """Loss kernels, each with and without activations in main memory or graphs; a person's choice is the only one."""
-    choices = product(_offloads(s), loss_kernels(s, method), (False, True))
+    """Loss kernels, each with and without activations in main memory, graphs, or activations made again; a person's
+    choice is the only one."""
+    rebuilt = _rebuilds(s, _setup(s, method, rank))
+    choices = product(_offloads(s), loss_kernels(s, method), (False, True), rebuilt)
     possible = [c for c in choices if c[2] in graphs_possible(s, method, offloaded=c[0])]
-    for order, (offload, kernel, graphs) in enumerate(possible):
-        setup = _setup(s, method, rank, loss_kernel=kernel, offload_activations=offload, cuda_graphs=graphs)
-        costs = memory_costs(s.model, s.targets, setup, footprint_of(s.gpu, setup, s.measured_with(graphs)))
+    for order, choice in enumerate(possible):
+        names = ("offload_activations", "loss_kernel", "cuda_graphs", "rebuild_activations")
+        own: dict[str, Any] = dict(zip(names, choice, strict=True))
+        setup = _setup(s, method, rank, **own)
+        known = footprint_of(s.gpu, setup, s.measured_with(setup.cuda_graphs))
+        costs = memory_costs(s.model, s.targets, setup, known)
         yield Variant(
             rank=order,
-            loss_kernel=kernel,
-            offload_activations=offload,
-            cuda_graphs=graphs,
             costs=costs,
             work=work_of_step(s.model, s.data, setup, costs, s.value("examples_per_step"), length),
-            most_offloaded_bytes=offload_bytes(s.report) if offload else None,
+            most_offloaded_bytes=offload_bytes(s.report) if setup.offload_activations else None,
+            **own,
         )
 
 
@@ -84,6 +87,13 @@ def _offloads(s: Situation) -> tuple[bool, ...]:
     if "offload_activations" in s.wishes:
         return (bool(s.wishes["offload_activations"].value),)
     return (False, True) if s.on_cuda and offload_bytes(s.report) else (False,)
+
+
+def _rebuilds(s: Situation, setup: Setup) -> tuple[bool, ...]:
+    """Whether norms and activations are made again: a person's choice, or what the search finds better."""
+    if "rebuild_activations" in s.wishes:
+        return (bool(s.wishes["rebuild_activations"].value),)
+    return (False, True) if setup.can_rebuild else (False,)
 
 
 def _wish(s: Situation, name: str) -> int | None:
@@ -210,7 +220,11 @@ def settle(s: Situation, fit: Fit) -> None:
         ("token_budget", _token_budget(fit, best)),
         ("layers_recomputed", _layers(s, fit, best)),
         ("loss_kernel", _loss_kernel(s, fit, best)),
-        ("offload_activations", _offload(s, fit, best)),
+        ("offload_activations", _switched(s, fit, best, "offload_activations", "the card has no room for them")),
+        (
+            "rebuild_activations",
+            _switched(s, fit, best, "rebuild_activations", "soon made; room is worth more"),
+        ),
         ("cuda_graphs", _graphs(s, fit, best)),
     ):
         s.chosen[name] = _asked(s, name) or resolved
@@ -279,12 +293,13 @@ def _otherwise(fit: Fit, best: Candidate, **changed: Any) -> Candidate | None:
     return fit.search.candidate(best.token_budget, best.layers_recomputed, twin) if twin else None
 
 
-def _offload(s: Situation, fit: Fit, best: Candidate) -> Resolved:
-    if not best.variant.offload_activations:
-        return s.chosen["offload_activations"]
-    other = _otherwise(fit, best, offload_activations=False)
+def _switched(s: Situation, fit: Fit, best: Candidate, name: str, reason: str) -> Resolved:
+    """A switch that is off by default, and on where it is needed."""
+    if not getattr(best.variant, name):
+        return s.chosen[name]
+    other = _otherwise(fit, best, **{name: False})
     changed = f"no: {compared(best, other)}" if other else None
-    return Resolved(value=True, source="tuner", reason="the card has no room for them", if_changed=changed)
+    return Resolved(value=True, source="tuner", reason=reason, if_changed=changed)
 
 
 def _graphs(s: Situation, fit: Fit, best: Candidate) -> Resolved:

@@ -24,7 +24,7 @@ alone are said to be 0.14 (T4), 0.22 (L4) and 0.49 (A100); the rest is guessed w
 UNKNOWN_CONTEXT_GIB = 0.75
 CONTEXT_8BIT_BYTES = 64 * MIB
 """bitsandbytes' own cuBLAS handle for 8-bit products."""
-GRAPHS_BYTES, GRAPH_STREAM_BYTES = 160 * MIB, 100 * MIB
+GRAPHS_BYTES, GRAPH_STREAM_BYTES = 160 * MIB, 32 * MIB
 """What some CUDA graphs take of the driver, and the workspaces of the stream that they are captured on (H200: 85 MiB
 for the first graph of an 8B, 15 for each further one)."""
 CPU_PROCESS_BYTES = GIB
@@ -39,6 +39,8 @@ SMALL_GAPS, BLOCK_GAPS, TILE_GAPS, HEAD_GAPS, PAGE_BYTES = 0.2, 1.6, 0.2, 0.5, 2
 of the tile of logits and of a trained head's gradient, and half a page."""
 INT8_COPIES = 2
 """Copies of the widest weight that 8-bit products leave around besides the one they need."""
+SCORE_GAPS = 0.5
+"""Share of the gradients of eager attention's scores that is lost around them."""
 FUSED_BLOCK_GAPS = 0.3
 """Largest blocks lost where fused kernels make few of them."""
 FIXED_SEGMENTS_GAPS = 0.03

@@ -133,7 +133,7 @@ def weight_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
 
 
 def rebuild_activations(s: Situation) -> Choice:
-    """Only where somebody asks for it."""
+    """Off, unless the search finds a use for the room."""
     return Choice(False, "default", "keeping them is faster")
 
 

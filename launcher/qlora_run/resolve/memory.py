@@ -36,6 +36,7 @@ class Costs:
     footprint: Footprint
     gaps_bytes: int
     gaps_block_token: int
+    gaps_square: float
     gaps_tile: float
     gaps_share: float
     num_layers: int
@@ -61,6 +62,8 @@ def memory_costs(
     head = 4 * model.vocab_size * model.hidden_size if setup.full else 0
     on_cpu, growing = setup.device == "cpu", setup.expandable_segments
     small = 0 if on_cpu else round(rates.SMALL_GAPS * weights.small_bytes(model, targets, setup))
+    if setup.fused_adapters and not setup.fused_kernels and not on_cpu:
+        small += weights.expanded_bytes(model, setup)  # its hole, between tensors of other sizes
     small += rates.INT8_COPIES * weights.expanded_bytes(model, setup) if setup.method == "qlora-8" else 0
     layer = layer_cost(model, targets, setup)
     return Costs(
@@ -72,6 +75,7 @@ def memory_costs(
         footprint=footprint,
         gaps_bytes=0 if on_cpu else small + round(rates.HEAD_GAPS * head) + rates.PAGE_BYTES // 2,
         gaps_block_token=0 if on_cpu else round(rates.block_gaps(setup) * layer.block_token),
+        gaps_square=0.0 if on_cpu else rates.SCORE_GAPS * layer.scores_square,
         gaps_tile=0.0 if on_cpu else rates.TILE_GAPS,
         gaps_share=rates.CPU_GAPS if on_cpu else 0.0 if growing else rates.FIXED_SEGMENTS_GAPS,
         num_layers=model.num_layers,
@@ -153,7 +157,7 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
     open_casts = (costs.num_layers - recomputed) * costs.cast_layer_bytes
     casts = costs.num_layers * costs.cast_layer_bytes if costs.casts_wait else open_casts  # for autocast to end
     fixed = costs.gaps_bytes + costs.footprint.workspace_bytes
-    lost = fixed + costs.gaps_block_token * tokens
+    lost = fixed + costs.gaps_block_token * tokens + round(costs.gaps_square * tokens**2)
     in_backward = kept + open_casts + _backward(costs, tokens, recomputed)
     before = costs.gradient_bytes if accumulating else 0
     tile_gaps = round(costs.gaps_tile * costs.loss.tile_bytes(tokens))
@@ -165,15 +169,18 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
     yield _Worst("loss", at_loss, lost + tile_gaps + round(costs.gaps_share * at_loss), before)
     gaps = lost + round(costs.gaps_share * in_backward)
     yield _Worst("backward of a layer", in_backward, gaps, before or costs.head_gradient_bytes)
-    at_end = _shared(costs, tokens) + costs.layer.input_token * tokens + _again(costs, tokens) + _within(costs, tokens)
+    in_layer, coming = _again(costs, tokens) + _within(costs, tokens, True), _coming(costs, tokens, recomputed)
+    at_end = _shared(costs, tokens) + costs.layer.input_token * tokens + in_layer
     gaps = lost + round(costs.gaps_share * at_end)
     of_layer = (costs.gradient_bytes - costs.head_gradient_bytes) // costs.num_layers
     if 0 < recomputed < costs.num_layers and not accumulating:
         behind = costs.num_layers - 1 - max(spread(recomputed, costs.num_layers))
-        used = kept + open_casts + _again(costs, tokens) + _within(costs, tokens)
+        used = kept + open_casts + in_layer + coming
         used -= behind * (_open(costs, tokens) + costs.cast_layer_bytes)
         yield _Worst("backward of a layer", used, gaps, costs.head_gradient_bytes + behind * of_layer)
     yield _Worst("backward of a layer", at_end, gaps, costs.gradient_bytes - of_layer)
+    if coming:
+        yield _Worst("backward of a layer", at_end + coming, gaps, costs.gradient_bytes - 2 * of_layer)
     yield _Worst("optimizer step", costs.optimizer_step_bytes, fixed, costs.gradient_bytes)
 
 
@@ -222,8 +229,14 @@ def _backward(costs: Costs, tokens: int, recomputed: int) -> int:
     Recomputed layers are spread so that the last one is open unless all recompute: then its activations exist
     while everything else is still kept.
     """
-    again = _again(costs, tokens) if recomputed >= costs.num_layers else 0
-    return max(costs.layer.first_token * tokens, again + _within(costs, tokens))
+    all_again = recomputed >= costs.num_layers
+    again = _again(costs, tokens) + _coming(costs, tokens, recomputed) if all_again else 0
+    return max(costs.layer.first_token * tokens, again + _within(costs, tokens, all_again))
+
+
+def _coming(costs: Costs, tokens: int, recomputed: int) -> int:
+    """The input that comes back from main memory while the layer behind it is in backward."""
+    return costs.offloaded_token * tokens if recomputed > 1 else 0
 
 
 def _again(costs: Costs, tokens: int) -> int:
@@ -233,12 +246,22 @@ def _again(costs: Costs, tokens: int) -> int:
     return own_token * tokens + layer.kept_square * tokens**2 + costs.cast_layer_bytes
 
 
-def _within(costs: Costs, tokens: int) -> int:
-    """What the worst moment of a layer's backward adds to its activations."""
+def _within(costs: Costs, tokens: int, again: bool) -> int:
+    """What the worst moment of a layer adds to its activations: in backward, or before that at its last product."""
     gradients, product = costs.layer.backward_token * tokens, costs.layer.product_token * tokens
     at_down = gradients - product + max(product, costs.expanded_down_bytes)
     at_widest = gradients - 4 * product + costs.expanded_widest_bytes  # the MLP's own tensors are gone, or not yet
-    return max(at_down, at_widest, costs.layer.norm_token * tokens)
+    at_scores = costs.layer.scores_square * tokens**2 - costs.layer.scores_gone_token * tokens
+    return max(at_down, at_widest, at_scores, _at_last(costs, tokens, again), costs.layer.norm_token * tokens)
+
+
+def _at_last(costs: Costs, tokens: int, again: bool) -> int:
+    """What is there at a layer's last product; when that is made again, the gradient of its result waits."""
+    layer = costs.layer
+    waiting = layer.input_token if again else 0
+    if again and layer.skips_last:
+        return (layer.unkept_token + waiting) * tokens
+    return (layer.unkept_token + waiting + layer.result_token) * tokens + costs.expanded_down_bytes
 
 
 def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:

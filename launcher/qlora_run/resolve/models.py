@@ -1,6 +1,6 @@
 """The model for a person who named none."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.facts import DataFacts
@@ -51,6 +51,9 @@ def default_model(
     for name in BY_SIZE:
         plan = _plan(report, name, data, calibration, learned)
         hindrance = _hindrance(report, name, plan)
+        if plan is not None and hindrance is None and plan.execution_values().offload_activations:
+            on_card = _plan(report, name, data, calibration, learned, offload_activations=False)
+            hindrance = None if on_card and on_card.memory.fits else "fits only with activations in main memory"
         if plan is not None and hindrance is None:
             return Pick(name, f"the largest Qwen3 that trains here in a night: {_about(plan)}{why_not}")
         why_not = f"; {_short(name)} {hindrance}"
@@ -64,13 +67,18 @@ def _usual_rows() -> DataFacts:
 
 
 def _plan(
-    report: HardwareReport, name: str, data: DataFacts, calibration: Calibration | None, learned: Learned | None
+    report: HardwareReport,
+    name: str,
+    data: DataFacts,
+    calibration: Calibration | None,
+    learned: Learned | None,
+    **wishes: Any,
 ) -> RunPlan | None:
     facts = known_facts(name)
     assert facts is not None, "the list of known models holds the models to choose from"
-    request = Request(given={"model": Given(value=name, source="probe")})
+    given = {setting: Given(value=value, source="probe") for setting, value in ({"model": name} | wishes).items()}
     try:
-        return resolve(report, request, facts, data, calibration=calibration, learned=learned)
+        return resolve(report, Request(given=given), facts, data, calibration=calibration, learned=learned)
     except QloraRunError:
         return None
 
@@ -79,8 +87,6 @@ def _hindrance(report: HardwareReport, name: str, plan: RunPlan | None) -> str |
     """What speaks against a model, in words that follow its name."""
     if plan is None or plan.memory.close:
         return "does not fit"
-    if plan.execution_values().offload_activations:
-        return "fits only with activations in main memory"
     free, needed = report.disk.cache_free_bytes, 2 * plan.model.params
     if free is not None and needed > DISK_SHARE * free:
         return f"needs {in_gib(needed)} of disk to download"

@@ -7,6 +7,7 @@ the one that leaves more room.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,8 +16,14 @@ from qlora_profiles.facts import MemoryEstimate
 from qlora_run.resolve.memory import Costs, longest_that_fits, peak
 from qlora_run.resolve.speed import Rates, Work, step_seconds
 
-KERNELS = ("loss_kernel", "offload_activations", "cuda_graphs")
+KERNELS = ("loss_kernel", "offload_activations", "cuda_graphs", "rebuild_activations")
 """What sets the variants of an execution apart."""
+SWITCHES = {
+    "offload_activations": ("activations offloaded", "nothing offloaded"),
+    "cuda_graphs": ("CUDA graphs", "no CUDA graphs"),
+    "rebuild_activations": ("activations rebuilt", "nothing rebuilt"),
+}
+"""What a person reads of those that are on or off."""
 NEAR_TIE = 1.01
 SMALLEST_BUDGET = 256
 STEP = 64
@@ -38,6 +45,7 @@ class Variant:
     work: Work
     most_offloaded_bytes: int | None = None
     cuda_graphs: bool = False
+    rebuild_activations: bool = False
 
     def holds(self, tokens: int, recomputed: int) -> bool:
         """Whether main memory has room for what the recomputing layers put there."""
@@ -175,22 +183,35 @@ class Search:
     def run(self) -> Found | None:
         """The fastest execution that fits, or ``None``."""
         candidates, count = [], 0
-        for variant in self.variants:
-            layers: int | None = 0
-            for tokens in self.token_budgets:
-                layers = self.fewest_recomputed(tokens, variant, near=layers or 0)
-                if layers is not None and not self._idle(variant, layers):
-                    candidates.append(self.candidate(tokens, layers, variant))
-                    count += 1 if self.layers_recomputed is not None else self.costs.num_layers - layers + 1
+        for variant, tokens, layers in self._worth_looking_at():
+            candidates.append(self.candidate(tokens, layers, variant))
+            count += 1 if self.layers_recomputed is not None else self.costs.num_layers - layers + 1
         if not candidates:
             return None
         best = self._best(candidates)
         others = [candidate for candidate in candidates if candidate is not best]
         return Found(best=best, fitting=count, runner_up=self._best(others) if others else None)
 
-    def _idle(self, variant: Variant, layers: int) -> bool:
-        """Whether a variant differs from a simpler one in name only: nothing to offload where nothing recomputes."""
-        return layers == 0 and variant.offload_activations and not self.variants[0].offload_activations
+    def _worth_looking_at(self) -> Iterator[tuple[Variant, int, int]]:
+        """Variants with the token budgets that fit and the fewest layers that must recompute then.
+
+        Not those that differ from a simpler one in name only: nothing to offload where nothing recomputes, nothing
+        to make again where everything fits.
+        """
+        roomy: set[tuple[str, bool, bool, int]] = set()
+        for variant in self.variants:
+            layers: int | None = 0
+            for tokens in self.token_budgets:
+                layers = self.fewest_recomputed(tokens, variant, near=layers or 0)
+                same = (variant.loss_kernel, variant.offload_activations, variant.cuda_graphs, tokens)
+                if layers is None or same in roomy or (layers == 0 and self._offloads_nothing(variant)):
+                    continue
+                if layers == 0:
+                    roomy.add(same)
+                yield variant, tokens, layers
+
+    def _offloads_nothing(self, variant: Variant) -> bool:
+        return variant.offload_activations and not self.variants[0].offload_activations
 
     def _best(self, candidates: list[Candidate]) -> Candidate:
         """The fastest; of those as good as equal the simplest, the smallest, the one of fewest tokens."""
@@ -217,10 +238,9 @@ def described(candidate: Candidate, chosen: Candidate, total_layers: int) -> str
     words = [f"{candidate.token_budget:,} tokens", f"{candidate.layers_recomputed} of {total_layers} recomputed"]
     if candidate.variant.loss_kernel != chosen.variant.loss_kernel:
         words.append(candidate.variant.loss_kernel)
-    if candidate.variant.offload_activations != chosen.variant.offload_activations:
-        words.append("activations offloaded" if candidate.variant.offload_activations else "nothing offloaded")
-    if candidate.variant.cuda_graphs != chosen.variant.cuda_graphs:
-        words.append("CUDA graphs" if candidate.variant.cuda_graphs else "no CUDA graphs")
+    for name, (on, off) in SWITCHES.items():
+        if getattr(candidate.variant, name) != getattr(chosen.variant, name):
+            words.append(on if getattr(candidate.variant, name) else off)
     return ", ".join(words)
 
 

@@ -60,6 +60,11 @@ class Setup:
         )
 
     @property
+    def can_rebuild(self) -> bool:
+        """Whether something says how norms' and activations' results are made, and something asks."""
+        return self.fused_kernels and self.fused_adapters
+
+    @property
     def compute_bytes(self) -> int:
         """Bytes of a value in the arithmetic."""
         return 4 if self.compute_dtype == "float32" else 2

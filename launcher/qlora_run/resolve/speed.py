@@ -56,7 +56,7 @@ REBUILDING = 3
 LIGER_LAUNCH_SECONDS = 0.015
 """Liger asks the card how many tokens count, and waits for the answer."""
 OFFLOAD_BYTES_PER_SECOND = 12e9
-"""Copies between the card and page-locked memory, each way; the card computes nothing meanwhile."""
+"""Copies between the card and page-locked memory, each way, while the card computes."""
 HOST_FACTOR = {"windows": 1.4, "linux": 1.0}
 
 FLOAT32_SHARE = 0.25
@@ -85,13 +85,15 @@ class Rates:
 class Work:
     """What a step has to compute, whatever the machine.
 
-    ``steps`` are the lengths of the examples of typical optimizer steps, ``scored_share`` is the supervised part.
+    ``steps`` are the lengths of the examples of typical optimizer steps, ``scored_share`` is the supervised part;
+    ``left_out_params`` are those of ``linear_params`` whose products layers that recompute leave out.
     """
 
     steps: Steps
     scored_share: float
     mean_tokens: float
     linear_params: int
+    left_out_params: int
     expanded_params: int
     head_params: int
     attention_width: int
@@ -178,6 +180,7 @@ def work_of_step(
         scored_share=min(1.0, data.mean_supervised_tokens / max(1.0, data.mean_tokens)),
         mean_tokens=max(1.0, min(data.mean_tokens, float(max_length))),
         linear_params=model.met_linear_params,
+        left_out_params=weights.last_params(model) if costs.layer.skips_last else 0,
         expanded_params=weights.quantised_params(model) if setup.quantised else 0,
         head_params=model.vocab_size * model.hidden_size,
         attention_width=model.num_heads * model.head_dim,
@@ -216,16 +219,16 @@ def _sizes(steps: Steps, token_budget: int) -> Counter[int]:
 
 
 def _micro_batch_seconds(work: Work, machine: Rates, tokens: int, token_budget: int, recomputed: int) -> float:
-    """Computing or launching, whichever takes longer; graphs pad the tokens and leave little of the launching."""
+    """Computing, launching or copying, whichever takes longest; graphs pad the tokens and leave little of launching."""
     again = recomputed / work.num_layers
     laid = padded(tokens, max(token_budget, tokens)) if work.graphs else tokens
     computing = _token_seconds(work, machine, again, laid) * laid
     computing += (2 + again) * work.expanded_params / machine.expanded_params
-    computing += 2 * recomputed * work.offloaded_token_bytes * tokens / OFFLOAD_BYTES_PER_SECOND
+    copying = 2 * recomputed * work.offloaded_token_bytes * tokens / OFFLOAD_BYTES_PER_SECOND
     launching = work.num_layers * machine.layer_launch_seconds + recomputed * machine.recompute_launch_seconds
     launching = launching * work.launches * (GRAPH_LAUNCHES if work.graphs else 1.0) + work.loss_launch_seconds
     power = GRAPH_OVERLAP if work.graphs else OVERLAP
-    return float((computing**power + launching**power) ** (1 / power))
+    return float((computing**power + launching**power + copying**power) ** (1 / power))
 
 
 def _token_seconds(work: Work, machine: Rates, again: float, tokens: float) -> float:
@@ -233,8 +236,8 @@ def _token_seconds(work: Work, machine: Rates, again: float, tokens: float) -> f
 
     Frozen weights take 2 operations forward and 2 backward for each value, trained ones 2 more.
     """
-    passes = (6 if work.trains_weights else 4) + 2 * again
-    products = passes * work.linear_params + 4 * work.scored_share * work.head_params
+    products = (6 if work.trains_weights else 4) * work.linear_params + 4 * work.scored_share * work.head_params
+    products += 2 * again * (work.linear_params - work.left_out_params)
     seen = 2 * tokens if work.dense_attention else work.mean_tokens
     attention = (6 + 2 * again) * work.attention_width * seen * work.num_layers
     made = work.kept_token_bytes + work.rebuilt_token_bytes

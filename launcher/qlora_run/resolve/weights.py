@@ -29,6 +29,11 @@ def quantised_params(model: ModelFacts) -> int:
     return min(plain, model.layer_linear_params)
 
 
+def last_params(model: ModelFacts) -> int:
+    """Values of all layers' last products."""
+    return sum(shape.params for shape in model.linears if shape.name.endswith("down_proj")) * model.num_layers
+
+
 def _bytes_4bit(double_quant: bool) -> float:
     """Half a byte and a scale for each 64 values: 8 bits (and one more scale for 256 of them), or float32."""
     return 0.5 + (1 / 64 + 4 / (64 * 256) if double_quant else 4 / 64)

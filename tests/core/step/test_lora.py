@@ -7,10 +7,12 @@ import torch
 from support.adapted import adapted, assert_same, computed
 from support.models import FAMILIES, random_examples
 
+from qlora_core.step import lora
 from qlora_core.step.forward import decoder_of, packed_loss
 from qlora_core.step.lora import FusedAdapters, fuse_adapters
 from qlora_core.step.packing import Packed, pack
 from qlora_core.step.recompute import recompute_layers
+from qlora_profiles.facts import ADD_THEIR_MLP
 
 CPU = torch.device("cpu")
 SEVEN = 7 * 3
@@ -29,6 +31,30 @@ def test_equal_to_peft_in_float32(family: str, recomputed: int) -> None:
     expected = computed(model)
     assert fused(model).num_layers == SEVEN
     assert_same(computed(model), expected, 5e-6)
+
+
+@pytest.mark.parametrize("family", [*ADD_THEIR_MLP, "gemma3_text"])
+def test_what_no_backward_reads_is_not_made_again(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last product of a layer that recomputes; its place holds no numbers, so whoever read it would show."""
+    made: list[int] = []
+    real = lora._sum
+
+    def counted(group: lora.Group, *rest: Any) -> torch.Tensor:
+        made.append(group.only_added)
+        return real(group, *rest)
+
+    monkeypatch.setattr(lora, "_sum", counted)
+    model = adapted(family)
+    expected = computed(model)
+    fused(model)
+    computed(model)
+    layers = [len(made), sum(made)]
+    recompute_layers(model.get_base_model(), 3, False)
+    made.clear()
+    assert_same(computed(model), expected, 5e-6)
+    skipped = 3 if family in ADD_THEIR_MLP else 0
+    assert layers[1] == skipped
+    assert [len(made), sum(made)] == [2 * layers[0] - skipped, layers[1]]
 
 
 @pytest.mark.filterwarnings("default")

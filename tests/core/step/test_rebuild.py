@@ -59,7 +59,7 @@ def fused(family: str, rebuild: bool, recomputed: int = 0, kernels: LayerKernels
     model = adapted(family)
     recompute_layers(model.get_base_model(), recomputed, False)
     warned: list[str] = []
-    fuse_layers(model.get_base_model(), kernels, torch.float32, warned.append, rebuild)
+    fuse_layers(model.get_base_model(), kernels, torch.float32, warned.append).rebuild = rebuild
     fuse_adapters(model, model.get_base_model().get_decoder(), torch.float32)
     assert warned == []
     return model
@@ -116,7 +116,8 @@ def test_the_planner_counts_what_is_not_kept() -> None:
 def test_only_what_was_asked_to_remember_does() -> None:
     x = torch.ones(2, 3)
     assert source_of(x) is None
-    doubled = remembered(lambda t: 2 * t)(x)
+    assert source_of(remembered(lambda t: 2 * t, lambda: False)(x)) is None
+    doubled = remembered(lambda t: 2 * t, lambda: True)(x)
     source = source_of(doubled)
     assert source is not None
     assert torch.equal(source.function(*source.inputs), doubled)
