@@ -19,7 +19,7 @@ from qlora_profiles.units import GIB, MIB
 from qlora_run.calibration import Fitted
 from qlora_run.model_facts import discover_targets
 from qlora_run.resolve import estimate_memory
-from qlora_run.resolve.footprint import CONTEXT_8BIT_BYTES, Footprint, footprint_of
+from qlora_run.resolve.footprint import CONTEXT_8BIT_BYTES, OFFLOAD_BYTES, Footprint, footprint_of
 from qlora_run.resolve.loss_cost import LOGIT_BYTES, loss_chunk_tokens
 from qlora_run.resolve.memory import Costs, longest_that_fits, memory_costs, peak, smallest_peak
 from qlora_run.resolve.setup import Setup
@@ -89,7 +89,7 @@ def test_what_tensors_take_is_exact_but_for_outliers_and_whole_models() -> None:
         if point.method in ("qlora-8", "full") or point.kernels == "graphs":  # what a graph holds is not in use
             continue
         costs, estimate = costs_at(point), predicted_at(point)
-        gaps = costs.gaps_bytes + costs.gaps_block_token * point.tokens
+        gaps = costs.gaps_bytes + costs.gaps_block_token * point.tokens + round(costs.gaps_square * point.tokens**2)
         if estimate.instant == "loss":
             gaps += round(costs.gaps_tile * costs.loss.tile_bytes(point.tokens))
         tensors = (estimate.peak_bytes - costs.footprint.context_bytes - gaps) / MIB
@@ -143,7 +143,8 @@ def test_offloaded_activations_leave_the_card() -> None:
     kept, offloaded = (
         peak(memory_costs(MODEL, TARGETS, replace(SETUP, offload_activations=flag)), 8192, 36) for flag in (False, True)
     )
-    assert kept.peak_bytes - offloaded.peak_bytes == 34 * 2 * MODEL.hidden_size * 8192  # one is there, one is coming
+    gone = 34 * 2 * MODEL.hidden_size * 8192  # one is there, one is coming
+    assert kept.peak_bytes - offloaded.peak_bytes == gone - OFFLOAD_BYTES
 
 
 def test_an_estimate_in_parts() -> None:

@@ -59,7 +59,9 @@ def seconds_at(point: Point) -> float:
 
 
 def test_our_own_steps_on_a_real_card() -> None:
-    ratios = {point: seconds_at(point) / (point.step_ms / 1000) for point in points()}
+    """Those of a host with little else to do; the others were measured for their memory, beside other programs."""
+    quiet = [point for point in points() if point.kernels in ("plain", "fused", "graphs")]
+    ratios = {point: seconds_at(point) / (point.step_ms / 1000) for point in quiet}
     assert median(ratios.values()) == pytest.approx(1.0, abs=0.03)
     assert sum(abs(ratio - 1) <= 0.1 for ratio in ratios.values()) >= 0.75 * len(ratios)
     assert all(0.7 < ratio < 1.3 for ratio in ratios.values())

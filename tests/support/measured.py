@@ -1,14 +1,19 @@
 """Steps measured on one H200: our own loop, one micro-batch each, torch 2.11, growing segments, rank 16.
 
-``kernels`` are "plain" (the model's own layers, PEFT's adapters, keys expanded to all heads), "fused" (Liger's
-layers, adapters inside the products but for 8-bit bases, shared key heads) or "graphs" (the same in one CUDA graph).
+``kernels`` are "plain" (the model's own layers, PEFT's adapters, keys expanded to all heads), "adapters" (adapters
+inside the products, shared key heads), "fused" (Liger's layers, too; adapters of 8-bit bases stay PEFT's), "graphs"
+(the same in one CUDA graph), "rebuilt" (fused, with cheap results made again and layers' inputs in main memory) or
+"eager" (fused, with attention that caps its scores).
 """
 
 import csv
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
 
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.hardware import Gpu
@@ -45,15 +50,18 @@ class Point(NamedTuple):
 
     def setup(self, usual: Setup) -> Setup:
         """``usual`` with the kernels that computed this step."""
-        fused = self.kernels != "plain"
+        eager = self.kernels == "eager"
         return replace(
             usual,
             method=self.method,
             loss_kernel=self.kernel,
-            fused_kernels=fused,
-            fused_adapters=fused and self.method != "qlora-8",
-            expands_heads=not fused,
+            attention="sdpa" if eager else usual.attention,
+            fused_kernels=self.kernels not in ("plain", "adapters"),
+            fused_adapters=self.kernels != "plain" and self.method != "qlora-8",
+            expands_heads=self.kernels in ("plain", "eager"),
             cuda_graphs=self.kernels == "graphs",
+            rebuild_activations=self.kernels == "rebuilt",
+            offload_activations=self.kernels == "rebuilt",
         )
 
     def layers_recomputed(self, total: int) -> int:
@@ -75,6 +83,9 @@ def points() -> tuple[Point, ...]:
 @cache
 def facts_of(model: str) -> ModelFacts:
     """The text part of a measured model."""
+    if model not in HUB_NAMES:
+        read = json.loads(Path(__file__).with_name("measured_models.json").read_text(encoding="utf-8"))
+        return msgspec.convert(read[model], ModelFacts)
     name = HUB_NAMES[model]
     config = known_configs()[name]
     return summarise(name, config, tensors_from_config(config, name), exact=True, fingerprint="")

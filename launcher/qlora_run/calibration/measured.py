@@ -84,7 +84,7 @@ def _record(machine: Machine, kernels: Kernels, folder: Path | None) -> Record:
 def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None = None) -> Measurement:
     """The peak beside what is predicted for just that micro-batch without any measurement."""
     from qlora_run.resolve.estimate import costs_of
-    from qlora_run.resolve.footprint import method_context_bytes
+    from qlora_run.resolve.footprint import own_context_bytes
     from qlora_run.resolve.memory import passing_bytes, peak
 
     recipe = plan.recipe_values()
@@ -97,8 +97,9 @@ def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None 
     predicted = passing_bytes(costs, tokens, execution.layers_recomputed, accumulating)
     whole = peak(costs, tokens, execution.layers_recomputed, accumulating=accumulating).peak_bytes
     staying = whole - costs.footprint.context_bytes - predicted
+    own = own_context_bytes(recipe.method, execution.cuda_graphs, execution.offload_activations)
     return Measurement(
-        context_bytes=max(0, measured.outside_bytes - method_context_bytes(recipe.method, execution.cuda_graphs)),
+        context_bytes=max(0, measured.outside_bytes - own),
         predicted_passing_bytes=predicted,
         measured_passing_bytes=max(1, measured.reserved_bytes - staying),
         predicted_step_seconds=_predicted_seconds(plan, measured, costs, ceilings),

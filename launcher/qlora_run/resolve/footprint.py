@@ -27,6 +27,8 @@ CONTEXT_8BIT_BYTES = 64 * MIB
 GRAPHS_BYTES, GRAPH_STREAM_BYTES = 160 * MIB, 32 * MIB
 """What some CUDA graphs take of the driver, and the workspaces of the stream that they are captured on (H200: 85 MiB
 for the first graph of an 8B, 15 for each further one)."""
+OFFLOAD_BYTES = 72 * MIB
+"""What the driver takes for page-locked memory and the stream that copies to it (H200: 70 to 78 MiB)."""
 CPU_PROCESS_BYTES = GIB
 """The process with its libraries, where main memory is the device's."""
 
@@ -78,7 +80,7 @@ def footprint_of(gpu: Gpu | None, setup: Setup, measured: "Fitted | None" = None
         return Footprint(context_bytes=CPU_PROCESS_BYTES)
     capability = gpu.capability if gpu is not None else None
     workspace = THREADS_WITH_CUBLAS * _workspace_bytes(capability)
-    of_method = method_context_bytes(setup.method, setup.cuda_graphs)
+    of_method = own_context_bytes(setup.method, setup.cuda_graphs, setup.offload_activations)
     workspace += GRAPH_STREAM_BYTES if setup.cuda_graphs else 0
     if measured is None:
         return Footprint(
@@ -101,9 +103,10 @@ def block_gaps(setup: Setup) -> float:
     return FUSED_BLOCK_GAPS if setup.fused_kernels else BLOCK_GAPS
 
 
-def method_context_bytes(method: str, graphs: bool) -> int:
-    """What a method's libraries and CUDA graphs take outside torch's allocator."""
-    return (CONTEXT_8BIT_BYTES if method == "qlora-8" else 0) + (GRAPHS_BYTES if graphs else 0)
+def own_context_bytes(method: str, graphs: bool, offload: bool) -> int:
+    """What a method's libraries, CUDA graphs and offloading take outside torch's allocator."""
+    of_method = CONTEXT_8BIT_BYTES if method == "qlora-8" else 0
+    return of_method + (GRAPHS_BYTES if graphs else 0) + (OFFLOAD_BYTES if offload else 0)
 
 
 def _uncertain_share(setup: Setup) -> float:
