@@ -13,6 +13,25 @@ from support.plans import plan
 
 from qlora_core import checkpoints
 from qlora_profiles import codec, events
+from qlora_profiles.errors import EnvironmentProblem
+
+
+def test_memory_that_runs_out_before_the_first_step_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from qlora_core import run
+
+    def no_room(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 96.00 MiB")
+
+    monkeypatch.setattr(run, "_make_trainer", no_room)
+    rest: Any = (None, None, None, tmp_path)
+    with pytest.raises(EnvironmentProblem, match=r"out of memory while .* was loaded") as caught:
+        run._trainer(plan(model=tmp_path, data=tmp_path, output=tmp_path), *rest)
+    assert "smaller --model" in str(caught.value)
+    assert caught.value.__context__ is None  # whose traceback would hold what takes the memory
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ class Offload:
         tensor = tensor.detach()
         if self._leaving:
             self._copies.wait(self._leaving.copied)
-        kept = _Kept(self, tensor, self._last)
+        kept = _Kept(self, self.take(tensor.nbytes), tensor, self._last)
         self._last = weakref.ref(kept)
         self._leaving = _Leaving(tensor, self._last, self._copies.begin(kept.host, tensor))
         return kept
@@ -102,9 +102,9 @@ class _Leaving(NamedTuple):
 class _Kept:
     """One tensor in main memory (``host``), and the one that was kept before it."""
 
-    def __init__(self, owner: Offload, tensor: Tensor, before: "weakref.ref[_Kept] | None") -> None:
-        self._owner, self._buffer = owner, owner.take(tensor.nbytes)
-        self.host = self._buffer[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+    def __init__(self, owner: Offload, buffer: Tensor, tensor: Tensor, before: "weakref.ref[_Kept] | None") -> None:
+        self._owner, self._buffer = owner, buffer
+        self.host = buffer[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         self.before = before
         self.fetched: Tensor | None = None
         self.copied: Any = None

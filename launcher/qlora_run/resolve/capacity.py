@@ -8,6 +8,7 @@ from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.estimate import costs_of
 from qlora_run.resolve.machine_rules import offload_bytes
 from qlora_run.resolve.memory import longest_that_fits
+from qlora_run.resolve.offloaded import most_offloaded_tokens
 from qlora_run.resolve.setup import Setup
 
 WITHOUT_LIMIT = 2**20
@@ -34,5 +35,5 @@ def _longest(plan: RunPlan, calibration: Calibration | None, most: int, offload:
     targets = discover_targets(plan.model, recipe.target_modules)
     costs = costs_of(plan.model, targets, recipe, execution, plan.report, calibration)
     if room is not None:
-        most = min(most, room // (costs.num_layers * costs.offloaded_token))
+        most = min(most, most_offloaded_tokens(costs, room))
     return longest_that_fits(costs, plan.memory.budget_bytes, most)

@@ -14,6 +14,7 @@ from functools import cached_property
 from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, sizes
 from qlora_profiles.facts import MemoryEstimate
 from qlora_run.resolve.memory import Costs, longest_that_fits, peak
+from qlora_run.resolve.offloaded import most_offloaded_tokens, offloaded_bytes
 from qlora_run.resolve.speed import Rates, Work, step_seconds
 
 KERNELS = ("loss_kernel", "offload_activations", "cuda_graphs", "rebuild_activations")
@@ -49,14 +50,13 @@ class Variant:
 
     def holds(self, tokens: int, recomputed: int) -> bool:
         """Whether main memory has room for what the recomputing layers put there."""
-        needed = recomputed * self.costs.offloaded_token * tokens
+        needed = offloaded_bytes(self.costs, tokens, recomputed)
         return self.most_offloaded_bytes is None or needed <= self.most_offloaded_bytes
 
     def longest(self, budget_bytes: int | None, most_tokens: int) -> int:
         """The longest example that fits both memories with every layer recomputing, or 0."""
-        a_token = self.costs.num_layers * self.costs.offloaded_token
-        if a_token and self.most_offloaded_bytes is not None:
-            most_tokens = min(most_tokens, self.most_offloaded_bytes // a_token)
+        if self.costs.offloaded_token and self.most_offloaded_bytes is not None:
+            most_tokens = min(most_tokens, most_offloaded_tokens(self.costs, self.most_offloaded_bytes))
         return longest_that_fits(self.costs, budget_bytes, most_tokens)
 
 
