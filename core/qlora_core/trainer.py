@@ -137,6 +137,7 @@ class StepTrainer(Trainer):
             device=self.args.device,
             pin_memory=execution.pin_memory,
             on_change=self._adapt,
+            can_rebuild=execution.adapter_kernel == "fused" and execution.layer_kernels == "liger",
         )
 
     def _adapt(self, cause: str, before: Limits, after: Limits) -> None:

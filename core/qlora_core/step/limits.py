@@ -29,12 +29,15 @@ class Limits:
         """Where a plan starts."""
         return cls(**{f.name: getattr(execution, f.name) for f in fields(cls)})
 
-    def smaller(self, lengths: Sequence[int], num_layers: int) -> "Limits | None":
+    def smaller(self, lengths: Sequence[int], num_layers: int, can_rebuild: bool = False) -> "Limits | None":
         """The next rung down for a step of these lengths (tokens), or ``None`` at the bottom.
 
-        What graphs hold for good first; then smaller micro-batches, which cost least; then more recomputing layers,
-        then smaller tiles of logits, then activations in main memory.
+        Results that are soon made again first, which costs next to nothing, where the kernels can; what graphs hold for
+        good; then smaller micro-batches, then more recomputing layers, smaller tiles of logits, and activations in
+        main memory.
         """
+        if can_rebuild and not self.rebuild_activations:
+            return replace(self, rebuild_activations=True)
         if self.cuda_graphs:
             return replace(self, cuda_graphs=False)
         return next(iter([*self._cut_smaller(lengths), *self._other_rungs(num_layers)]), None)
@@ -70,4 +73,6 @@ class Limits:
             return replace(self, token_budget=min(start.token_budget, self.token_budget * 2))
         if start.cuda_graphs and not self.cuda_graphs:
             return replace(self, cuda_graphs=True)
+        if self.rebuild_activations and not start.rebuild_activations:
+            return replace(self, rebuild_activations=False)
         return None

@@ -43,6 +43,7 @@ class StepRunner:
         drop_gradients: forgets the gradients of the step.
         limits: where the execution starts.
         num_layers: decoder layers that could recompute.
+        can_rebuild: whether norms' and activations' results can be made again.
         on_change: told of each change as (cause, before, after); applies all of it but the token budget, which
             is the runner's own.
     """
@@ -59,12 +60,14 @@ class StepRunner:
         pin_memory: bool,
         on_change: Callable[[str, Limits, Limits], None],
         total_supervised: Callable[[int], int] = lambda own: own,
+        can_rebuild: bool = False,
     ) -> None:
         self.limits = limits
         self.loss_sum = loss_sum
         self._backward = backward
         self._drop_gradients = drop_gradients
         self._num_layers = num_layers
+        self._can_rebuild = can_rebuild
         self._device = device
         self._pin_memory = pin_memory
         self._on_change = on_change
@@ -123,7 +126,7 @@ class StepRunner:
 
     def shrink(self, cause: str, lengths: Sequence[int]) -> bool:
         """Take the next smaller execution that would cut a step of these lengths otherwise; False at the end."""
-        after = self.limits.smaller(lengths, self._num_layers)
+        after = self.limits.smaller(lengths, self._num_layers, self._can_rebuild)
         if after is not None:
             self.change(cause, after)
         return after is not None

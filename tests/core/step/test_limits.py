@@ -13,12 +13,13 @@ STARTS = st.builds(
     layers_recomputed=st.integers(0, 36),
     loss_chunk_tokens=st.sampled_from([32, 64, 1024]),
     cuda_graphs=st.booleans(),
+    rebuild_activations=st.booleans(),
 )
 
 
-def ladder(start: Limits, lengths: list[int]) -> list[Limits]:
+def ladder(start: Limits, lengths: list[int], can_rebuild: bool = True) -> list[Limits]:
     rungs = [start]
-    while (below := rungs[-1].smaller(lengths, 36)) is not None:
+    while (below := rungs[-1].smaller(lengths, 36, can_rebuild)) is not None:
         rungs.append(below)
     return rungs
 
@@ -28,6 +29,8 @@ def test_the_ladder_ends_at_the_smallest_execution(start: Limits, lengths: list[
     last = ladder(start, lengths)[-1]
     assert (last.layers_recomputed, last.loss_chunk_tokens, last.offload_activations) == (36, 32, True)
     assert not last.cuda_graphs
+    assert last.rebuild_activations
+    assert ladder(start, lengths, False)[-1].rebuild_activations == start.rebuild_activations
     for batch in cut(lengths, last.token_budget):
         assert len(batch) == 1 or sum(lengths[i] for i in batch) < 2 * SMALLEST_TOKEN_BUDGET
 
@@ -42,6 +45,7 @@ def test_every_rung_changes_something_that_saves_memory(start: Limits, lengths: 
             or below.layers_recomputed > above.layers_recomputed
             or (below.loss_chunk_tokens < above.loss_chunk_tokens or below.offload_activations)
             or (above.cuda_graphs and not below.cuda_graphs)
+            or (below.rebuild_activations and not above.rebuild_activations)
         )
 
 
