@@ -44,7 +44,7 @@ def test_it_shrinks_with_more_data() -> None:
 def test_it_says_why() -> None:
     assert default_model(card_report(10)).reason.endswith("; Qwen3-14B does not fit")
     assert "in a night: about " in default_model(card_report(10)).reason
-    assert default_model(card_report(8)).reason.endswith("; Qwen3-8B fits only with activations in main memory")
+    assert default_model(card_report(8.3)).reason.endswith("; Qwen3-8B fits only with activations in main memory")
     assert "Qwen3-32B would take" in default_model(h100(), data_of(rows=100_000)).reason
     assert "of disk to download" in default_model(h100(free_disk_gib=40)).reason
     assert "smallest" in default_model(card_report(1)).reason

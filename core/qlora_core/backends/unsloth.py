@@ -106,7 +106,13 @@ class UnslothBackend:
         assert self._plan is not None
         execution = self._plan.execution_values()
         inner = causal_lm(loaded.model)
-        recompute_layers(inner, limits.layers_recomputed, preserve_rng_state=False, offload=limits.offload_activations)
+        recompute_layers(
+            inner,
+            limits.layers_recomputed,
+            preserve_rng_state=False,
+            offload=limits.offload_activations,
+            input_gradients=True,  # as its own kernels are used to
+        )
         head = head_of(loaded.model)
         assert head is not None  # true of every architecture that check_fit lets pass
         return UnslothLoss(

@@ -38,11 +38,14 @@ def decoder_layers(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
-def recompute_layers(model: Any, count: int, preserve_rng_state: bool, offload: bool = False) -> None:
+def recompute_layers(
+    model: Any, count: int, preserve_rng_state: bool, offload: bool = False, input_gradients: bool = False
+) -> None:
     """Let ``count`` decoder layers recompute their activations, evenly spread over the depth.
 
     ``preserve_rng_state`` costs time and is needed only where a layer draws random numbers (dropout).
-    ``offload`` keeps the layers' inputs in main memory meanwhile.
+    ``offload`` keeps the layers' inputs in main memory meanwhile. ``input_gradients``: also for the embeddings' result,
+    which checkpoints of this kind do not need.
     """
     layers = decoder_layers(model)
     if count == 0:
@@ -50,7 +53,8 @@ def recompute_layers(model: Any, count: int, preserve_rng_state: bool, offload: 
         return
     how = {"use_reentrant": False, "preserve_rng_state": preserve_rng_state, "context_fn": _first_and_again}
     model.gradient_checkpointing_enable(how)
-    model.disable_input_require_grads()  # for reentrant checkpoints: the embedding's result would stay, and a gradient
+    if not input_gradients:
+        model.disable_input_require_grads()  # transformers' hook: the embedding's result would stay, and its gradient
     chosen = spread(min(count, len(layers)), len(layers))
     kept = Offload(next(model.parameters()).device) if offload else None
     for index, layer in enumerate(layers):
