@@ -84,7 +84,7 @@ def held_out_is_bound() -> bool:
 
 def longest_counts() -> bool:
     """The longest row is in the estimate before the first step: a length that cannot fit is refused up front."""
-    with pytest.raises(UserError, match="needs 29"):
+    with pytest.raises(UserError, match="needs 18"):
         resolve(card_report(8), asking(max_length=40_000), known("Qwen/Qwen3-8B"), data_of(longest=40_000))
     long, short = (
         resolve(card_report(24), asking(method="qlora-4"), known("Qwen/Qwen3-8B"), data_of(longest=length))

@@ -13,6 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from qlora_core.step.slabs import slab
+
+ALIGNED = 512
+"""Bytes that the places of tensors in one piece of memory are multiples of."""
+
 
 class Offload:
     """Keeps what checkpointed layers save, for one model on one device."""
@@ -78,9 +83,11 @@ class Offload:
         fitting = next((i for i, buffer in enumerate(self._free) if buffer.numel() >= num_bytes), None)
         if fitting is not None:
             return self._free.pop(fitting)
-        self._free.clear()  # all too small
-        size = 1 << (num_bytes - 1).bit_length()  # what torch takes for page-locked memory in any case
-        return torch.empty(size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        num_bytes = -(-num_bytes // ALIGNED) * ALIGNED
+        count, size = slab(num_bytes)
+        whole = torch.empty(size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        self._free = list(whole.split(num_bytes)[:count])  # all there were are too small
+        return self._free.pop()
 
     def give(self, buffer: Tensor) -> None:
         """Main memory that is needed no more; what is copied next waits for what is copied now."""

@@ -12,6 +12,7 @@ from qlora_core.step.forward import packed_loss
 from qlora_core.step.offload import Offload
 from qlora_core.step.packing import pack
 from qlora_core.step.recompute import recompute_layers
+from qlora_core.step.slabs import slabs_bytes
 
 
 class Copies:
@@ -72,8 +73,8 @@ def test_main_memory_is_used_again(owners: list[Offload]) -> None:
     for seed in range(4):
         computed(model, examples=random_examples(3 + seed, seed=seed))
     owner = owners[0]
-    assert len(owner._free) == 3
     before = {buffer.data_ptr() for buffer in owner._free}
+    assert len(before) >= 3
     computed(model, examples=random_examples(2, seed=9))
     assert {buffer.data_ptr() for buffer in owner._free} == before
 
@@ -84,10 +85,25 @@ def test_a_forward_without_backward_leaves_nothing(owners: list[Offload]) -> Non
     recompute_layers(model.get_base_model(), 3, False, offload=True)
     score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     packed = pack(random_examples(5, seed=4), CPU)
+    computed(model)
+    before = len(owners[0]._free)
     loss = score(packed)
+    assert len(owners[0]._free) < before
     del loss
     assert_same(computed(model), expected, 1e-6)
-    assert len(owners[0]._free) == 3
+    assert len(owners[0]._free) == before
+
+
+def test_places_in_main_memory_are_as_many_and_as_large_as_planned() -> None:
+    for size in (512, 3 * 512, 5 * 512, 700, 13):
+        owner = Offload(CPU)
+        places = [owner.take(size) for _ in range(20)]
+        aligned = -(-size // offload.ALIGNED) * offload.ALIGNED
+        held = {place.untyped_storage().data_ptr(): place.untyped_storage().nbytes() for place in places}
+        assert sum(held.values()) == slabs_bytes(aligned, 20)
+        assert sum(held.values()) < 1.5 * 20 * aligned
+        assert len({place.data_ptr() for place in places}) == 20
+        assert all(place.numel() >= size and place.storage_offset() % offload.ALIGNED == 0 for place in places)
 
 
 def test_two_forwards_at_once(owners: list[Offload]) -> None:
