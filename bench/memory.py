@@ -215,9 +215,15 @@ def _scored(row: dict[str, Any], plans: dict[tuple[str, str], str], configs: dic
         loss_kernel=row["kernel"],
         token_budget=row["tokens"],
         layers_recomputed=layers,
-        **{name: word in row["switches"] for word, name in SWITCHES.items()},
+        **{name: word in _switches(row) for word, name in SWITCHES.items()},
     )
     return predicted(plan, row["tokens"], execution)
+
+
+def _switches(row: dict[str, Any]) -> list[str]:
+    """What was on; older files know graphs only."""
+    found: list[str] = row.get("switches", ["graphs"] if row.get("graphs") == "yes" else [])
+    return found
 
 
 def _plan_by_shape(model: str, method: str, config: Any) -> Any:

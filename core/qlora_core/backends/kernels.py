@@ -23,7 +23,7 @@ Warn = Callable[[str], None]
 
 
 def use_kernels(model: Any, execution: Execution, warn: Warn) -> FusedLayers:
-    """Replace the forward of those modules that the plan's kernels compute; the layers' part of it.
+    """Replace the forward of those modules that the plan's kernels compute; answers with those of the layers.
 
     Raises:
         EnvironmentProblem: a package that the plan names is missing.

@@ -29,3 +29,8 @@ def padded(tokens: int, most_tokens: int) -> int:
         ValueError: ``tokens`` are more.
     """
     return min(size for size in sizes(most_tokens) if size >= tokens)
+
+
+def power_of_two(count: int) -> int:
+    """The least that is at least ``count``."""
+    return 1 << (count - 1).bit_length()

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, SMALLEST_TOKENS, padded, sizes
+from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, SMALLEST_TOKENS, padded, power_of_two, sizes
 from qlora_core.step.oom import is_out_of_memory
 from qlora_core.step.packing import Packed
 from qlora_profiles.errors import first_line
@@ -49,14 +49,10 @@ class Bucket:
 def bucket_of(packed: Packed, tokens: int, within: Bucket | None = None) -> Bucket:
     """A shape of ``tokens`` tokens that takes a micro-batch; never one of less than ``within`` in anything else."""
     least = (within.sequences, within.longest) if within else (FEWEST_SEQUENCES, SHORTEST_LONGEST)
-    longest = max(least[1], _power_of_two(packed.longest))
+    longest = max(least[1], power_of_two(packed.longest))
     tail = -(-(tokens - packed.num_tokens) // longest)
-    sequences = max(least[0], _power_of_two(len(packed.boundaries) - 1 + tail))
+    sequences = max(least[0], power_of_two(len(packed.boundaries) - 1 + tail))
     return Bucket(tokens=tokens, sequences=sequences, longest=longest)
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
 
 
 class Inputs:

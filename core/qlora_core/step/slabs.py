@@ -3,13 +3,15 @@
 Known to the planner, too, which has no torch.
 """
 
+from qlora_core.step.buckets import power_of_two
+
 MOST = 8
 """Tensors in one piece of memory; with so many at most a fifth of it is wasted."""
 
 
 def slab(num_bytes: int) -> tuple[int, int]:
     """How many tensors of a size to put into one piece, so that the least of it is wasted, and its size in bytes."""
-    sizes = [(count, 1 << (count * num_bytes - 1).bit_length()) for count in range(1, MOST + 1)]
+    sizes = [(count, power_of_two(count * num_bytes)) for count in range(1, MOST + 1)]
     return min(sizes, key=lambda each: each[1] / each[0])
 
 

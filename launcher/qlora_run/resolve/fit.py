@@ -20,6 +20,11 @@ from qlora_run.resolve.speed import rates, work_of_step
 
 BITSANDBYTES = {"bitsandbytes 4-bit": "qlora-4", "bitsandbytes 8-bit": "qlora-8"}
 
+WHY_SWITCHED = {
+    "offload_activations": "the card has no room for them",
+    "rebuild_activations": "soon made; room is worth more",
+}
+"""Why what is off by default is on."""
 
 WORTH_PRECISION = 0.25
 """How much slower an unquantised base may be and still be chosen."""
@@ -59,8 +64,7 @@ def _variants(s: Situation, method: str, length: int, rank: int | None) -> Itera
     choices = product(_offloads(s), loss_kernels(s, method), (False, True), rebuilt)
     possible = [c for c in choices if c[2] in graphs_possible(s, method, offloaded=c[0])]
     for order, choice in enumerate(possible):
-        names = ("offload_activations", "loss_kernel", "cuda_graphs", "rebuild_activations")
-        own: dict[str, Any] = dict(zip(names, choice, strict=True))
+        own: dict[str, Any] = dict(zip(KERNELS, choice, strict=True))
         setup = _setup(s, method, rank, **own)
         known = footprint_of(s.gpu, setup, s.measured_with(setup.cuda_graphs))
         costs = memory_costs(s.model, s.targets, setup, known)
@@ -220,11 +224,7 @@ def settle(s: Situation, fit: Fit) -> None:
         ("token_budget", _token_budget(fit, best)),
         ("layers_recomputed", _layers(s, fit, best)),
         ("loss_kernel", _loss_kernel(s, fit, best)),
-        ("offload_activations", _switched(s, fit, best, "offload_activations", "the card has no room for them")),
-        (
-            "rebuild_activations",
-            _switched(s, fit, best, "rebuild_activations", "soon made; room is worth more"),
-        ),
+        *((name, _switched(s, fit, best, name)) for name in WHY_SWITCHED),
         ("cuda_graphs", _graphs(s, fit, best)),
     ):
         s.chosen[name] = _asked(s, name) or resolved
@@ -293,13 +293,13 @@ def _otherwise(fit: Fit, best: Candidate, **changed: Any) -> Candidate | None:
     return fit.search.candidate(best.token_budget, best.layers_recomputed, twin) if twin else None
 
 
-def _switched(s: Situation, fit: Fit, best: Candidate, name: str, reason: str) -> Resolved:
+def _switched(s: Situation, fit: Fit, best: Candidate, name: str) -> Resolved:
     """A switch that is off by default, and on where it is needed."""
     if not getattr(best.variant, name):
         return s.chosen[name]
     other = _otherwise(fit, best, **{name: False})
     changed = f"no: {compared(best, other)}" if other else None
-    return Resolved(value=True, source="tuner", reason=reason, if_changed=changed)
+    return Resolved(value=True, source="tuner", reason=WHY_SWITCHED[name], if_changed=changed)
 
 
 def _graphs(s: Situation, fit: Fit, best: Candidate) -> Resolved:

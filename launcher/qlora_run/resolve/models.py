@@ -1,5 +1,7 @@
 """The model for a person who named none."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from qlora_profiles.errors import QloraRunError
@@ -49,11 +51,9 @@ def default_model(
     data = data or _usual_rows()
     why_not = ""
     for name in BY_SIZE:
-        plan = _plan(report, name, data, calibration, learned)
-        hindrance = _hindrance(report, name, plan)
-        if plan is not None and hindrance is None and plan.execution_values().offload_activations:
-            on_card = _plan(report, name, data, calibration, learned, offload_activations=False)
-            hindrance = None if on_card and on_card.memory.fits else "fits only with activations in main memory"
+        planned = partial(_plan, report, name, data, calibration, learned)
+        plan = planned()
+        hindrance = _hindrance(report, name, plan) or _offloaded(plan, planned)
         if plan is not None and hindrance is None:
             return Pick(name, f"the largest Qwen3 that trains here in a night: {_about(plan)}{why_not}")
         why_not = f"; {_short(name)} {hindrance}"
@@ -81,6 +81,14 @@ def _plan(
         return resolve(report, Request(given=given), facts, data, calibration=calibration, learned=learned)
     except QloraRunError:
         return None
+
+
+def _offloaded(plan: RunPlan | None, planned: Callable[..., RunPlan | None]) -> str | None:
+    """What speaks against a model that is planned with activations in main memory: that it fits in no other way."""
+    if plan is None or not plan.execution_values().offload_activations:
+        return None
+    on_card = planned(offload_activations=False)
+    return None if on_card and on_card.memory.fits else "fits only with activations in main memory"
 
 
 def _hindrance(report: HardwareReport, name: str, plan: RunPlan | None) -> str | None:
