@@ -1,6 +1,7 @@
 """``python -m qlora_core plan.json [--supervised]``: one run, from its plan alone."""
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--supervised", action="store_true", help="stop when standard input says so or ends")
     parser.add_argument("--measured", action="store_true", help="this run was measured here before: no preflight")
     options = parser.parse_args(argv)
+    gc.disable()  # until all is imported: hardly anything of it is ever garbage
     plan = codec.load(options.plan, RunPlan)
     output = Path(plan.run_values().output)
     output.mkdir(parents=True, exist_ok=True)
@@ -37,6 +39,9 @@ def _run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool) -> int
     start = time.monotonic()
     set_environment(plan)
     try:
+        from qlora_core.imports import read_ahead
+
+        read_ahead(plan)
         from qlora_core.run import run
 
         return run(plan, log, stop, measured)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from qlora_core.imports import import_bitsandbytes
 from qlora_profiles.errors import EnvironmentProblem, UserError, first_line
 from qlora_profiles.settings import Execution, Recipe, Run
 
@@ -97,6 +98,7 @@ def quantisation_config(recipe: Recipe, execution: Execution) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
+    import_bitsandbytes(execution.device)
     if recipe.method == "qlora-8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

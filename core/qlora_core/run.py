@@ -1,15 +1,13 @@
 """A whole run from its plan: prepare, load, train, write the artifacts."""
 
 import time
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from qlora_core import adapters, artifacts, checkpoints
 from qlora_core.backends.parity import agreed
 from qlora_core.events import EventLog
+from qlora_core.imports import collect_from_here, import_meanwhile
 from qlora_core.prepare import PHASE, Prepared, prepare_data
 from qlora_core.stop import StopRequest
 from qlora_profiles import events
@@ -30,7 +28,7 @@ def run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool = False)
     output = Path(plan.run_values().output)
     checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest(), log.warn)
     log.phase(PHASE)
-    data = prepare_data(plan, output, log, _import_meanwhile(plan))
+    data = prepare_data(plan, output, log, import_meanwhile(plan))
     plan = agreed(plan, data.train, log, stop)
     trainer = _trainer(plan, data, log, stop, output)
     if not measured and measured_first(plan):
@@ -49,24 +47,6 @@ def run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool = False)
     files = _write_artifacts(plan, trainer, data, log, output)
     _finish(log, "finished", EXIT_OK, done, start, files, trainer)
     return EXIT_OK
-
-
-def _import_meanwhile(plan: RunPlan) -> Thread | None:
-    """Import what training needs while the rows are read and tokenised, which mostly happens outside of Python."""
-    if plan.execution_values().backend != "peft":
-        return None  # another backend may have to be there before transformers is
-
-    def work() -> None:
-        with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
-            from qlora_core.backends import peft  # noqa: F401
-            from qlora_core.trainer import StepTrainer  # noqa: F401
-
-            for name in ("peft", "bitsandbytes", "transformers.models.auto.modeling_auto"):
-                import_module(name)
-
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    return thread
 
 
 def _trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: StopRequest, output: Path) -> Any:
@@ -95,6 +75,7 @@ def _make_trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: StopReques
 
     from qlora_core.trainer import Job, StepTrainer
 
+    collect_from_here()
     recipe = plan.recipe_values()
     transformers.set_seed(recipe.seed)
     memory = device.prepare(plan)

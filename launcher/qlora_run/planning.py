@@ -18,7 +18,7 @@ from qlora_run.calibration import Calibration, load
 from qlora_run.learned import Learned, learned
 from qlora_run.model_facts import read_model_facts
 from qlora_run.probe import probe
-from qlora_run.resolve import default_model, merged_wishes, resolve, usual_length
+from qlora_run.resolve import as_measured, default_model, merged_wishes, resolve, usual_length
 
 if TYPE_CHECKING:
     from qlora_profiles.facts import DataFacts, ModelFacts
@@ -66,7 +66,8 @@ def make_plan(asked: PlanInput) -> RunPlan:
     backends = backend_reasons(report)
     if "unsloth" in backends and (broken := known.problem("unsloth", "triton")):
         backends["unsloth"] = backends["unsloth"] or f"failed here: {broken}"
-    return resolve(report, request, model, data, asked.profile, backends, calibration, known)
+    plan = resolve(report, request, model, data, asked.profile, backends, calibration, known)
+    return as_measured(plan, calibration)
 
 
 def check_data_named(request: Request) -> None:

@@ -5,16 +5,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from qlora_profiles import codec
 from qlora_profiles.events import MeasuredEvent
-from qlora_profiles.plan import RunPlan
+from qlora_profiles.plan import RunPlan, with_execution
 from qlora_profiles.settings import Execution
 from qlora_run.calibration import Measured, calibrated_by, load, record
-from qlora_run.calibration.measured import run_key
-from qlora_run.calibration.records import Kernels
+from qlora_run.calibration.measured import run_key, searched_of
 from qlora_run.resolve import retuned
+
+TAKEN = "what the card took"
 
 
 class Tuner:
@@ -27,7 +26,7 @@ class Tuner:
     def measured_before(self) -> bool:
         """Whether this very run with this execution was measured on this machine already."""
         execution = self.plan.execution_values()
-        return load(self.plan.report).knows(Kernels.of(execution), run_key(self.plan, execution))
+        return searched_of(execution) in load(self.plan.report).limits_of(run_key(self.plan, execution))
 
     def record(self, event: MeasuredEvent) -> None:
         """Keep what was measured for the next plans on this machine."""
@@ -36,7 +35,7 @@ class Tuner:
     def answer(self, event: MeasuredEvent) -> str:
         """The limits that the core should go on with, as JSON; the plan on disk is then the one that runs."""
         self.record(event)
-        ran = with_limits(self.plan, event.limits)
+        ran = with_execution(self.plan, event.limits, TAKEN)
         gave_up = [n for n in ("cuda_graphs",) if self.plan.execution[n].value and not ran.execution[n].value]
         better = retuned(ran, calibrated_by(ran, measured_of(ran, event)), gave_up)
         if better != self.plan:
@@ -49,7 +48,7 @@ class Tuner:
 def measured_of(plan: RunPlan, event: MeasuredEvent) -> Measured:
     """The event as a measurement of an execution."""
     return Measured(
-        execution=with_limits(plan, event.limits).execution_values(),
+        execution=with_execution(plan, event.limits, TAKEN).execution_values(),
         largest_tokens=event.largest_tokens,
         several_micro_batches=event.several_micro_batches,
         reserved_bytes=event.reserved_bytes,
@@ -63,13 +62,3 @@ def measured_of(plan: RunPlan, event: MeasuredEvent) -> Measured:
 def limits_of(execution: Execution, names: dict[str, Any]) -> dict[str, Any]:
     """The settings of an execution that have one of these names."""
     return {name: getattr(execution, name) for name in names}
-
-
-def with_limits(plan: RunPlan, limits: dict[str, Any]) -> RunPlan:
-    """The plan with what the core made of its execution."""
-    changed = {
-        name: msgspec.structs.replace(plan.execution[name], value=value, source="tuner", reason="what the card took")
-        for name, value in limits.items()
-        if plan.execution[name].value != value
-    }
-    return msgspec.structs.replace(plan, execution=plan.execution | changed)

@@ -6,10 +6,11 @@ default < probe / tuner < profile < config file < command line.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from qlora_profiles.facts import DataFacts, MemoryEstimate, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import HardwareReport
@@ -111,6 +112,16 @@ class RunPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def _typed(resolved: dict[str, Resolved], kind: type[S]) -> S:
     return msgspec.convert({name: r.value for name, r in resolved.items()}, kind, strict=False)
+
+
+def with_execution(plan: RunPlan, values: Mapping[str, Any], reason: str) -> RunPlan:
+    """The plan with other values in its execution, which the tuner takes for ``reason``."""
+    changed = {
+        name: structs.replace(plan.execution[name], value=value, source="tuner", reason=reason)
+        for name, value in values.items()
+        if plan.execution[name].value != value
+    }
+    return structs.replace(plan, execution=plan.execution | changed)
 
 
 def recipe_differences(old: RunPlan, new: RunPlan) -> list[tuple[str, Any, Any]]:

@@ -172,6 +172,11 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow_recipe_change: Annotated[bool, Doc("take the nearest recipe that fits if this one cannot", "model")] = False
 
 
+KERNELS = ("offload_activations", "loss_kernel", "cuda_graphs", "rebuild_activations")
+"""What sets the variants of an execution apart, from what makes them least simple on."""
+SEARCHED = ("token_budget", "layers_recomputed", *KERNELS)
+"""What is searched of an execution, and can still change once the model is loaded."""
+
 SCOPES: dict[Scope, type[Struct]] = {"recipe": Recipe, "execution": Execution, "run": Run}
 
 

@@ -18,7 +18,7 @@ from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB, MIB
 from qlora_run.calibration import load
-from qlora_run.resolve import resolve
+from qlora_run.resolve import as_measured, resolve
 from qlora_run.supervise import run_core
 from qlora_run.tuning import Tuner
 
@@ -50,6 +50,9 @@ def measured(plan: RunPlan, scale: float = 1.0, **changes: Any) -> events.Measur
             "layers_recomputed": execution.layers_recomputed,
             "loss_chunk_tokens": execution.loss_chunk_tokens,
             "offload_activations": execution.offload_activations,
+            "rebuild_activations": execution.rebuild_activations,
+            "cuda_graphs": execution.cuda_graphs,
+            "loss_kernel": execution.loss_kernel,
         },
         "largest_tokens": max(execution.token_budget, 1804),
         "several_micro_batches": True,
@@ -99,6 +102,45 @@ def test_the_same_run_need_not_be_measured_again(tmp_path: Path) -> None:
     other = plan_in(tmp_path, learning_rate=1e-5)
     assert other.recipe_digest() != plan.recipe_digest()
     assert not Tuner(tmp_path / "plan.json").measured_before()
+
+
+@pytest.mark.parametrize("scale", [0.96, 1.0, 1.01])
+@pytest.mark.parametrize("vram_gib", [12, 16, 48])
+def test_the_next_start_goes_on_with_what_was_measured(tmp_path: Path, vram_gib: int, scale: float) -> None:
+    """A prediction with a measurement behind it would choose a little differently: not worth measuring that, too."""
+    report = card_report(vram_gib, packages={"bitsandbytes": "0.50.2", "torch": "2.13.0"})
+    plan = plan_in(tmp_path, report)
+    event = measured(plan, scale)
+    for _ in range(3):
+        tuner = Tuner(tmp_path / "plan.json")
+        answer = json.loads(tuner.answer(event))
+        if answer == event.limits:
+            break
+        event = measured(tuner.plan, scale)
+    again = as_measured(plan_in(tmp_path, with_free(report, -20 * MIB)), load(report))
+    codec.save(again, tmp_path / "plan.json")
+    assert Tuner(tmp_path / "plan.json").measured_before()
+    assert again.memory.fits
+    much_less = as_measured(plan_in(tmp_path, with_free(report, -GIB)), load(report))
+    assert much_less.memory.fits
+
+
+def with_free(report: HardwareReport, more_bytes: int) -> HardwareReport:
+    """The machine with more or less of its card free."""
+    gpu = report.gpus[0]
+    assert gpu.vram_free_bytes is not None
+    free = msgspec.structs.replace(gpu, vram_free_bytes=gpu.vram_free_bytes + more_bytes)
+    return msgspec.structs.replace(report, gpus=(free,))
+
+
+def test_what_was_measured_gives_way_to_a_person_and_to_what_is_much_faster(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path, token_budget=2048)
+    Tuner(tmp_path / "plan.json").answer(measured(plan))
+    assert as_measured(plan_in(tmp_path, token_budget=3072), load(REPORT)).execution_values().token_budget == 3072
+    slow = plan_in(tmp_path, layers_recomputed=36)
+    Tuner(tmp_path / "plan.json").answer(measured(slow))
+    fresh = plan_in(tmp_path)
+    assert as_measured(fresh, load(REPORT)).execution_values().layers_recomputed < 36
 
 
 def test_measured_ceilings_scale_the_predicted_time(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qlora_core.step.buckets import sizes
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan
-from qlora_profiles.settings import Execution, values_of
+from qlora_profiles.settings import SEARCHED, Execution, values_of
 from qlora_run.calibration.records import Calibration, Kernels, Machine, Measurement, Record, machine_of
 from qlora_run.calibration.store import path_of, read, write
 from qlora_run.model_facts.targets import discover_targets
@@ -68,9 +68,16 @@ def calibrated_by(plan: RunPlan, measured: Measured) -> Calibration:
 
 
 def run_key(plan: RunPlan, execution: Execution) -> str:
-    """Identity of a run with its execution, in the cache of measurements."""
-    said = f"{plan.recipe_digest()} {sorted(values_of(execution).items())}"
-    return hashlib.sha256(said.encode("utf-8")).hexdigest()[:16]
+    """Identity of a run in the cache of measurements: all that decides what it holds and takes, but for what is
+    searched, and for the budget, which is a little different at each start."""
+    left_out = (*SEARCHED, "vram_budget_bytes")
+    said = sorted((name, value) for name, value in values_of(execution).items() if name not in left_out)
+    return hashlib.sha256(f"{plan.recipe_digest()} {said}".encode()).hexdigest()[:16]
+
+
+def searched_of(execution: Execution) -> dict[str, Any]:
+    """What is searched of an execution, by name."""
+    return {name: getattr(execution, name) for name in SEARCHED}
 
 
 def _record(machine: Machine, kernels: Kernels, folder: Path | None) -> Record:
@@ -105,6 +112,7 @@ def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None 
         predicted_step_seconds=_predicted_seconds(plan, measured, costs, ceilings),
         measured_step_seconds=measured.step_seconds,
         of_run=run_key(plan, measured.execution),
+        limits=searched_of(measured.execution),
     )
 
 

@@ -1,7 +1,7 @@
 """Measurements of one machine's card, and what follows from them for a prediction."""
 
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct, structs
 
@@ -49,7 +49,7 @@ class Measurement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """One run's peak beside its prediction. Memory is in bytes, without what stays (weights, adapter, state).
 
     ``context_bytes`` is what the process held outside torch's allocator, less what the method adds to it;
-    ``of_run`` tells the same run with the same execution again.
+    ``of_run`` tells the same run again, but for what is searched, which is in ``limits``.
     """
 
     context_bytes: int
@@ -58,6 +58,7 @@ class Measurement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     predicted_step_seconds: float | None = None
     measured_step_seconds: float | None = None
     of_run: str = ""
+    limits: dict[str, Any] = {}
 
 
 class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,10 +120,10 @@ class Calibration(Struct, frozen=True, kw_only=True):
         """What holds for a set of kernels, or ``None``."""
         return next((fitted(record) for record in self.records if record.kernels == kernels), None)
 
-    def knows(self, kernels: Kernels, of_run: str) -> bool:
-        """Whether a run was measured with these kernels already."""
-        found = (m for record in self.records if record.kernels == kernels for m in record.measurements)
-        return any(m.of_run == of_run for m in found)
+    def limits_of(self, of_run: str) -> list[dict[str, Any]]:
+        """The executions that a run was measured with, those measured last first where kernels are the same."""
+        found = [m.limits for record in self.records for m in reversed(record.measurements) if m.of_run == of_run]
+        return [limits for i, limits in enumerate(found) if limits and limits not in found[:i]]
 
 
 def machine_of(report: HardwareReport) -> Machine | None:

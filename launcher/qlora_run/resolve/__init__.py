@@ -5,12 +5,13 @@ from qlora_run.resolve.estimate import estimate_memory
 from qlora_run.resolve.models import Pick, default_model
 from qlora_run.resolve.planner import PEFT_ONLY, resolve
 from qlora_run.resolve.recipe_rules import usual_length
-from qlora_run.resolve.retune import retuned
+from qlora_run.resolve.retune import as_measured, retuned
 from qlora_run.resolve.situation import merged_wishes
 
 __all__ = [
     "PEFT_ONLY",
     "Pick",
+    "as_measured",
     "default_model",
     "estimate_memory",
     "largest_length",

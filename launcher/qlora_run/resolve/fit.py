@@ -9,11 +9,12 @@ from typing import Any, cast
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.plan import Resolved
+from qlora_profiles.settings import KERNELS
 from qlora_run.resolve.footprint import footprint_of
 from qlora_run.resolve.kernel_rules import graphs_possible, loss_kernels
 from qlora_run.resolve.machine_rules import offload_bytes, ram_budget_bytes
 from qlora_run.resolve.memory import memory_costs
-from qlora_run.resolve.search import KERNELS, Candidate, Found, Search, Variant, compared, described
+from qlora_run.resolve.search import Candidate, Found, Search, Variant, compared, described
 from qlora_run.resolve.setup import Setup
 from qlora_run.resolve.situation import Choice, Situation, asked, in_gib, torch_version, version_of
 from qlora_run.resolve.speed import rates, work_of_step

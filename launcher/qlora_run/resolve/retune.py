@@ -5,20 +5,19 @@ from dataclasses import replace
 
 import msgspec
 
-from qlora_profiles.plan import PERSON, Given, RunPlan
+from qlora_profiles.plan import PERSON, Given, RunPlan, with_execution
+from qlora_profiles.settings import KERNELS, SEARCHED
+from qlora_run.calibration.measured import run_key
 from qlora_run.calibration.records import Calibration
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.fit import Fit, runner_up, search_for, settle
 from qlora_run.resolve.planner import plan_time
 from qlora_run.resolve.rules import RULES
-from qlora_run.resolve.search import KERNELS, Candidate, Found, Search
+from qlora_run.resolve.search import Candidate, Found, Search
 from qlora_run.resolve.situation import Choice, Situation
 
 WORTH_CHANGING = 0.98
 """Another execution must promise to take less than this share of the time: trying it costs a few seconds."""
-
-SEARCHED = ("token_budget", "layers_recomputed", *KERNELS)
-"""What can still change once the model is loaded."""
 
 
 def retuned(plan: RunPlan, calibration: Calibration, settled: Collection[str] = ()) -> RunPlan:
@@ -41,6 +40,20 @@ def retuned(plan: RunPlan, calibration: Calibration, settled: Collection[str] = 
         time=plan_time(s, fit),
         runner_up=runner_up(s, fit),
     )
+
+
+def as_measured(plan: RunPlan, calibration: Calibration) -> RunPlan:
+    """The plan with an execution that this very run was measured with on this machine, where that fits and is nearly
+    as fast as the plan's: it need not be measured again. Else the plan as it is."""
+    decided = {name for name in SEARCHED if plan.execution[name].source in PERSON}
+    values = plan.execution_values()
+    for limits in calibration.limits_of(run_key(plan, values)):
+        if plan.memory.close or any(limits[name] != getattr(values, name) for name in decided):
+            continue
+        measured = with_execution(plan, limits, "measured here before")
+        if (kept := retuned(measured, calibration)).execution_values() == measured.execution_values():
+            return kept
+    return plan
 
 
 def _situation(plan: RunPlan, calibration: Calibration, settled: Collection[str]) -> Situation:

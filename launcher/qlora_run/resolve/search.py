@@ -17,8 +17,6 @@ from qlora_run.resolve.memory import Costs, longest_that_fits, peak
 from qlora_run.resolve.offloaded import most_offloaded_tokens, offloaded_bytes
 from qlora_run.resolve.speed import Rates, Work, step_seconds
 
-KERNELS = ("offload_activations", "loss_kernel", "cuda_graphs", "rebuild_activations")
-"""What sets the variants of an execution apart, from what makes them least simple on."""
 SWITCHES = {
     "offload_activations": ("activations offloaded", "nothing offloaded"),
     "cuda_graphs": ("CUDA graphs", "no CUDA graphs"),
