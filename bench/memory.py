@@ -1,6 +1,7 @@
 """How well is the peak of a step predicted? Device memory as the driver sees it against the closed form.
 
-usage: python bench/memory.py MODEL_DIR [MODEL_DIR ...] [--methods qlora-4 ...] [--tokens 512 ...] [--json FILE]
+usage: python bench/memory.py MODEL_DIR [MODEL_DIR ...] [--methods qlora-4 ...] [--tokens 512 ...] [--backend peft]
+                             [--json FILE]
        python bench/memory.py --score FILE [FILE ...] [--shapes shapes.json]
 
 Each model and method runs in a process of its own: the model is loaded by the product's own backend, and for each
@@ -34,15 +35,17 @@ def plan_for(model: str, method: str, values: dict[str, Any]) -> Any:
     """A plan on this machine with the method and the execution ``values`` given."""
     from qlora_core.data.planning import assumed_facts
     from qlora_profiles.plan import Given, Request
+    from qlora_run.backends import backend_reasons
     from qlora_run.model_facts import read_model_facts
     from qlora_run.probe import probe
     from qlora_run.resolve import resolve
 
     values = {"model": model, "method": method, "max_length": 16384, **values}
+    report = probe()
     given = {name: Given(value=value, source="cli") for name, value in values.items()}
     facts = read_model_facts(model)
     short = msgspec.structs.replace(assumed_facts(512), exact=True)  # the points bring their own lengths
-    return resolve(probe(), Request(given=given), facts, short)
+    return resolve(report, Request(given=given), facts, short, backends=backend_reasons(report))
 
 
 def predicted(plan: Any, tokens: int, execution: Any = None) -> dict[str, Any]:
@@ -60,36 +63,36 @@ def predicted(plan: Any, tokens: int, execution: Any = None) -> dict[str, Any]:
     return {"predicted": estimate.peak_bytes, "instant": estimate.instant, "parts": parts}
 
 
-def measure(
-    model: str, method: str, tokens: list[int], kernels: list[str], switches: list[str], calibrate: bool
-) -> None:
+def measure(model: str, method: str, options: argparse.Namespace) -> None:
     """Every point of one model and method; prints a line of JSON for each."""
-    plan = plan_for(model, method, {"token_budget": 512})
+    own = {"backend": options.backend}
+    plan = plan_for(model, method, {"token_budget": 512, **own})
     from qlora_core.__main__ import set_environment
 
     set_environment(plan)
-    print("POINT " + json.dumps({"plan": json.loads(to_json(plan)), **_names(model, method)}), flush=True)
+    names = _names(model, method, options.backend)
+    print("POINT " + json.dumps({"plan": json.loads(to_json(plan)), **names}), flush=True)
     import torch
 
     from qlora_core import backends, device
 
     before = torch.cuda.device_memory_used(0)
-    backend = backends.create("peft")
+    backend = backends.begin(plan)
     device.prepare(plan)
     loaded = backend.load(plan, print)
     layers = plan.model.num_layers
-    for count, share, kernel in product(tokens, SHARES, kernels):
+    for count, share, kernel in product(options.tokens, SHARES, options.kernels):
         values = {"token_budget": count, "layers_recomputed": round(SHARES[share] * layers), "loss_kernel": kernel}
-        values |= {name: word in switches for word, name in SWITCHES.items()}
+        values |= {name: word in options.switches for word, name in SWITCHES.items()} | own
         try:
             point = plan_for(model, method, values)
         except QloraRunError:  # the planner refuses: more than this card has
             continue
-        row = _names(model, method) | {"tokens": count, "recomputed": share, "kernel": kernel, "switches": switches}
+        row = names | {"tokens": count, "recomputed": share, "kernel": kernel, "switches": options.switches}
         row |= predicted(point, count)
         try:
             row |= steps(backend, loaded, point, count, before)
-            if calibrate:
+            if options.calibrate:
                 keep(point, row)
         except torch.OutOfMemoryError:
             row["oom"] = True
@@ -110,8 +113,9 @@ def keep(plan: Any, row: dict[str, Any]) -> None:
     record(plan, point)
 
 
-def _names(model: str, method: str) -> dict[str, str]:
-    return {"model": Path(model).name, "method": method}
+def _names(model: str, method: str, backend: str) -> dict[str, str]:
+    name = Path(model).name
+    return {"model": name if backend == "peft" else f"{name}, {backend}", "method": method}
 
 
 def steps(backend: Any, loaded: Any, plan: Any, tokens: int, before_bytes: int) -> dict[str, Any]:
@@ -163,6 +167,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048, 8192, 16384])
     parser.add_argument("--kernels", nargs="+", default=["chunked", "liger"])
     parser.add_argument("--switches", nargs="*", choices=SWITCHES, default=[], help="what to switch on")
+    parser.add_argument("--backend", default="peft")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--score", type=Path, nargs="+", help="files of earlier runs")
     parser.add_argument("--shapes", type=Path, help="configs by model name, for files without plans")
@@ -170,8 +175,7 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        first = options.models[0], options.methods[0]
-        measure(*first, options.tokens, options.kernels, options.switches, options.calibrate)
+        measure(options.models[0], options.methods[0], options)
         return
     if options.score:
         report(score(options.score, options.shapes))
@@ -185,7 +189,7 @@ def main() -> None:
 def _child(model: str, method: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, model, "--child", "--methods", method]
     command += ["--tokens", *map(str, options.tokens), "--kernels", *options.kernels, "--switches", *options.switches]
-    command += ["--calibrate"] if options.calibrate else []
+    command += ["--backend", options.backend, *(["--calibrate"] if options.calibrate else [])]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     rows = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("POINT ")]
     if done.returncode:
