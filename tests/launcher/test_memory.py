@@ -89,7 +89,8 @@ def test_what_tensors_take_is_exact_but_for_outliers_and_whole_models() -> None:
         if point.method in ("qlora-8", "full") or point.kernels == "graphs":  # what a graph holds is not in use
             continue
         costs, estimate = costs_at(point), predicted_at(point)
-        gaps = costs.gaps_bytes + costs.gaps_block_token * point.tokens + round(costs.gaps_square * point.tokens**2)
+        gaps = costs.gaps_bytes + costs.around_blocks(point.tokens, point.layers_recomputed(costs.num_layers))
+        gaps += round(costs.gaps_square * point.tokens**2)
         if estimate.instant == "loss":
             gaps += round(costs.gaps_tile * costs.loss.tile_bytes(point.tokens))
         tensors = (estimate.peak_bytes - costs.footprint.context_bytes - gaps) / MIB

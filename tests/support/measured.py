@@ -2,8 +2,8 @@
 
 ``kernels`` are "plain" (the model's own layers, PEFT's adapters, keys expanded to all heads), "adapters" (adapters
 inside the products, shared key heads), "fused" (Liger's layers, too; adapters of 8-bit bases stay PEFT's), "graphs"
-(the same in one CUDA graph), "rebuilt" (fused, with cheap results made again and layers' inputs in main memory) or
-"eager" (fused, with attention that caps its scores).
+(the same in one CUDA graph), "rebuilt" (fused, with cheap results made again and layers' inputs in main memory),
+"eager" (fused, with attention that caps its scores) or "unsloth" (Unsloth's kernels and adapters).
 """
 
 import csv
@@ -57,7 +57,8 @@ class Point(NamedTuple):
             loss_kernel=self.kernel,
             attention="sdpa" if eager else usual.attention,
             fused_kernels=self.kernels not in ("plain", "adapters"),
-            fused_adapters=self.kernels != "plain" and self.method != "qlora-8",
+            fused_adapters=self.kernels not in ("plain", "unsloth") and self.method != "qlora-8",
+            backend_kernels=self.kernels == "unsloth",
             expands_heads=self.kernels in ("plain", "eager"),
             cuda_graphs=self.kernels == "graphs",
             rebuild_activations=self.kernels == "rebuilt",

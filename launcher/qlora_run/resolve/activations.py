@@ -74,6 +74,7 @@ def layer_cost(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) 
     eager_16bit = not setup.fused_kernels and c < FLOAT32
     own_copy = eager_16bit and not setup.full  # of the input: the norm's, in float32
     made = sum(kept(model, setup) for kept in (_norms, _attention, _mlp)) + _inputs(model, targets, setup)
+    made += c * (_query_key(model) - inner) if setup.backend_kernels else 0  # Unsloth's: kept twice, and made again
     rebuilt = c * sum(_once(targets)) if setup.rebuild_activations and setup.can_rebuild else 0
     return LayerCost(
         kept_token=made - rebuilt,

@@ -45,6 +45,8 @@ SCORE_GAPS = 0.5
 """Share of the gradients of eager attention's scores that is lost around them."""
 FUSED_BLOCK_GAPS = 0.3
 """Largest blocks lost where fused kernels make few of them."""
+BACKEND_BLOCK_GAPS = (2.5, 9.0, 5.0)
+"""The same for Unsloth's kernels, where all layers recompute, some, or none (Qwen3 8B on an H200)."""
 FIXED_SEGMENTS_GAPS = 0.03
 """Share of the passing memory that segments of fixed size lose beyond that (Windows)."""
 CPU_GAPS = 0.05
@@ -98,9 +100,12 @@ def footprint_of(gpu: Gpu | None, setup: Setup, measured: "Fitted | None" = None
     )
 
 
-def block_gaps(setup: Setup) -> float:
-    """How many of a layer's largest blocks growing segments lose."""
-    return FUSED_BLOCK_GAPS if setup.fused_kernels else BLOCK_GAPS
+def block_gaps(setup: Setup) -> tuple[float, float, float]:
+    """How many of a layer's largest blocks growing segments lose, where all layers recompute, some, or none."""
+    if setup.backend_kernels:
+        return BACKEND_BLOCK_GAPS
+    usual = FUSED_BLOCK_GAPS if setup.fused_kernels else BLOCK_GAPS
+    return usual, usual, usual
 
 
 def own_context_bytes(method: str, graphs: bool, offload: bool) -> int:

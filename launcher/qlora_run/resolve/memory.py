@@ -7,6 +7,7 @@ never exceeds the loss.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 from qlora_core.step.spread import spread
@@ -35,7 +36,7 @@ class Costs:
     optimizer_step_bytes: int
     footprint: Footprint
     gaps_bytes: int
-    gaps_block_token: int
+    gaps_block_token: tuple[int, int, int]
     gaps_square: float
     gaps_tile: float
     gaps_share: float
@@ -52,6 +53,12 @@ class Costs:
     loss: LossCost
     graphed: bool
 
+    def around_blocks(self, tokens: int, recomputed: int) -> int:
+        """What is lost around the largest tensors of layers."""
+        of_all, of_some, of_none = self.gaps_block_token
+        some = of_some if recomputed < self.num_layers else of_all
+        return (some if recomputed else of_none) * tokens
+
 
 def memory_costs(
     model: ModelFacts, targets: Sequence[LinearShape], setup: Setup, footprint: Footprint | None = None
@@ -64,6 +71,8 @@ def memory_costs(
     small = 0 if on_cpu else round(rates.SMALL_GAPS * weights.small_bytes(model, targets, setup))
     if setup.fused_adapters and not setup.fused_kernels and not on_cpu:
         small += weights.expanded_bytes(model, setup)  # its hole, between tensors of other sizes
+    expanded = partial(weights.expanded_bytes, model, setup)
+    small += expanded() if setup.backend_kernels else 0  # Unsloth's place for any expanded weight, there for good
     small += rates.INT8_COPIES * weights.expanded_bytes(model, setup) if setup.method == "qlora-8" else 0
     layer = layer_cost(model, targets, setup)
     return Costs(
@@ -74,7 +83,7 @@ def memory_costs(
         optimizer_step_bytes=_step_bytes(model, setup, trained, head),
         footprint=footprint,
         gaps_bytes=0 if on_cpu else small + round(rates.HEAD_GAPS * head) + rates.PAGE_BYTES // 2,
-        gaps_block_token=0 if on_cpu else round(rates.block_gaps(setup) * layer.block_token),
+        gaps_block_token=_block_gaps(setup, layer),
         gaps_square=0.0 if on_cpu else rates.SCORE_GAPS * layer.scores_square,
         gaps_tile=0.0 if on_cpu else rates.TILE_GAPS,
         gaps_share=rates.CPU_GAPS if on_cpu else 0.0 if growing else rates.FIXED_SEGMENTS_GAPS,
@@ -82,15 +91,21 @@ def memory_costs(
         layer=layer,
         offloaded_token=setup.stream_bytes * model.hidden_size if setup.offload_activations else 0,
         cast_layer_bytes=weights.cast_bytes(model, targets, setup),
-        casts_wait=not setup.fused_adapters,
+        casts_wait=not setup.fused_adapters and not setup.backend_kernels,
         head_gradient_bytes=head,
-        expanded_down_bytes=weights.expanded_bytes(model, setup, "down_proj"),
-        expanded_widest_bytes=weights.expanded_bytes(model, setup),
+        expanded_down_bytes=0 if setup.backend_kernels else expanded("down_proj"),
+        expanded_widest_bytes=0 if setup.backend_kernels else expanded(),
         mask_square=1 + setup.compute_bytes if setup.attention == "sdpa" else 0,
         rotary_token=2 * setup.stream_bytes * model.head_dim,
         loss=loss_cost(model, setup),
         graphed=setup.cuda_graphs,
     )
+
+
+def _block_gaps(setup: Setup, layer: LayerCost) -> tuple[int, int, int]:
+    """What is lost around large tensors for each token, where all layers recompute, some, or none."""
+    of_all, of_some, of_none = rates.block_gaps(setup) if setup.device != "cpu" else (0.0, 0.0, 0.0)
+    return round(of_all * layer.block_token), round(of_some * layer.block_token), round(of_none * layer.block_token)
 
 
 def _step_bytes(model: ModelFacts, setup: Setup, trained: int, head_gradient: int) -> int:
@@ -157,7 +172,7 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
     open_casts = (costs.num_layers - recomputed) * costs.cast_layer_bytes
     casts = costs.num_layers * costs.cast_layer_bytes if costs.casts_wait else open_casts  # for autocast to end
     fixed = costs.gaps_bytes + costs.footprint.workspace_bytes
-    lost = fixed + costs.gaps_block_token * tokens + round(costs.gaps_square * tokens**2)
+    lost = fixed + costs.around_blocks(tokens, recomputed) + round(costs.gaps_square * tokens**2)
     in_backward = kept + open_casts + _backward(costs, tokens, recomputed)
     before = costs.gradient_bytes if accumulating else 0
     tile_gaps = round(costs.gaps_tile * costs.loss.tile_bytes(tokens))

@@ -7,12 +7,12 @@ from typing import Any
 from qlora_profiles.settings import Execution, Recipe, values_of
 
 FUSED_BACKENDS = ("unsloth",)
-"""Backends whose norms and activations are single kernels that keep their inputs only, as Liger's are."""
+"""Backends with kernels of their own for norms, activations and adapters, which keep their inputs only."""
 
 GROUPING_TORCH = (2, 11)
 """From here on torch's packed kernel lets queries share key heads; before, they are expanded to all heads."""
 
-OF_BACKEND = ("method", "fused_kernels", "fused_adapters", "expands_heads")
+OF_BACKEND = ("method", "fused_kernels", "fused_adapters", "expands_heads", "backend_kernels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,7 @@ class Setup:
     fused_adapters: bool
     expands_heads: bool
     rebuild_activations: bool = False
+    backend_kernels: bool = False
 
     @classmethod
     def of(cls, recipe: Recipe, execution: Execution, torch: tuple[int, ...] | None = None) -> "Setup":
@@ -49,13 +50,15 @@ class Setup:
         """From settings by name, with the method put in."""
         values = {name: value(name) for name in cls.__slots__ if name not in OF_BACKEND}
         old = torch is not None and torch < GROUPING_TORCH
+        backend_kernels = value("backend") in FUSED_BACKENDS
         return cls(
             method=method,
-            fused_kernels=value("backend") in FUSED_BACKENDS or value("layer_kernels") == "liger",
+            fused_kernels=backend_kernels or value("layer_kernels") == "liger",
             fused_adapters=value("adapter_kernel") == "fused"
             and method in ("qlora-4", "lora")
             and not values["lora_dropout"],
             expands_heads=values["attention"] == "sdpa" or (values["attention"] == "varlen" and old),
+            backend_kernels=backend_kernels,
             **values,
         )
 
