@@ -131,7 +131,8 @@ class Bench:
         trainer, _ = self.loaded.trainer(plan, Path(self.options.output))
         for _ in range(2):
             rehearsal = Rehearsal(trainer, Talk(prompt_ids=(1,), stop_ids=(0,)), time.monotonic(), complete=False)
-            event = MeasuredEvent(time_s=0.0, stage="preflight", **rehearsal.measure())
+            measured = rehearsal.measure() | {"ceilings": rehearsal._ceilings()}
+            event = MeasuredEvent(time_s=0.0, stage="preflight", **measured)
             plan = retuned(plan, calibrated_by(plan, measured_of(plan, event)))
             trainer.runner.change("bench", Limits.of(plan.execution_values()))
             trainer.optimizer = None

@@ -2,11 +2,13 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qlora_profiles import codec
 from qlora_profiles.events import MeasuredEvent
+from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan, with_execution
 from qlora_profiles.settings import Execution
 from qlora_run.calibration import Measured, calibrated_by, load, record
@@ -22,6 +24,7 @@ class Tuner:
     def __init__(self, plan_path: Path) -> None:
         self.plan_path = plan_path
         self.plan = codec.load(plan_path, RunPlan)
+        self.ceilings: Ceilings | None = None
 
     def measured_before(self) -> bool:
         """Whether this very run with this execution was measured on this machine already."""
@@ -37,7 +40,9 @@ class Tuner:
         self.record(event)
         ran = with_execution(self.plan, event.limits, TAKEN)
         gave_up = [n for n in ("cuda_graphs",) if self.plan.execution[n].value and not ran.execution[n].value]
-        better = retuned(ran, calibrated_by(ran, measured_of(ran, event)), gave_up)
+        self.ceilings = event.ceilings or self.ceilings  # measured once: the card and its host stay what they are
+        measured = replace(measured_of(ran, event), ceilings=self.ceilings)
+        better = retuned(ran, calibrated_by(ran, measured), gave_up)
         if better != self.plan:
             self.plan = better
             with suppress(OSError):  # a full disk: the run goes on, and its events tell what changed

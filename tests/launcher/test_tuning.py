@@ -16,6 +16,7 @@ from qlora_profiles import codec, events
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import RunPlan
+from qlora_profiles.settings import KERNELS
 from qlora_profiles.units import GIB, MIB
 from qlora_run.calibration import load
 from qlora_run.resolve import as_measured, resolve
@@ -102,6 +103,21 @@ def test_the_same_run_need_not_be_measured_again(tmp_path: Path) -> None:
     other = plan_in(tmp_path, learning_rate=1e-5)
     assert other.recipe_digest() != plan.recipe_digest()
     assert not Tuner(tmp_path / "plan.json").measured_before()
+
+
+@pytest.mark.parametrize("vram_gib", [8, 24])
+def test_how_slow_the_host_is_is_not_forgotten_when_another_execution_is_measured(
+    tmp_path: Path, vram_gib: int
+) -> None:
+    """Ceilings are measured in the first round only; without them the second would go back to where it began."""
+    report = card_report(vram_gib, capability=(9, 0), packages={"bitsandbytes": "0.50.2", "triton": "3.6"})
+    slow_host = Ceilings(flops=6e14, copy_bytes=4e12, launch_seconds=1.5e-5)
+    plan = plan_in(tmp_path, report)
+    tuner = Tuner(tmp_path / "plan.json")
+    first = json.loads(tuner.answer(measured(plan, ceilings=slow_host)))
+    assert first != measured(plan).limits
+    second = json.loads(tuner.answer(measured(tuner.plan)))
+    assert {name: second[name] for name in KERNELS} == {name: first[name] for name in KERNELS}
 
 
 @pytest.mark.parametrize("scale", [0.96, 1.0, 1.01])
