@@ -29,7 +29,8 @@ class Tuner:
     def measured_before(self) -> bool:
         """Whether this very run with this execution was measured on this machine already."""
         execution = self.plan.execution_values()
-        return searched_of(execution) in load(self.plan.report).limits_of(run_key(self.plan, execution))
+        found = load(self.plan.report).of_run(run_key(self.plan, execution))
+        return any(limits == searched_of(execution) for limits, _ in found)
 
     def record(self, event: MeasuredEvent) -> None:
         """Keep what was measured for the next plans on this machine."""

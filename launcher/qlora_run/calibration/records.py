@@ -120,10 +120,18 @@ class Calibration(Struct, frozen=True, kw_only=True):
         """What holds for a set of kernels, or ``None``."""
         return next((fitted(record) for record in self.records if record.kernels == kernels), None)
 
-    def limits_of(self, of_run: str) -> list[dict[str, Any]]:
-        """The executions that a run was measured with, those measured last first where kernels are the same."""
-        found = [m.limits for record in self.records for m in reversed(record.measurements) if m.of_run == of_run]
-        return [limits for i, limits in enumerate(found) if limits and limits not in found[:i]]
+    def of_run(self, key: str) -> list[tuple[dict[str, Any], "Calibration"]]:
+        """What a run was measured with, each with a calibration by that measurement alone.
+
+        Of several with one execution the last one counts, and it comes first where kernels are the same.
+        """
+        found: list[tuple[dict[str, Any], Calibration]] = []
+        for record in self.records:
+            for measurement in reversed(record.measurements):
+                if measurement.of_run == key and all(limits != measurement.limits for limits, _ in found):
+                    alone = structs.replace(record, measurements=(measurement,))
+                    found.append((measurement.limits, Calibration(records=(alone,))))
+        return found
 
 
 def machine_of(report: HardwareReport) -> Machine | None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-import msgspec
+from msgspec import structs
 
 from qlora_profiles.plan import PERSON, Given, RunPlan, with_execution
 from qlora_profiles.settings import KERNELS, SEARCHED
@@ -21,7 +21,8 @@ WORTH_CHANGING = 0.98
 
 
 def retuned(plan: RunPlan, calibration: Calibration, settled: Collection[str] = ()) -> RunPlan:
-    """The plan with the execution that ``calibration`` calls for, or the one it has where none is worth the change.
+    """The plan of a run whose execution was measured, with the one that ``calibration`` calls for, or the one it has
+    where none is worth the change.
 
     ``settled`` are names of settings that the card has shown to be as they must be.
     """
@@ -33,7 +34,7 @@ def retuned(plan: RunPlan, calibration: Calibration, settled: Collection[str] = 
     fit = Fit(method=_method(plan), search=search, found=_worth(search, found, plan))
     settle(s, fit)
     searched = {name: s.chosen[name] for name in SEARCHED}
-    return msgspec.structs.replace(
+    return structs.replace(
         plan,
         execution=plan.execution | searched,
         memory=fit.found.best.memory,
@@ -47,11 +48,11 @@ def as_measured(plan: RunPlan, calibration: Calibration) -> RunPlan:
     as fast as the plan's: it need not be measured again. Else the plan as it is."""
     decided = {name for name in SEARCHED if plan.execution[name].source in PERSON}
     values = plan.execution_values()
-    for limits in calibration.limits_of(run_key(plan, values)):
+    for limits, by_it in calibration.of_run(run_key(plan, values)):
         if plan.memory.close or any(limits[name] != getattr(values, name) for name in decided):
             continue
         measured = with_execution(plan, limits, "measured here before")
-        if (kept := retuned(measured, calibration)).execution_values() == measured.execution_values():
+        if (kept := retuned(measured, by_it)).execution_values() == measured.execution_values():
             return kept
     return plan
 
@@ -85,10 +86,18 @@ def _method(plan: RunPlan) -> Choice:
 
 
 def _worth(search: Search, found: Found, plan: RunPlan) -> Found:
-    """What was found, or the execution that runs: where that fits and is nearly as fast, it stays."""
+    """What was found, or the execution that was measured: where that fits and is nearly as fast, it stays.
+
+    Its memory is no prediction, so its error bar ends at the budget; with a longer one it would be left, and come
+    back to once another was measured.
+    """
     now = _running(search, plan)
-    fits = search.fits(now.variant, now.token_budget, now.layers_recomputed)
-    if not fits or found.best.step_seconds < WORTH_CHANGING * now.step_seconds:
+    if search.budget_bytes is not None:
+        room = max(0, search.budget_bytes - now.memory.peak_bytes)
+        now = replace(now, memory=structs.replace(now.memory, error_bytes=min(now.memory.error_bytes, room)))
+    tokens = search.largest_batch(now.token_budget, now.variant)
+    has_room = now.memory.fits and now.variant.holds(tokens, now.layers_recomputed)
+    if not has_room or found.best.step_seconds < WORTH_CHANGING * now.step_seconds:
         return found
     return replace(found, best=now, runner_up=found.best if found.best != now else found.runner_up)
 
