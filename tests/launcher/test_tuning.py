@@ -87,7 +87,7 @@ def test_as_predicted_changes_nothing(tmp_path: Path) -> None:
     assert json.loads(Tuner(tmp_path / "plan.json").answer(event)) == event.limits
 
 
-@pytest.mark.parametrize("vram_gib", [8, 12, 16])
+@pytest.mark.parametrize("vram_gib", [12, 16])
 def test_what_was_measured_to_fit_barely_is_not_left_for_its_error_bar(tmp_path: Path, vram_gib: int) -> None:
     plan = plan_in(tmp_path, card_report(vram_gib, packages={"bitsandbytes": "0.50.2", "torch": "2.13.0"}))
     budget, outside = plan.memory.budget_bytes or 0, 400 * MIB
