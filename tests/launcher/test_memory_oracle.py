@@ -64,7 +64,7 @@ def tensors_bytes(costs: Costs, recomputed: int, tokens: int = TOKENS) -> int:
 def test_4_bit_layers(family: str, recomputed: int) -> None:
     shape = {"model_type": family, **COMMON, **SHAPES[family]}
     counted = step_bytes(shape, tokens=TOKENS, recomputed=recomputed, method="qlora-4")
-    assert tensors_bytes(costs_of(shape), recomputed) == pytest.approx(counted.passing, rel=0.03)
+    assert tensors_bytes(costs_of(shape), recomputed) == pytest.approx(counted.passing, rel=0.035)
 
 
 @pytest.mark.parametrize("recomputed", [0, 3])
@@ -141,8 +141,7 @@ def test_inputs_in_main_memory(recomputed: int, tokens: int) -> None:
     shape = {"model_type": "qwen3", **COMMON, **SHAPES["qwen3"], "num_hidden_layers": 8}
     how: dict[str, Any] = {"tokens": tokens, "recomputed": recomputed, "offload": True}
     counted = step_bytes(shape, method="qlora-4", fused=True, **how).passing
-    if recomputed < 8:
-        counted -= 2 * shape["hidden_size"] * tokens  # the first, which the count alone makes a leaf, stays
+    counted -= 2 * shape["hidden_size"] * tokens  # the first, which the count alone makes a leaf, stays
     worst = _worst(costs_of(shape, fused_adapters=True, offload_activations=True), tokens, recomputed, False)
     assert worst.used + worst.gradients == pytest.approx(counted, rel=0.02)
 

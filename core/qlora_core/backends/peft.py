@@ -58,7 +58,8 @@ class PeftBackend:
         assert self._plan is not None
         dropout = self._plan.recipe_values().lora_dropout
         inner = causal_lm(loaded.model)
-        recompute_layers(inner, limits.layers_recomputed, dropout > 0, limits.offload_activations)
+        eager = not limits.cuda_graphs  # in a graph the host does nothing in either case
+        recompute_layers(inner, limits.layers_recomputed, dropout > 0, limits.offload_activations, lighter=eager)
         self._layers.rebuild = limits.rebuild_activations
         if self._scorer is None:
             self._scorer = self._first_scorer(loaded)

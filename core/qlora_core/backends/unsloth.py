@@ -112,6 +112,7 @@ class UnslothBackend:
             preserve_rng_state=False,
             offload=limits.offload_activations,
             input_gradients=True,  # as its own kernels are used to
+            lighter=False,  # its layers do more in a checkpoint than to compute
         )
         head = head_of(loaded.model)
         assert head is not None  # true of every architecture that check_fit lets pass

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qlora_core.step.checkpoint import computing_again, computing_first
 from qlora_core.step.expand import Expand, expanded_weight
 from qlora_core.step.rebuild import Source, source_of
-from qlora_core.step.recompute import computing_again
 from qlora_profiles.facts import ADD_THEIR_MLP
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -105,7 +105,8 @@ class Group:
         Without a gradient to come, or where PEFT is asked for more than the sum, PEFT's own forward answers.
         """
         member = self.members[index]
-        if args or kwargs or not torch.is_grad_enabled() or x.dtype != self.dtype or not x.numel():
+        learns = torch.is_grad_enabled() or computing_first()
+        if args or kwargs or not learns or x.dtype != self.dtype or not x.numel():
             return member.plain(x, *args, **kwargs)
         if not all(each.in_use for each in self.members):
             return member.plain(x)

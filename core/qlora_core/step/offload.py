@@ -33,12 +33,12 @@ class Offload:
         """A checkpointing function whose inputs wait in main memory."""
 
         def keeping(*args: Any, **kwargs: Any) -> Any:
-            with saved_tensors_hooks(self._away, self._back):
+            with saved_tensors_hooks(self.away, self.back):
                 return checkpoint(*args, **kwargs)
 
         return keeping
 
-    def _away(self, tensor: Tensor) -> "Tensor | _Kept":
+    def away(self, tensor: Tensor) -> "Tensor | _Kept":
         """Begin to copy a tensor out; the one before it has left by now, or is waited for."""
         if tensor.device != self.device or not tensor.numel():
             return tensor
@@ -50,7 +50,7 @@ class Offload:
         self._leaving = _Leaving(tensor, self._last, self._copies.begin(kept.host, tensor))
         return kept
 
-    def _back(self, kept: "Tensor | _Kept") -> Tensor:
+    def back(self, kept: "Tensor | _Kept") -> Tensor:
         """The tensor on the card again, while the one that backward needs next begins to come."""
         if isinstance(kept, Tensor):
             return kept

@@ -1,34 +1,20 @@
 """Which decoder layers keep their activations and which compute them again in backward."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from qlora_core.step.checkpoint import Keeper, OnDevice, Pass, Unsuited, checkpoint, in_pass
 from qlora_core.step.offload import Offload
 from qlora_core.step.spread import spread
-
-_AGAIN = ContextVar("again", default=False)
-
-
-def computing_again() -> bool:
-    """Whether a layer is being computed for its backward: only what that reads is of use."""
-    return _AGAIN.get()
-
-
-@contextmanager
-def _again() -> Iterator[None]:
-    before = _AGAIN.set(True)
-    try:
-        yield
-    finally:
-        _AGAIN.reset(before)
+from qlora_profiles.facts import ADD_THEIR_MLP
 
 
 def _first_and_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _again()
+    return nullcontext(), in_pass(Pass.AGAIN)
 
 
 def decoder_layers(model: nn.Module) -> list[Any]:
@@ -39,13 +25,19 @@ def decoder_layers(model: nn.Module) -> list[Any]:
 
 
 def recompute_layers(
-    model: Any, count: int, preserve_rng_state: bool, offload: bool = False, input_gradients: bool = False
+    model: Any,
+    count: int,
+    preserve_rng_state: bool,
+    offload: bool = False,
+    input_gradients: bool = False,
+    lighter: bool = True,
 ) -> None:
     """Let ``count`` decoder layers recompute their activations, evenly spread over the depth.
 
     ``preserve_rng_state`` costs time and is needed only where a layer draws random numbers (dropout).
     ``offload`` keeps the layers' inputs in main memory meanwhile. ``input_gradients``: also for the embeddings' result,
-    which checkpoints of this kind do not need.
+    which checkpoints of this kind do not need. ``lighter``: with less for the host to do than torch's checkpoint, where
+    that is known to take no more memory: without dropout, in layers that add their MLP at the end.
     """
     layers = decoder_layers(model)
     if count == 0:
@@ -57,7 +49,29 @@ def recompute_layers(
         model.disable_input_require_grads()  # transformers' hook: the embedding's result would stay, and its gradient
     chosen = spread(min(count, len(layers)), len(layers))
     kept = Offload(next(model.parameters()).device) if offload else None
+    own = lighter and not preserve_rng_state and model.config.get_text_config().model_type in ADD_THEIR_MLP
     for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index in chosen
-        if kept is not None:
-            layer._gradient_checkpointing_func = kept.around(layer._gradient_checkpointing_func)
+        usual = layer._gradient_checkpointing_func
+        usual = kept.around(usual) if kept is not None else usual
+        layer._gradient_checkpointing_func = _lighter(layer, kept or OnDevice(), usual) if own else usual
+
+
+def _lighter(layer: Any, keeper: Keeper, usual: Callable[..., Any]) -> Callable[..., Any]:
+    """A checkpointing function of our own for a layer, or ``usual`` once the layer turns out not to be for it."""
+    trained = tuple(parameter for parameter in layer.parameters() if parameter.requires_grad)
+
+    def recomputing(run: "partial[Any]", *args: Any) -> Any:
+        if not args or any(_differentiable(each) for each in (*args[1:], *run.keywords.values())):
+            return usual(run, *args)
+        try:
+            return checkpoint(run, args[0], args[1:], trained, keeper)
+        except Unsuited:
+            layer._gradient_checkpointing_func = usual
+        return usual(run, *args)
+
+    return recomputing
+
+
+def _differentiable(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad

@@ -128,10 +128,10 @@ def test_what_came_and_was_not_needed_is_waited_for(owners: list[Offload]) -> No
     """Its place on the card may be given away as soon as it is gone."""
     owner = Offload(CPU)
     owner._copies = Copies(CPU)  # type: ignore[assignment]
-    first, second, third = (owner._away(torch.full((4,), float(i))) for i in range(3))
-    assert torch.equal(owner._back(third), torch.full((4,), 2.0))
+    first, second, third = (owner.away(torch.full((4,), float(i))) for i in range(3))
+    assert torch.equal(owner.back(third), torch.full((4,), 2.0))
     copies: Any = owner._copies
     assert list(copies.open) == [4]  # the second is on its way
     del second
     assert not copies.open
-    assert torch.equal(owner._back(first), torch.zeros(4))
+    assert torch.equal(owner.back(first), torch.zeros(4))
