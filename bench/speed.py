@@ -19,6 +19,7 @@ The floor is what the matrix products alone would take at the rate that a large 
 
 import argparse
 import json
+import sys
 import tempfile
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -51,7 +52,7 @@ def main() -> int:
     for who in contenders(options.only):
         for result in run(who, settings, facts, options, folder):
             results.append(result)
-            print(_line(result, reference(results), options), flush=True)
+            print(_line(result, reference(results), options), file=sys.stderr, flush=True)  # the table comes at the end
     rate = runs.matmul_rate(facts, folder)
     print(report(results, facts, rate, options))
     if options.json:
