@@ -15,7 +15,7 @@ from qlora_profiles.units import GIB, MIB
 PIECE_BYTES = 8 * MIB
 SPARE_BYTES = 2 * GIB
 """Memory that reading ahead leaves alone: files that push each other out again would be read twice."""
-HELD_HERE = ("cuda", "cpu")
+HAVE_KERNELS = ("cuda", "cpu")
 """Devices for which bitsandbytes has kernels of its own."""
 
 
@@ -41,7 +41,7 @@ def import_bitsandbytes(device: str) -> None:
 
     It (0.50) has functions compiled as it is imported that only devices without kernels of their own ever call.
     """
-    if device not in HELD_HERE or "bitsandbytes" in sys.modules:
+    if device not in HAVE_KERNELS or "bitsandbytes" in sys.modules:
         return
     import torch
 

@@ -19,6 +19,7 @@ from qlora_profiles.plan import RunPlan
 from qlora_profiles.settings import KERNELS
 from qlora_profiles.units import GIB, MIB
 from qlora_run.calibration import load
+from qlora_run.calibration.measured import run_key
 from qlora_run.resolve import as_measured, resolve
 from qlora_run.supervise import run_core
 from qlora_run.tuning import Tuner
@@ -158,6 +159,15 @@ def with_free(report: HardwareReport, more_bytes: int) -> HardwareReport:
     assert gpu.vram_free_bytes is not None
     free = msgspec.structs.replace(gpu, vram_free_bytes=gpu.vram_free_bytes + more_bytes)
     return msgspec.structs.replace(report, gpus=(free,))
+
+
+def test_what_another_version_measured_is_left_alone(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    Tuner(tmp_path / "plan.json").answer(measured(plan))
+    (path,) = (tmp_path / "cache").rglob("*.json")
+    path.write_text(path.read_text(encoding="utf-8").replace('"loss_kernel"', '"loss_of"'), "utf-8")
+    assert load(REPORT).of_run(run_key(plan, plan.execution_values()))
+    assert as_measured(plan, load(REPORT)) == plan
 
 
 def test_what_was_measured_gives_way_to_a_person_and_to_what_is_much_faster(tmp_path: Path) -> None:
