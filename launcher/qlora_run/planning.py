@@ -67,7 +67,7 @@ def make_plan(asked: PlanInput) -> RunPlan:
     if "unsloth" in backends and (broken := known.problem("unsloth", "triton")):
         backends["unsloth"] = backends["unsloth"] or f"failed here: {broken}"
     plan = resolve(report, request, model, data, asked.profile, backends, calibration, known)
-    return as_measured(plan, calibration)
+    return as_measured(plan, calibration, known)
 
 
 def check_data_named(request: Request) -> None:

@@ -13,6 +13,7 @@ from qlora_profiles.plan import RunPlan, with_execution
 from qlora_profiles.settings import Execution
 from qlora_run.calibration import Measured, calibrated_by, load, record
 from qlora_run.calibration.measured import run_key, searched_of
+from qlora_run.learned import learned
 from qlora_run.resolve import retuned
 
 TAKEN = "what the card took"
@@ -43,7 +44,7 @@ class Tuner:
         gave_up = [n for n in ("cuda_graphs",) if self.plan.execution[n].value and not ran.execution[n].value]
         self.ceilings = event.ceilings or self.ceilings  # measured once: the card and its host stay what they are
         measured = replace(measured_of(ran, event), ceilings=self.ceilings)
-        better = retuned(ran, calibrated_by(ran, measured), gave_up)
+        better = retuned(ran, calibrated_by(ran, measured), learned(self.plan.report), gave_up)
         if better != self.plan:
             self.plan = better
             with suppress(OSError):  # a full disk: the run goes on, and its events tell what changed

@@ -67,6 +67,11 @@ def test_our_own_steps_on_a_real_card() -> None:
     assert all(0.7 < ratio < 1.3 for ratio in ratios.values())
 
 
+def test_eager_attention_moves_every_score() -> None:
+    eager = [point for point in points() if point.kernels == "eager"]
+    assert all(0.8 < seconds_at(point) / (point.step_ms / 1000) < 1.2 for point in eager)
+
+
 def test_small_micro_batches_are_bound_by_launches() -> None:
     """Four micro-batches measured 2.17 s where one was 0.56 s."""
     one = tokens_per_second(SETUP, 8, 177.5, 2048, 36)

@@ -20,6 +20,7 @@ from qlora_profiles.settings import KERNELS
 from qlora_profiles.units import GIB, MIB
 from qlora_run.calibration import load
 from qlora_run.calibration.measured import run_key
+from qlora_run.learned import Trial, remember
 from qlora_run.resolve import as_measured, resolve
 from qlora_run.supervise import run_core
 from qlora_run.tuning import Tuner
@@ -130,6 +131,16 @@ def test_how_slow_the_host_is_is_not_forgotten_when_another_execution_is_measure
     assert first != measured(plan).limits
     second = json.loads(tuner.answer(measured(tuner.plan)))
     assert {name: second[name] for name in KERNELS} == {name: first[name] for name in KERNELS}
+
+
+def test_what_the_doctor_saw_fail_here_is_not_turned_on_by_a_measurement(tmp_path: Path) -> None:
+    report = card_report(24, capability=(9, 0), packages={"bitsandbytes": "0.50.2", "triton": "3.6"})
+    slow_host = Ceilings(flops=6e14, copy_bytes=4e12, launch_seconds=3e-5)
+    plan = plan_in(tmp_path, report)
+    assert json.loads(Tuner(tmp_path / "plan.json").answer(measured(plan, ceilings=slow_host)))["cuda_graphs"]
+    codec.save(plan, tmp_path / "plan.json")
+    remember(report, {"graphs": Trial(test="graphs", state="crashed", said="illegal memory access")})
+    assert not json.loads(Tuner(tmp_path / "plan.json").answer(measured(plan, ceilings=slow_host)))["cuda_graphs"]
 
 
 @pytest.mark.parametrize("scale", [0.96, 1.0, 1.01])

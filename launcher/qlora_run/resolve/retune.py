@@ -9,6 +9,7 @@ from qlora_profiles.plan import PERSON, Given, RunPlan, with_execution
 from qlora_profiles.settings import KERNELS, SEARCHED
 from qlora_run.calibration.measured import run_key
 from qlora_run.calibration.records import Calibration
+from qlora_run.learned import Learned
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.fit import Fit, runner_up, search_for, settle
 from qlora_run.resolve.planner import plan_time
@@ -20,13 +21,16 @@ WORTH_CHANGING = 0.98
 """Another execution must promise to take less than this share of the time: trying it costs a few seconds."""
 
 
-def retuned(plan: RunPlan, calibration: Calibration, settled: Collection[str] = ()) -> RunPlan:
+def retuned(
+    plan: RunPlan, calibration: Calibration, learned: Learned | None = None, settled: Collection[str] = ()
+) -> RunPlan:
     """The plan of a run whose execution was measured, with the one that ``calibration`` calls for, or the one it has
     where none is worth the change.
 
-    ``settled`` are names of settings that the card has shown to be as they must be.
+    ``learned`` is what was tried on this machine and does not work; ``settled`` are names of settings that the card has
+    shown to be as they must be.
     """
-    s = _situation(plan, calibration, settled)
+    s = _situation(plan, calibration, learned or Learned(), settled)
     search = search_for(s, s.value("method"))
     found = search.run()
     if found is None:
@@ -43,7 +47,7 @@ def retuned(plan: RunPlan, calibration: Calibration, settled: Collection[str] = 
     )
 
 
-def as_measured(plan: RunPlan, calibration: Calibration) -> RunPlan:
+def as_measured(plan: RunPlan, calibration: Calibration, learned: Learned | None = None) -> RunPlan:
     """The plan with an execution that this very run was measured with on this machine, where that fits and is nearly
     as fast as the plan's: it need not be measured again. Else the plan as it is."""
     decided = {name for name in SEARCHED if plan.execution[name].source in PERSON}
@@ -53,12 +57,12 @@ def as_measured(plan: RunPlan, calibration: Calibration) -> RunPlan:
         if not known or plan.memory.close or any(limits[name] != getattr(values, name) for name in decided):
             continue
         measured = with_execution(plan, limits, "measured here before")
-        if (kept := retuned(measured, by_it)).execution_values() == measured.execution_values():
+        if (kept := retuned(measured, by_it, learned)).execution_values() == measured.execution_values():
             return kept
     return plan
 
 
-def _situation(plan: RunPlan, calibration: Calibration, settled: Collection[str]) -> Situation:
+def _situation(plan: RunPlan, calibration: Calibration, learned: Learned, settled: Collection[str]) -> Situation:
     """Everything decided as in the plan; what a person decided, and what is loaded already, stays."""
     chosen = plan.recipe | plan.execution | plan.run
     wishes = {name: Given(value=r.value, source=r.source, reason=r.reason) for name, r in chosen.items()}
@@ -72,6 +76,7 @@ def _situation(plan: RunPlan, calibration: Calibration, settled: Collection[str]
         profile=plan.profile,
         targets=tuple(discover_targets(plan.model, plan.recipe_values().target_modules)),
         calibration=calibration,
+        learned=learned,
         chosen=dict(chosen),
     )
     if "offload_activations" in free:

@@ -13,6 +13,7 @@ from qlora_core.step.buckets import padded
 from qlora_profiles.facts import Ceilings, DataFacts, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_run.resolve import weights
+from qlora_run.resolve.activations import SCORE_CAPPED
 from qlora_run.resolve.cards import card_of
 from qlora_run.resolve.memory import Costs
 from qlora_run.resolve.setup import Setup
@@ -51,6 +52,8 @@ left of launching is the card's own."""
 ALIKE_TOKENS = 64
 MORE_NORMS_LAUNCHES = 1.2
 """With norms behind attention and MLP as well."""
+EAGER_LAUNCHES, SCORE_TOUCHES = 1.6, 120
+"""With eager attention, and the bytes that it moves for each score, forward and backward (Gemma 2 2B on an H200)."""
 REBUILDING = 3
 """Bytes moved for each one that is made again: about two are read for it."""
 LIGER_LAUNCH_SECONDS = 0.015
@@ -102,6 +105,7 @@ class Work:
     num_layers: int
     trains_weights: bool
     dense_attention: bool
+    score_bytes: int
     touches: int
     logit_touches: int
     offloaded_token_bytes: int
@@ -175,6 +179,7 @@ def work_of_step(
     model: ModelFacts, data: DataFacts, setup: Setup, costs: Costs, examples: int, max_length: int
 ) -> Work:
     """The work of a typical step of ``examples`` examples."""
+    eager = model.model_type in SCORE_CAPPED
     return Work(
         steps=typical_steps(data, examples, max_length),
         scored_share=min(1.0, data.mean_supervised_tokens / max(1.0, data.mean_tokens)),
@@ -189,12 +194,13 @@ def work_of_step(
         num_layers=model.num_layers,
         trains_weights=setup.full,
         dense_attention=setup.attention == "sdpa",
+        score_bytes=SCORE_TOUCHES * model.num_heads if eager else 0,
         touches=_touches(setup),
         logit_touches=LOGIT_TOUCHES.get(setup.loss_kernel, USUAL_LOGIT_TOUCHES) * model.vocab_size,
         offloaded_token_bytes=costs.offloaded_token,
         loss_launch_seconds=LIGER_LAUNCH_SECONDS if setup.loss_kernel == "liger" else 0.0,
         graphs=setup.cuda_graphs,
-        launches=MORE_NORMS_LAUNCHES if model.post_norms else 1.0,
+        launches=(MORE_NORMS_LAUNCHES if model.post_norms else 1.0) * (EAGER_LAUNCHES if eager else 1.0),
     )
 
 
@@ -241,7 +247,8 @@ def _token_seconds(work: Work, machine: Rates, again: float, tokens: float) -> f
     seen = 2 * tokens if work.dense_attention else work.mean_tokens
     attention = (6 + 2 * again) * work.attention_width * seen * work.num_layers
     made = work.kept_token_bytes + work.rebuilt_token_bytes
-    moved = (work.touches * made * (1 + 0.4 * again) + REBUILDING * work.rebuilt_token_bytes) * work.num_layers
+    moved = (work.touches * made + work.score_bytes * tokens) * (1 + 0.4 * again) * work.num_layers
+    moved += REBUILDING * work.rebuilt_token_bytes * work.num_layers
     moved += work.scored_share * work.logit_touches
     return products / machine.flops + attention / machine.attention_flops + moved / machine.bytes
 
