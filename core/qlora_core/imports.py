@@ -25,8 +25,9 @@ def import_meanwhile(plan: RunPlan) -> Thread | None:
         return None  # another backend may have to be there before transformers is
 
     def work() -> None:
-        with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
+        with suppress(Exception):  # it may be missing, where nothing is quantised
             import_bitsandbytes(plan.execution_values().device)
+        with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
             from qlora_core.backends import peft  # noqa: F401
             from qlora_core.trainer import StepTrainer  # noqa: F401
 
@@ -56,7 +57,7 @@ def import_bitsandbytes(device: str) -> None:
 def collect_from_here() -> None:
     """Look for garbage again, but never in what is there by now.
 
-    Modules stay, and looking through them took half a second each time that memory was to be freed.
+    Modules stay, and looking through all of them takes long, each time that memory is to be freed.
     """
     if not gc.isenabled():
         gc.freeze()

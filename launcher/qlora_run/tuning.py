@@ -4,15 +4,13 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from qlora_profiles import codec
 from qlora_profiles.events import MeasuredEvent
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan, with_execution
-from qlora_profiles.settings import Execution
 from qlora_run.calibration import Measured, calibrated_by, load, record
-from qlora_run.calibration.measured import run_key, searched_of
+from qlora_run.calibration.measured import limits_of, run_key
 from qlora_run.learned import learned
 from qlora_run.resolve import retuned
 
@@ -31,7 +29,7 @@ class Tuner:
         """Whether this very run with this execution was measured on this machine already."""
         execution = self.plan.execution_values()
         found = load(self.plan.report).of_run(run_key(self.plan, execution))
-        return any(limits == searched_of(execution) for limits, _ in found)
+        return any(limits == limits_of(execution) for limits, _ in found)
 
     def record(self, event: MeasuredEvent) -> None:
         """Keep what was measured for the next plans on this machine."""
@@ -64,8 +62,3 @@ def measured_of(plan: RunPlan, event: MeasuredEvent) -> Measured:
         step_seconds=event.step_seconds,
         ceilings=event.ceilings,
     )
-
-
-def limits_of(execution: Execution, names: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an execution that have one of these names."""
-    return {name: getattr(execution, name) for name in names}

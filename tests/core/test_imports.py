@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.plans import plan
 
 from qlora_core import imports
 from qlora_core.imports import PIECE_BYTES, read_uncached
@@ -27,6 +28,22 @@ print("bitsandbytes" in sys.modules, "torch._inductor.compile_fx" in sys.modules
     assert in_another_process(code) == ["True", "False", "True"]
 
 
+def test_without_bitsandbytes_the_rest_is_imported_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[str] = []
+
+    def missing(device: str) -> None:
+        raise ModuleNotFoundError("bitsandbytes")
+
+    monkeypatch.setattr(imports, "import_bitsandbytes", missing)
+    monkeypatch.setattr(imports, "import_module", wanted.append)
+    thread = imports.import_meanwhile(plan(model=tmp_path, data=tmp_path, output=tmp_path))
+    assert thread is not None
+    thread.join()
+    assert "peft" in wanted
+
+
 def test_what_was_imported_is_never_looked_through_again() -> None:
     code = """
 import gc
@@ -45,8 +62,9 @@ print(gc.get_freeze_count() > 10_000, gc.isenabled())
 def test_only_what_is_not_in_memory_is_read(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(os.urandom(2 * PIECE_BYTES + 1000))
-    if not imports._in_memory(os.open(file, os.O_RDONLY), 0):
-        pytest.skip("this file system does not tell what it holds in memory")
+    with file.open("rb") as opened:
+        if not imports._in_memory(opened.fileno(), 0):
+            pytest.skip("this file system does not tell what it holds in memory")
     assert read_uncached(file) == 0
 
 

@@ -1,7 +1,7 @@
 """A layer that computes its activations again in backward, with little for the host to do.
 
 torch's own checkpoint records the first forward as well, and asks Python about every tensor that it would keep, twice;
-where kernels are launched slower than they run, that takes a third of the time. Here the first forward is not recorded,
+that is a quarter of what the host does (``bench/host.py``). Here the first forward is not recorded,
 and what the layer trains is an input of it, so that ``torch.autograd.grad`` and captured graphs see its gradients.
 """
 
@@ -69,57 +69,43 @@ class OnDevice:
 
 
 class Unsuited(TypeError):
-    """A layer gives something else than tensors."""
+    """A layer gives something else than a tensor."""
 
 
-def checkpoint(
-    run: Callable[..., Any], x: Tensor, rest: Sequence[Any], trained: Sequence[Tensor], keeper: Keeper
-) -> Any:
-    """What ``run(x, *rest)`` gives: a tensor, or a tuple of them and ``None``; computed again in backward.
+def checkpoint(run: Callable[[Tensor], Any], x: Tensor, trained: Sequence[Tensor], keeper: Keeper) -> Tensor:
+    """What ``run(x)`` gives, computed again in backward.
 
     Gradients go to ``x`` and to ``trained``, and to nothing else that ``run`` reads.
 
     Raises:
-        Unsuited: it gives anything else.
+        Unsuited: it gives no tensor.
     """
-    return _Layer.apply(run, tuple(rest), keeper, x, *trained)  # type: ignore[no-untyped-call]
+    result: Tensor = _Layer.apply(run, keeper, x, *trained)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, run: Callable[..., Any], rest: tuple[Any, ...], keeper: Keeper, x: Tensor, *trained: Tensor
-    ) -> Any:
-        ctx.set_materialize_grads(False)
-        ctx.run, ctx.rest, ctx.keeper, ctx.trained = run, rest, keeper, trained
+    def forward(ctx: Any, run: Callable[[Tensor], Any], keeper: Keeper, x: Tensor, *trained: Tensor) -> Tensor:
+        ctx.run, ctx.keeper, ctx.trained = run, keeper, trained
         ctx.arithmetic = _arithmetic(x.device.type)
         ctx.kept = keeper.away(x)
         with in_pass(Pass.FIRST):
-            result = run(x, *rest)
-        if not all(isinstance(each, Tensor | None) for each in _several(result)):
+            result = run(x)
+        if not isinstance(result, Tensor):
             raise Unsuited(f"a layer gave {type(result).__name__}")
         return result
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         x, ctx.kept = ctx.keeper.back(ctx.kept).detach(), None  # the graph outlives this; the tensor must not
-        x.requires_grad_(ctx.needs_input_grad[3])
+        x.requires_grad_(ctx.needs_input_grad[2])
         with torch.enable_grad(), torch.autocast(**ctx.arithmetic), in_pass(Pass.AGAIN):
-            results = _several(ctx.run(x, *ctx.rest))
-        starts = [(get_gradient_edge(r), g) for r, g in zip(results, grad_outputs, strict=True) if _counts(r, g)]
-        del results  # nobody reads what the layer made a second time
-        inputs = [each for each in (x, *ctx.trained) if each.requires_grad]
-        edges, grads = [edge for edge, _ in starts], [grad for _, grad in starts]
-        found = iter(torch.autograd.grad(edges, inputs, grads, allow_unused=True))
-        return (None, None, None, *(next(found) if each.requires_grad else None for each in (x, *ctx.trained)))
-
-
-def _several(result: Any) -> tuple[Any, ...]:
-    return result if isinstance(result, tuple) else (result,)
-
-
-def _counts(result: Tensor | None, grad: Tensor | None) -> bool:
-    return result is not None and grad is not None and result.requires_grad
+            edge = get_gradient_edge(ctx.run(x))  # nobody reads what the layer made a second time
+        inputs = (x, *ctx.trained)
+        learning = [each for each in inputs if each.requires_grad]
+        found = iter(torch.autograd.grad([edge], learning, grad_outputs, allow_unused=True))
+        return (None, None, *(next(found) if each.requires_grad else None for each in inputs))
 
 
 def _arithmetic(device_type: str) -> dict[str, Any]:

@@ -62,10 +62,10 @@ def _lighter(layer: Any, keeper: Keeper, usual: Callable[..., Any]) -> Callable[
     trained = tuple(parameter for parameter in layer.parameters() if parameter.requires_grad)
 
     def recomputing(run: "partial[Any]", *args: Any) -> Any:
-        if not args or any(_differentiable(each) for each in (*args[1:], *run.keywords.values())):
+        if len(args) != 1 or any(_differentiable(each) for each in run.keywords.values()):
             return usual(run, *args)
         try:
-            return checkpoint(run, args[0], args[1:], trained, keeper)
+            return checkpoint(run, args[0], trained, keeper)
         except Unsuited:
             layer._gradient_checkpointing_func = usual
         return usual(run, *args)

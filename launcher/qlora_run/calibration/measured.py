@@ -1,6 +1,7 @@
 """From a run's peak to a measurement in the cache."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,9 +76,9 @@ def run_key(plan: RunPlan, execution: Execution) -> str:
     return hashlib.sha256(f"{plan.recipe_digest()} {said}".encode()).hexdigest()[:16]
 
 
-def searched_of(execution: Execution) -> dict[str, Any]:
-    """What is searched of an execution, by name."""
-    return {name: getattr(execution, name) for name in SEARCHED}
+def limits_of(execution: Execution, names: Iterable[str] = SEARCHED) -> dict[str, Any]:
+    """What is searched of an execution, or other settings of it, by name."""
+    return {name: getattr(execution, name) for name in names}
 
 
 def _record(machine: Machine, kernels: Kernels, folder: Path | None) -> Record:
@@ -112,7 +113,7 @@ def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None 
         predicted_step_seconds=_predicted_seconds(plan, measured, costs, ceilings),
         measured_step_seconds=measured.step_seconds,
         of_run=run_key(plan, measured.execution),
-        limits=searched_of(measured.execution),
+        limits=limits_of(measured.execution),
     )
 
 
