@@ -16,7 +16,7 @@ from qlora_core.step.buckets import padded
 from qlora_core.step.expand import LAST_BITS, expanded_weight, triton_expand
 from qlora_core.step.forward import PackedLoss, decoder_of
 from qlora_core.step.graphs import GraphedDecoder, Inputs, bucket_of
-from qlora_core.step.layers import FusedLayers, fuse_layers, liger_kernels
+from qlora_core.step.layers import FusedLayers, fuse_layers, layer_kernels, liger_kernels
 from qlora_core.step.limits import Limits
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.packing import pack
@@ -99,19 +99,21 @@ def _launches(function: Callable[[], Any]) -> int:
     return sum(event.count for event in seen.key_averages() if "LaunchKernel" in event.key)
 
 
-def _layers(model: Any, warned: list[str]) -> FusedLayers:
-    return fuse_layers(model.get_base_model(), liger_kernels(), HALF, warned.append)
+def _layers(model: Any, warned: list[str], whose: str = "ours") -> FusedLayers:
+    choices = layer_kernels() if whose == "ours" else [liger_kernels()]
+    return fuse_layers(model.get_base_model(), choices, HALF, warned.append)
 
 
 @needs_liger
+@pytest.mark.parametrize("whose", ["ours", "liger"])
 @pytest.mark.parametrize("recomputed", [0, 3])
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_ligers_layers_give_the_models_gradient(family: str, recomputed: int) -> None:
+def test_fused_layers_give_the_models_gradient(family: str, recomputed: int, whose: str) -> None:
     model = adapted(family)
     recompute_layers(model.get_base_model(), recomputed, False)
     expected = step(model, scorer(model))
     warned: list[str] = []
-    layers = _layers(model, warned)
+    layers = _layers(model, warned, whose)
     assert warned == []
     assert all(layers.replaced.values())
     assert_close(step(model, scorer(model)), expected, 0.06)
@@ -122,7 +124,7 @@ def test_ligers_layers_give_the_models_gradient(family: str, recomputed: int) ->
 @needs_liger
 @pytest.mark.parametrize("recomputed", [0, 2, 3])
 @pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
-def test_what_ligers_kernels_made_can_be_made_again(family: str, recomputed: int) -> None:
+def test_what_these_kernels_made_can_be_made_again(family: str, recomputed: int) -> None:
     """Their backward writes over what they kept: adapters must have made their input of it before."""
     results = []
     for rebuild in (False, True):

@@ -59,6 +59,7 @@ def _applied(function: Any, count: int) -> Callable[..., Any]:
 
 
 FAKE_KERNELS = LayerKernels(
+    whose="a fake",
     norm=lambda x, weight, epsilon, offset, casting, overwrites: _applied(_Norm, 3)(x, weight, overwrites),
     silu=_applied(_Activation, 2),
     gelu_tanh=_applied(_Activation, 2),
@@ -71,6 +72,6 @@ def fuse_fakes(model: Any, dtype: torch.dtype) -> FusedLayers:
     agree, agree_on_rotation = _Trial.agree, _Trial.agree_on_rotation
     _Trial.agree = _Trial.agree_on_rotation = lambda *arguments: True  # type: ignore[assignment, method-assign]
     try:
-        return fuse_layers(model, FAKE_KERNELS, dtype)
+        return fuse_layers(model, [FAKE_KERNELS], dtype)
     finally:
         _Trial.agree, _Trial.agree_on_rotation = agree, agree_on_rotation  # type: ignore[method-assign]

@@ -22,6 +22,7 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
 
 
 KERNELS = LayerKernels(
+    whose="torch",
     norm=norm,
     silu=lambda gate, up: silu(gate) * up,
     gelu_tanh=lambda gate, up: gelu(gate, approximate="tanh") * up,

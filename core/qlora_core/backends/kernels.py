@@ -11,7 +11,7 @@ from qlora_core.step.attention import end_to_end
 from qlora_core.step.expand import Expand, expanded_weight, triton_expand
 from qlora_core.step.forward import PackedLoss, causal_lm, decoder_of
 from qlora_core.step.graphs import GraphedDecoder
-from qlora_core.step.layers import FusedLayers, fuse_layers, liger_kernels
+from qlora_core.step.layers import FusedLayers, fuse_layers, layer_kernels
 from qlora_core.step.limits import Limits
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.packing import Packed
@@ -34,7 +34,7 @@ def use_kernels(model: Any, execution: Execution, warn: Warn) -> FusedLayers:
     if execution.layer_kernels != "liger":
         return FusedLayers()
     try:
-        kernels = liger_kernels()
+        kernels = layer_kernels()
     except ImportError as error:
         raise EnvironmentProblem(f"layer_kernels liger: {error}", "--layer-kernels plain") from error
     return fuse_layers(causal_lm(model), kernels, dtype, warn)

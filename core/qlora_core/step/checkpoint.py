@@ -6,9 +6,10 @@ and what the layer trains is an input of it, so that ``torch.autograd.grad`` and
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from enum import Enum, auto
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -88,7 +89,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[[Tensor], Any], keeper: Keeper, x: Tensor, *trained: Tensor) -> Tensor:
         ctx.run, ctx.keeper, ctx.trained = run, keeper, trained
-        ctx.arithmetic = _arithmetic(x.device.type)
+        ctx.arithmetic = _autocast_now(x.device.type)
         ctx.kept = keeper.away(x)
         with in_pass(Pass.FIRST):
             result = run(x)
@@ -100,7 +101,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         x, ctx.kept = ctx.keeper.back(ctx.kept).detach(), None  # the graph outlives this; the tensor must not
         x.requires_grad_(ctx.needs_input_grad[2])
-        with torch.enable_grad(), torch.autocast(**ctx.arithmetic), in_pass(Pass.AGAIN):
+        with torch.enable_grad(), ctx.arithmetic, in_pass(Pass.AGAIN):
             edge = get_gradient_edge(ctx.run(x))  # nobody reads what the layer made a second time
         inputs = (x, *ctx.trained)
         learning = [each for each in inputs if each.requires_grad]
@@ -108,11 +109,14 @@ class _Layer(torch.autograd.Function):
         return (None, None, *(next(found) if each.requires_grad else None for each in inputs))
 
 
-def _arithmetic(device_type: str) -> dict[str, Any]:
-    """Autocast as it is now: the thread of a backward does not know it."""
-    return {
-        "device_type": device_type,
-        "dtype": torch.get_autocast_dtype(device_type),
-        "enabled": torch.is_autocast_enabled(device_type),
-        "cache_enabled": torch.is_autocast_cache_enabled(),
-    }
+def _autocast_now(device_type: str) -> AbstractContextManager[Any]:
+    """Autocast as it is here: the thread of a backward does not know it."""
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return _autocast(device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_cache_enabled())
+
+
+@cache
+def _autocast(device_type: str, dtype: torch.dtype, cache_enabled: bool) -> AbstractContextManager[Any]:
+    """One for all layers, since it asks the driver for its devices as it is made."""
+    return torch.autocast(device_type, dtype, cache_enabled=cache_enabled)

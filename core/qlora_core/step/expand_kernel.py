@@ -10,7 +10,7 @@ triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
 def expand(packed, absmax, absmax_code, absmax_scale, offset, code, out, count, BLOCKS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: D103 - Triton compiles this
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
     inside = block < count

@@ -2,19 +2,20 @@
 
 transformers writes them in words of torch: eight kernels for a norm, ten for a rotation. Here the modules of one
 loaded model get another forward; no class and no module of transformers changes. A kernel is used only where it
-gives, on random numbers, what the model's own code gives.
+gives, on random numbers, what the model's own code gives; ours first, then Liger's.
 
 Shape legend: T tokens, H hidden size, I width of the MLP.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from qlora_core.step.fused_layers import FusedLayerFunctions, Norm
 from qlora_core.step.rebuild import remembered
 
 TRIAL_TOKENS = 32
@@ -27,6 +28,7 @@ class LayerKernels:
     """The kernels: a norm of (x, weight, epsilon, offset, casting mode, whether backward may overwrite its input),
     activations of (gate, up) and a rotation of (q, k, cos, sin)."""
 
+    whose: str
     norm: Callable[[Tensor, Tensor, float, float, str, bool], Tensor]
     silu: Callable[[Tensor, Tensor], Tensor]
     gelu_tanh: Callable[[Tensor, Tensor], Tensor]
@@ -50,11 +52,30 @@ STYLES = {
 """Architectures whose layers these kernels compute; the planner's memory model counts on all three kinds."""
 
 
+def layer_kernels() -> tuple[LayerKernels, ...]:
+    """All there are, the quickest first; they need Triton. Raises: ImportError."""
+    liger = liger_kernels()
+    return own_kernels(liger), liger
+
+
+def own_kernels(others: LayerKernels) -> LayerKernels:
+    """Ours, and others' in place of what we have not. Raises: ImportError."""
+    own = FusedLayerFunctions()
+
+    def norm(x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, overwrites: bool) -> Tensor:
+        if weight.requires_grad:
+            return others.norm(x, weight, epsilon, offset, casting, overwrites)
+        return own.norm(x, weight, Norm(epsilon, offset, casting == "gemma"), overwrites)
+
+    return replace(others, whose="our kernel", norm=norm, silu=own.silu)
+
+
 def liger_kernels() -> LayerKernels:
-    """Liger's, which need Triton. Raises: ImportError."""
+    """Liger's. Raises: ImportError."""
     from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
 
     return LayerKernels(
+        whose="Liger's kernel",
         norm=lambda *arguments: LigerRMSNormFunction.apply(*arguments),
         silu=lambda gate, up: LigerSiLUMulFunction.apply(gate, up),
         gelu_tanh=lambda gate, up: LigerGELUMulFunction.apply(gate, up),
@@ -90,9 +111,15 @@ class FusedLayers:
 
 
 def fuse_layers(
-    model: Any, kernels: LayerKernels, dtype: torch.dtype, warn: Callable[[str], None] = lambda message: None
+    model: Any,
+    choices: Sequence[LayerKernels],
+    dtype: torch.dtype,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> FusedLayers:
-    """Replace what the kernels compute in ``dtype`` as the model itself does; ``warn`` is told of what they do not."""
+    """Replace what kernels compute in ``dtype`` as the model itself does: by the first of ``choices`` that do.
+
+    ``warn`` is told of what does not.
+    """
     fused = FusedLayers()
     style = STYLES.get(model.config.get_text_config().model_type)
     if style is None:
@@ -103,9 +130,10 @@ def fuse_layers(
     for module in model.get_decoder().modules():
         if "forward" in vars(module):
             continue
-        for kind, forward, same in _offers(module, kernels, style, trial, fused.remembered):
-            if same():
-                fused.replace(kind, module, forward)
+        offers = (offer for each in choices for offer in _offers(module, each, style, trial, fused.remembered))
+        chosen = next(((kind, forward) for kind, forward, same in offers if same()), None)
+        if chosen:
+            fused.replace(chosen[0], module, chosen[1])
     return fused
 
 
@@ -121,16 +149,19 @@ def _offers(module: Any, kernels: LayerKernels, style: NormStyle, trial: "_Trial
     if name.endswith("RMSNorm") and isinstance(module.weight, Tensor):
         norm = made(_norm(module, kernels, style))
         width = module.weight.shape[0]
-        yield "norm", norm, lambda: trial.agree(f"{name} {width}", module.forward, norm, [width])
+        title = f"{kernels.whose} for {name} {width}"
+        yield "norm", norm, lambda: trial.agree(title, module.forward, norm, [width])
     elif all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         activate = _activation(module.act_fn, kernels)
         if activate is not None:
             forward = _gated(module, made(activate))
             own = _multiplied(module.act_fn)
-            yield "activation", forward, lambda: trial.agree(f"activation {name}", own, activate, [64, 64])
+            title = f"{kernels.whose} for the activation of {name}"
+            yield "activation", forward, lambda: trial.agree(title, own, activate, [64, 64])
     elif hasattr(module, "q_proj") and (rotating := _rotating(module, kernels)):
         forward, rotate = rotating
-        yield "rotation", forward, lambda: trial.agree_on_rotation(f"rotation {name}", rotate, kernels.rotate)
+        title = f"the rotation of {name}"
+        yield "rotation", forward, lambda: trial.agree_on_rotation(title, rotate, kernels.rotate)
 
 
 def _norm(module: Any, kernels: LayerKernels, style: NormStyle) -> Callable[[Tensor], Tensor]:
@@ -205,13 +236,15 @@ class _Trial:
         self, name: str, own: Callable[..., Any], other: Callable[..., Any], shapes: Sequence[tuple[int, ...]]
     ) -> bool:
         try:
-            expected, got = (self._results(function, shapes) for function in (own, other))
+            expected = self._results(own, shapes)
+            self._results(other, shapes)  # a kernel's first launch is not like those that follow
+            got = self._results(other, shapes)
         except Exception as error:  # a compiler that fails, in whatever way, is a reason to do without it
             self._warn(f"layer kernels: {name} does not run here ({type(error).__name__}: {error})"[:200])
             return False
         apart = max(float((g - e).norm() / e.norm()) for g, e in zip(got, expected, strict=True))
         if not apart < TOLERANCE:
-            self._warn(f"layer kernels: {name} differs from the model's own code by {apart:.1%}; left alone")
+            self._warn(f"layer kernels: {name} differs from the model's own code by {apart:.1%}; not used")
         return apart < TOLERANCE
 
     def _results(self, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

@@ -28,13 +28,9 @@ class Member:
     """One adapted layer: PEFT's module, its own forward, and the float32 values that are trained."""
 
     module: Any
+    base: Any
     plain: Callable[..., Tensor]
     adapter: str
-
-    @property
-    def base(self) -> Any:
-        """The frozen layer."""
-        return self.module.base_layer
 
     @property
     def a(self) -> Tensor:
@@ -72,23 +68,27 @@ class Group:
         self.expand = expand
         self.only_added = only_added
         self.scale = members[0].scale
-        ranks = [member.a.shape[0] for member in members]
-        ends = [sum(ranks[: i + 1]) for i in range(len(ranks))]
-        self.columns = [slice(end - rank, end) for end, rank in zip(ends, ranks, strict=True)]
+        self.ranks = [member.a.shape[0] for member in members]
         self._waiting: dict[int, Tensor] = {}
         self._read: Tensor | None = None
+        self.look()
 
-    def masters(self) -> list[Tensor]:
-        """The trained values in float32: all A, then all B."""
-        return [*(member.a for member in self.members), *(member.b for member in self.members)]
+    def look(self) -> None:
+        """Note what is trained (all A, then all B, in float32), and whether it is in use: modules answer slowly."""
+        self.masters = [*(member.a for member in self.members), *(member.b for member in self.members)]
+        self.in_use = all(member.in_use for member in self.members)
 
     def copies(self, masters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The same in the arithmetic's format: all A below each other (R x I), and each B."""
         of_a, of_b = masters[: len(self.members)], masters[len(self.members) :]
-        a = of_a[0].new_empty(self.columns[-1].stop, of_a[0].shape[1], dtype=self.dtype)
+        a = of_a[0].new_empty(sum(self.ranks), of_a[0].shape[1], dtype=self.dtype)
         b = [torch.empty_like(each, dtype=self.dtype) for each in of_b]
-        torch._foreach_copy_([*(a[rows] for rows in self.columns), *b], list(masters))
+        torch._foreach_copy_([*self.parts(a, 0), *b], list(masters))
         return a, b
+
+    def parts(self, tensor: Tensor, dim: int) -> Sequence[Tensor]:
+        """Each layer's share of something that has all ranks in one dimension."""
+        return torch.split_with_sizes(tensor, self.ranks, dim)
 
     def weight(self, member: Member) -> Tensor:
         """O x I in the arithmetic's format. bitsandbytes' kernels that read the 4 bits themselves are no faster."""
@@ -108,15 +108,20 @@ class Group:
         learns = torch.is_grad_enabled() or computing_first()
         if args or kwargs or not learns or x.dtype != self.dtype or not x.numel():
             return member.plain(x, *args, **kwargs)
-        if not all(each.in_use for each in self.members):
+        if not self.in_use:
             return member.plain(x)
         if self._read is not x or index not in self._waiting:
-            results = _AdaptedLinears.apply(x, self, source_of(x), *self.masters())  # type: ignore[no-untyped-call]
-            self._read, self._waiting = x, dict(enumerate(results))
+            self._read, self._waiting = x, dict(enumerate(self._results(x)))
         result = self._waiting.pop(index)
         if not self._waiting:
             self._read = None
         return result
+
+    def _results(self, x: Tensor) -> Sequence[Tensor]:
+        if not torch.is_grad_enabled():  # the first of two passes
+            return _computed(self, x, self.masters)[0]
+        results: tuple[Tensor, ...] = _AdaptedLinears.apply(x, self, source_of(x), *self.masters)  # type: ignore[no-untyped-call]
+        return results
 
 
 class _AdaptedLinears(torch.autograd.Function):
@@ -128,14 +133,7 @@ class _AdaptedLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group, source: Source | None, *masters: Tensor) -> tuple[Tensor, ...]:
-        flat = x.reshape(-1, x.shape[-1])
-        a, all_b = group.copies(masters)
-        down = flat.new_empty(flat.shape[0], a.shape[0]).addmm_(flat, a.t(), beta=0, alpha=group.scale)
-        results = []
-        skipped = group.only_added and computing_again()
-        for member, columns, b in zip(group.members, group.columns, all_b, strict=True):
-            out = _nothing(flat, b) if skipped else _sum(group, member, flat, down[:, columns], b)
-            results.append(out.view(*x.shape[:-1], out.shape[-1]))
+        results, down, a, all_b = _computed(group, x, masters)
         ctx.group = group
         ctx.make = source.function if source else None  # not its inputs: only saved tensors go when layers recompute
         ctx.save_for_backward(down, a, *all_b, *(source.inputs if source else (x,)))
@@ -150,13 +148,26 @@ class _AdaptedLinears(torch.autograd.Function):
         shape, flat = x.shape, x.reshape(-1, x.shape[-1])
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
         grad_down = torch.empty_like(down)
-        for grad, columns, b in zip(grads, group.columns, all_b, strict=True):
-            grad_down[:, columns].addmm_(grad, b, beta=0, alpha=group.scale)
+        for part, grad, b in zip(group.parts(grad_down, 1), grads, all_b, strict=True):
+            part.addmm_(grad, b, beta=0, alpha=group.scale)
         of_a = _float32_product(grad_down.t(), flat)
         del x, kept, flat  # what was made again makes room for x's gradient
-        of_b = [_float32_product(g.t(), down[:, columns]) for g, columns in zip(grads, group.columns, strict=True)]
+        of_b = [_float32_product(g.t(), part) for g, part in zip(grads, group.parts(down, 1), strict=True)]
         grad_x = _input_gradient(group, grads, grad_down, a).view(shape) if ctx.needs_input_grad[0] else None
-        return (grad_x, None, None, *(of_a[rows] for rows in group.columns), *of_b)
+        return (grad_x, None, None, *group.parts(of_a, 0), *of_b)
+
+
+def _computed(group: Group, x: Tensor, masters: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
+    """What each layer of a group makes of x, x times all A (T x R), and the copies."""
+    flat = x.reshape(-1, x.shape[-1])
+    a, all_b = group.copies(masters)
+    down = flat.new_empty(flat.shape[0], a.shape[0]).addmm_(flat, a.t(), beta=0, alpha=group.scale)
+    results = []
+    skipped = group.only_added and computing_again()
+    for member, part, b in zip(group.members, group.parts(down, 1), all_b, strict=True):
+        out = _nothing(flat, b) if skipped else _sum(group, member, flat, part, b)
+        results.append(out.view(*x.shape[:-1], out.shape[-1]))
+    return results, down, a, all_b
 
 
 def _nothing(flat: Tensor, b: Tensor) -> Tensor:
@@ -213,9 +224,10 @@ class FusedAdapters:
                 vars(member.module).pop("forward", None)
 
     def _before(self, module: nn.Module, args: Any) -> None:
-        """Memory may have run out in the middle of a layer."""
+        """Memory may have run out in the middle of a layer, and modules may have changed since the last step."""
         for group in self.groups:
             group.forget()
+            group.look()
 
 
 def _bound(group: Group, index: int) -> Callable[..., Tensor]:
@@ -259,7 +271,7 @@ def _member(module: nn.Module, dtype: torch.dtype) -> Member | None:
     adapter = module.active_adapters[0]
     if list(module.lora_A) != [adapter] or not _plain_sum(module, adapter) or not _frozen(module.base_layer, dtype):
         return None
-    return Member(module=module, plain=module.forward, adapter=adapter)
+    return Member(module=module, base=module.base_layer, plain=module.forward, adapter=adapter)
 
 
 def _plain_sum(module: Any, adapter: str) -> bool:

@@ -19,9 +19,9 @@ from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.recompute import recompute_layers
 
 
-def fused(model: Any, kernels: LayerKernels = KERNELS, warned: list[str] | None = None) -> FusedLayers:
+def fused(model: Any, *choices: LayerKernels, warned: list[str] | None = None) -> FusedLayers:
     told = warned if warned is not None else []
-    return fuse_layers(model.get_base_model(), kernels, torch.float32, told.append)
+    return fuse_layers(model.get_base_model(), choices or (KERNELS,), torch.float32, told.append)
 
 
 def counts(layers: FusedLayers) -> dict[str, int]:
@@ -61,7 +61,7 @@ def test_the_kernels_are_what_runs() -> None:
     calls: list[str] = []
     names = ("norm", "silu", "gelu_tanh", "rotate")
     model = adapted()
-    fused(model, LayerKernels(**{name: _called(calls, name, getattr(KERNELS, name)) for name in names}))
+    fused(model, replace(KERNELS, **{name: _called(calls, name, getattr(KERNELS, name)) for name in names}))
     calls.clear()
     model(input_ids=torch.ones(1, 5, dtype=torch.long), use_cache=False)
     assert {name: calls.count(name) for name in names} == {"norm": 13, "silu": 3, "gelu_tanh": 0, "rotate": 3}
@@ -98,11 +98,36 @@ def test_a_kernel_that_computes_something_else_is_left_out(wrong: dict[str, Any]
     model = adapted()
     expected = computed(model)
     warned: list[str] = []
-    layers = fused(model, replace(KERNELS, **wrong), warned)
+    layers = fused(model, replace(KERNELS, **wrong), warned=warned)
     assert [name for name, count in counts(layers).items() if count == 0] == [kind]
     assert all(word in line for line in warned)
     assert len(warned) == (2 if kind == "norm" else 1)  # once for each width, not for each module
     assert_same(computed(model), expected, 1e-5)
+
+
+def test_the_next_choice_takes_the_place_of_one_that_does_not_run() -> None:
+    model, warned, calls = adapted(), list[str](), list[str]()
+    first = replace(KERNELS, whose="the first", norm=broken)
+    second = replace(KERNELS, whose="the second", norm=_called(calls, "norm", norm), silu=broken)
+    expected = computed(model)
+    assert counts(fused(model, first, second, warned=warned)) == {"norm": 13, "activation": 3, "rotation": 3}
+    assert all("the first" in line for line in warned)
+    calls.clear()
+    assert_same(computed(model), expected, 1e-5)
+    assert len(calls) >= 13
+
+
+def test_a_kernel_is_tried_more_than_once() -> None:
+    """The first launch of a kind compiles; those that follow go another way."""
+    launches: list[str] = []
+
+    def well_at_first(x: Tensor, *rest: Any) -> Tensor:
+        launches.append("norm")
+        return norm(x, *rest) if len(launches) == 1 else x
+
+    warned: list[str] = []
+    assert counts(fused(adapted(), replace(KERNELS, norm=well_at_first), warned=warned))["norm"] == 0
+    assert "differs" in warned[0]
 
 
 def test_one_model_only() -> None:

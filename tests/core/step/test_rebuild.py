@@ -59,7 +59,7 @@ def fused(family: str, rebuild: bool, recomputed: int = 0, kernels: LayerKernels
     model = adapted(family)
     recompute_layers(model.get_base_model(), recomputed, False)
     warned: list[str] = []
-    fuse_layers(model.get_base_model(), kernels, torch.float32, warned.append).rebuild = rebuild
+    fuse_layers(model.get_base_model(), [kernels], torch.float32, warned.append).rebuild = rebuild
     fuse_adapters(model, model.get_base_model().get_decoder(), torch.float32)
     assert warned == []
     return model
