@@ -94,7 +94,7 @@ def test_what_tensors_take_is_exact_but_for_outliers_and_whole_models() -> None:
         if estimate.instant == "loss":
             gaps += round(costs.gaps_tile * costs.loss.tile_bytes(point.tokens))
         tensors = (estimate.peak_bytes - costs.footprint.context_bytes - gaps) / MIB
-        allowed = 0.015 if point.kernels == "plain" else 0.035
+        allowed = {"plain": 0.015, "unsloth": 0.04}.get(point.kernels, 0.035)  # its own buffers are among the gaps
         assert tensors == pytest.approx(point.allocated_mib, rel=allowed), point
 
 

@@ -20,6 +20,8 @@ BLOCK = 2048
 """Numbers of an activation for a program."""
 MOST = 2**31
 """From so many numbers on an index takes 64 bits, and a kernel other code."""
+EVEN = 16
+"""Only where a tensor's size is a multiple of this are several of its numbers read at once."""
 
 
 class Norm(NamedTuple):
@@ -127,14 +129,18 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
-        grad, count = grad_outputs[0].contiguous(), gate.numel()
-        kind = gate.device, gate.dtype, count < MOST
-        ctx.kernels.gated_backward(kind, -(-count // BLOCK), (grad, gate, up), count, BLOCK, warps=8)
+        _each(ctx.kernels.gated_backward, grad_outputs[0].contiguous(), gate, up)
         return gate, up, None
 
 
 def _gated(kernels: _Kernels, gate: Tensor, up: Tensor) -> Tensor:
-    out, count = torch.empty_like(up), gate.numel()
-    kind = gate.device, gate.dtype, count < MOST
-    kernels.gated(kind, -(-count // BLOCK), (gate, up, out), count, BLOCK, warps=8)
+    out = torch.empty_like(up)
+    _each(kernels.gated, gate, up, out)
     return out
+
+
+def _each(launch: Launcher, *tensors: Tensor) -> None:
+    """Launch a kernel that goes through tensors of one size number by number."""
+    first, count = tensors[0], tensors[0].numel()
+    kind = (first.device, first.dtype) if count % EVEN == 0 and count < MOST else None
+    launch(kind, -(-count // BLOCK), tensors, count, BLOCK, warps=8)

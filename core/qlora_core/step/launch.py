@@ -24,7 +24,8 @@ class Launcher:
     def __call__(self, kind: Hashable, blocks: int, tensors: tuple[Tensor, ...], *numbers: Any, warps: int) -> None:
         """Launch ``blocks`` programs of ``warps`` warps.
 
-        ``kind`` tells apart all that Triton compiles differently, but addresses: devices, formats and constants.
+        ``kind`` tells apart all that Triton compiles differently, but addresses: devices, formats and constants; for
+        what is too rare to tell apart, ``None``.
         """
         kind = kind if all(tensor.data_ptr() % ALIGNED == 0 for tensor in tensors) else None
         compiled = self._compiled.get(kind)

@@ -69,7 +69,7 @@ def norm_backward(  # type: ignore[no-untyped-def]  # noqa: D103
     tl.store(out + places, result.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
+@triton.jit  # type: ignore[untyped-decorator]
 def gated(gate, up, out, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: D103
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count
@@ -79,7 +79,7 @@ def gated(gate, up, out, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped
     tl.store(out + place, (active * u.to(tl.float32)).to(u.dtype), mask=inside)
 
 
-@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
+@triton.jit  # type: ignore[untyped-decorator]
 def gated_backward(grad, gate, up, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: D103
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count

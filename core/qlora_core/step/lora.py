@@ -9,7 +9,7 @@ Shape legend: T tokens, I and O width of a layer's input and output, r rank, R s
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from qlora_core.step.checkpoint import computing_again, computing_first
 from qlora_core.step.expand import Expand, expanded_weight
 from qlora_core.step.rebuild import Source, source_of
+from qlora_core.step.recompute import decoder_layers
 from qlora_profiles.facts import ADD_THEIR_MLP
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -54,23 +55,38 @@ class Member:
         return not module.disable_adapters and not module.merged and module.active_adapters == [self.adapter]
 
 
+class Copies(NamedTuple):
+    """Trained values in the arithmetic's format: all A below each other (R x I), and each B (O x r)."""
+
+    a: Tensor
+    b: list[Tensor]
+
+
 class Group:
     """Adapted layers that read the same tensor and have one scale, computed when the first of them is called.
 
-    What a group ``only_added`` makes, no backward reads: it is not made a second time.
+    What a group ``only_added`` makes, no backward reads: it is not made a second time. ``layer`` is the decoder layer
+    that the group is in, if any.
     """
 
     def __init__(
-        self, members: list[Member], dtype: torch.dtype, expand: Expand = expanded_weight, only_added: bool = False
+        self,
+        members: list[Member],
+        dtype: torch.dtype,
+        expand: Expand = expanded_weight,
+        only_added: bool = False,
+        layer: Any = None,
     ) -> None:
         self.members = members
         self.dtype = dtype
         self.expand = expand
         self.only_added = only_added
+        self.layer = layer
         self.scale = members[0].scale
         self.ranks = [member.a.shape[0] for member in members]
         self._waiting: dict[int, Tensor] = {}
         self._read: Tensor | None = None
+        self._ahead: Copies | None = None
         self.look()
 
     def look(self) -> None:
@@ -78,13 +94,30 @@ class Group:
         self.masters = [*(member.a for member in self.members), *(member.b for member in self.members)]
         self.in_use = all(member.in_use for member in self.members)
 
-    def copies(self, masters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The same in the arithmetic's format: all A below each other (R x I), and each B."""
-        of_a, of_b = masters[: len(self.members)], masters[len(self.members) :]
+    @property
+    def keeps(self) -> bool:
+        """Whether all that is made here stays until backward: its layer does not recompute."""
+        return self.in_use and not (getattr(self.layer, "gradient_checkpointing", False) and self.layer.training)
+
+    def copies(self, masters: Sequence[Tensor]) -> "Copies":
+        """The masters in the arithmetic's format."""
+        if self._ahead is not None:
+            found, self._ahead = self._ahead, None
+            return found
+        found, room = self._room()
+        torch._foreach_copy_(room, list(masters))
+        return found
+
+    def room_ahead(self) -> list[Tensor]:
+        """Room for the copies that the next call will take, in the masters' order; whoever asks fills it."""
+        self._ahead, room = self._room()
+        return room
+
+    def _room(self) -> tuple["Copies", list[Tensor]]:
+        of_a, of_b = self.masters[: len(self.members)], self.masters[len(self.members) :]
         a = of_a[0].new_empty(sum(self.ranks), of_a[0].shape[1], dtype=self.dtype)
         b = [torch.empty_like(each, dtype=self.dtype) for each in of_b]
-        torch._foreach_copy_([*self.parts(a, 0), *b], list(masters))
-        return a, b
+        return Copies(a, b), [*self.parts(a, 0), *b]
 
     def parts(self, tensor: Tensor, dim: int) -> Sequence[Tensor]:
         """Each layer's share of something that has all ranks in one dimension."""
@@ -97,7 +130,7 @@ class Group:
     def forget(self) -> None:
         """Drop results that nobody asked for."""
         self._waiting.clear()
-        self._read = None
+        self._read = self._ahead = None
 
     def forward(self, index: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What layer ``index`` makes of x (any leading dimensions, then I).
@@ -228,6 +261,15 @@ class FusedAdapters:
         for group in self.groups:
             group.forget()
             group.look()
+        if torch.is_grad_enabled():
+            self._copy_ahead([group for group in self.groups if group.keeps])
+
+    @torch.no_grad()
+    def _copy_ahead(self, groups: list[Group]) -> None:
+        """All copies that would be made one by one and stay: one by one they take longer than all at once."""
+        room = [place for group in groups for place in group.room_ahead()]
+        if room:
+            torch._foreach_copy_(room, [master for group in groups for master in group.masters])
 
 
 def _bound(group: Group, index: int) -> Callable[..., Tensor]:
@@ -244,11 +286,13 @@ def fuse_adapters(model: Any, decoder: Any, dtype: torch.dtype, expand: Expand =
     ``expand`` what makes 4-bit weights fit for a product.
     """
     groups: list[Group] = []
+    layers = {id(module): layer for layer in decoder_layers(model) for module in layer.modules()}
     added = ("down_proj",) if decoder.config.model_type in ADD_THEIR_MLP else ()
     for parent in model.modules():
         found = {name: member for name, child in parent.named_children() if (member := _member(child, dtype))}
         for names in _together(found):
-            groups.append(Group([found[name] for name in names], dtype, expand, names[0] in added))
+            members = [found[name] for name in names]
+            groups.append(Group(members, dtype, expand, names[0] in added, layers.get(id(parent))))
     return FusedAdapters(groups, decoder)
 
 

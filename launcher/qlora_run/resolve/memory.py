@@ -72,7 +72,8 @@ def memory_costs(
     if setup.fused_adapters and not setup.fused_kernels and not on_cpu:
         small += weights.expanded_bytes(model, setup)  # its hole, between tensors of other sizes
     expanded = partial(weights.expanded_bytes, model, setup)
-    small += expanded() if setup.backend_kernels else 0  # Unsloth's place for any expanded weight, there for good
+    if setup.backend_kernels:
+        small += expanded() + rates.BACKEND_BYTES  # Unsloth's place for any expanded weight, there for good
     small += rates.INT8_COPIES * weights.expanded_bytes(model, setup) if setup.method == "qlora-8" else 0
     layer = layer_cost(model, targets, setup)
     return Costs(

@@ -138,6 +138,33 @@ def test_the_optimizer_is_seen_at_once() -> None:
     assert_same(computed(model), expected, 5e-6)
 
 
+@pytest.mark.parametrize(("recomputed", "copyings"), [(0, 1), (2, 1 + 4 * 2 * 2), (3, 4 * 2 * 3)])
+def test_copies_that_stay_are_made_at_once(recomputed: int, copyings: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four groups a layer; in a layer that recomputes each makes its copies when it needs them, twice."""
+    model = adapted()
+    fused(model)
+    recompute_layers(model.get_base_model(), recomputed, False)
+    computed(model)
+    calls: list[int] = []
+    real = torch._foreach_copy_
+
+    def counted(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+        calls.append(len(targets))
+        real(targets, sources)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", counted)
+    examples = pack(random_examples(2, seed=3), CPU)
+    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=64, autocast_dtype=None)
+    score(examples).backward()
+    assert len(calls) == copyings
+    assert calls[0] == (3 - recomputed) * SEVEN // 3 * 2 or recomputed == 3
+    calls.clear()
+    model.eval()
+    with torch.no_grad():
+        score(examples)
+    assert calls == []
+
+
 def _plain_copy(model: Any) -> Any:
     plain = adapted()
     plain.load_state_dict(model.state_dict())
