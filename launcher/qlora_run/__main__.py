@@ -10,6 +10,7 @@ from qlora_profiles.errors import (
     QloraRunError,
     UserError,
 )
+from qlora_run.compiled import keep_compiled
 
 OWN = ("qlora_run", "qlora_core", "qlora_profiles")
 INSTALL = "install it again with all that it needs: pip install -c constraints.txt .  (in its own folder)"
@@ -19,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line (without the program's name)."""
     if argv is None:
         _speak_utf8()
+        keep_compiled()
         argv = sys.argv[1:]
     try:
         from qlora_core.streams import lasting_streams
