@@ -24,7 +24,7 @@ CLASSES = {
     "attention": r"flash|fmha|attn",
     "expanding weights": r"Dequantize|^expand$",
     "matrix products": r"gemm|nvjet|cutlass|xmma|cublas|splitK",
-    "norms, rotation, activation": r"rms_norm|rope|swiglu|silu|geglu|_per_head",
+    "norms, rotation, activation": r"rms_norm|rope|swiglu|silu|geglu|_per_head|^norm|^gated",
     "optimizer": r"multi_tensor|adam|FusedAdam",
     "copies and fills": r"Memcpy|Memset|copy_|fill|CatArray",
 }
