@@ -131,7 +131,7 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ]
     layer_kernels: Annotated[
         Literal["plain", "liger"],
-        Doc("norms, rotary positions and activations: the model's own code, or Liger's", "kernels"),
+        Doc("norms, rotary positions and activations: the model's own code, or Liger's and ours", "kernels"),
     ]
     cuda_graphs: Annotated[bool, Doc("launch a whole micro-batch at once", "kernels")]
     workers: Annotated[int, NotNegative, Doc("data loader processes", "machine", "processes")]

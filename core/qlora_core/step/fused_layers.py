@@ -128,7 +128,7 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        gate, up = ctx.saved_tensors
+        gate, up = (kept.detach() for kept in ctx.saved_tensors)  # what the gradients are written over
         _each(ctx.kernels.gated_backward, grad_outputs[0].contiguous(), gate, up)
         return gate, up, None
 

@@ -165,7 +165,7 @@ def _triton_missing(s: Situation) -> str | None:
 
 
 def layer_kernels(s: Situation) -> Choice:
-    """Liger's, where it is installed: measured faster and smaller at every size tried (bench/RESULTS.md)."""
+    """Liger's and ours, where Liger is installed: faster and smaller at every size tried (bench/RESULTS.md)."""
     if missing := _layer_kernels_missing(s):
         return Choice("plain", "probe", missing)
     return Choice("liger", "probe", "norms, rotations and activations in single kernels: faster, and smaller")
