@@ -30,9 +30,9 @@ def apart(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("dtype", list(TOLERANCES))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_norms(shape: tuple[int, ...], dtype: torch.dtype, wide: bool, overwrites: bool) -> None:
-    from qlora_core.step.fused_layers import FusedLayerFunctions, Norm
+    from qlora_core.step.layer_functions import LayerFunctions, Norm
 
-    kernels, how = FusedLayerFunctions(), Norm(1e-6, 1.0 if wide else 0.0, wide)
+    kernels, how = LayerFunctions(), Norm(1e-6, 1.0 if wide else 0.0, wide)
     weight, grad = drawn(shape[-1:], dtype, 1), drawn(shape, dtype, 2)
     for seed in (3, 4):  # the second time what was compiled is launched without Triton
         ours, plain = (drawn(shape, dtype, seed).requires_grad_() for _ in range(2))
@@ -50,9 +50,9 @@ def test_norms(shape: tuple[int, ...], dtype: torch.dtype, wide: bool, overwrite
 @pytest.mark.parametrize("dtype", list(TOLERANCES))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_activations(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    from qlora_core.step.fused_layers import FusedLayerFunctions
+    from qlora_core.step.layer_functions import LayerFunctions
 
-    kernels, grad = FusedLayerFunctions(), drawn(shape, dtype, 1)
+    kernels, grad = LayerFunctions(), drawn(shape, dtype, 1)
     for seed in (2, 4):
         leaves = [drawn(shape, dtype, seed + i).requires_grad_() for i in range(2)]
         found = kernels.silu(*(leaf * 1 for leaf in leaves))
@@ -66,9 +66,9 @@ def test_activations(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 def test_rows_that_do_not_begin_where_tensors_do() -> None:
     """What was compiled for aligned addresses would fail on others."""
-    from qlora_core.step.fused_layers import FusedLayerFunctions, Norm
+    from qlora_core.step.layer_functions import LayerFunctions, Norm
 
-    kernels, how = FusedLayerFunctions(), Norm(1e-6, 0.0, False)
+    kernels, how = LayerFunctions(), Norm(1e-6, 0.0, False)
     whole, weight = drawn((9, 128), torch.bfloat16, 1), drawn((128,), torch.bfloat16, 2)
     odd = whole.flatten()[3 : 3 + 8 * 128].view(8, 128)
     with torch.no_grad():

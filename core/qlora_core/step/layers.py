@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qlora_core.step.fused_layers import FusedLayerFunctions, Norm
+from qlora_core.step.layer_functions import LayerFunctions, Norm
 from qlora_core.step.rebuild import remembered
 
 TRIAL_TOKENS = 32
@@ -60,7 +60,7 @@ def layer_kernels() -> tuple[LayerKernels, ...]:
 
 def own_kernels(others: LayerKernels) -> LayerKernels:
     """Ours, and others' in place of what we have not. Raises: ImportError."""
-    own = FusedLayerFunctions()
+    own = LayerFunctions()
 
     def norm(x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, overwrites: bool) -> Tensor:
         if weight.requires_grad:

@@ -41,7 +41,7 @@ class _Kernels:
         self.gated, self.gated_backward = Launcher(module.gated), Launcher(module.gated_backward)
 
 
-class FusedLayerFunctions:
+class LayerFunctions:
     """Differentiable functions over the kernels. Raises: ImportError where there is no Triton."""
 
     def __init__(self) -> None:
