@@ -19,7 +19,12 @@ def keep_compiled() -> None:
     """Let this process and those it starts keep compiled modules in our cache, where there is no other place."""
     if sys.pycache_prefix is not None or not _compiled_each_time():
         return
-    sys.pycache_prefix, sys.dont_write_bytecode = str(cache_folder("compiled")), False
+    place = cache_folder("compiled")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:  # Python would look for compiled modules nowhere else, and could keep none here
+        return
+    sys.pycache_prefix, sys.dont_write_bytecode = str(place), False
     os.environ[PREFIX] = sys.pycache_prefix
     os.environ.pop(NEVER, None)
 

@@ -62,6 +62,11 @@ def test_left_alone_otherwise(compiled: bool, variables: dict[str, str], tmp_pat
     assert kept(tmp_path, site, **told) == []
 
 
+def test_left_alone_where_our_cache_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be", encoding="utf-8")
+    assert kept(tmp_path, libraries(tmp_path / "site"), PYTHONDONTWRITEBYTECODE="1") == []
+
+
 def test_children_keep_them_there_too(tmp_path: Path) -> None:
     site = libraries(tmp_path / "site")
     code = (
