@@ -18,9 +18,6 @@ from qlora_profiles.plan import Given, Request, RunPlan
 from qlora_run.planning import PlanInput, make_plan
 from qlora_run.resolve.footprint import GRAPHS_BYTES
 
-SWITCHES = {"offload": "offload_activations", "graphs": "cuda_graphs", "rebuild": "rebuild_activations"}
-"""Kernels that are on or off, by the words of the benchmarks."""
-
 
 def plan_of(values: dict[str, Any]) -> RunPlan:
     """The planner's plan on this machine with these wishes."""

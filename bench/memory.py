@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 import msgspec
-from in_process import SWITCHES
+from switches import SWITCHES
 
 from qlora_profiles.codec import from_json, to_json
 from qlora_profiles.errors import QloraRunError
@@ -69,6 +69,7 @@ def measure(model: str, method: str, options: argparse.Namespace) -> None:
     plan = plan_for(model, method, {"token_budget": 512, **own})
     from qlora_core.__main__ import set_environment
 
+    assert "torch" not in sys.modules, "torch reads how its allocator works as it is imported"
     set_environment(plan)
     names = _names(model, method, options.backend)
     print("POINT " + json.dumps({"plan": json.loads(to_json(plan)), **names}), flush=True)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from in_process import SWITCHES, Loaded, plan_of
+from in_process import Loaded, plan_of
+from switches import SWITCHES
 
 import qlora_core.step.graphs
 from qlora_core.preflight import Rehearsal, Talk
