@@ -9,7 +9,8 @@ point (tokens of the micro-batch x share of the layers recomputed x loss kernel)
 made. The prediction is the planner's, made from the model's headers before anything is loaded.
 
 ``--score`` predicts the points of earlier runs again, with the closed form as it is now. Each file says itself what
-was measured; ``--shapes`` (configs by model name) tells the shapes of models in files that do not.
+was measured; ``--shapes`` (configs by model name) tells the shapes of models in files that do not. With
+``--fixed-segments`` the allocator's segments do not grow, as on Windows.
 """
 
 import argparse
@@ -65,7 +66,8 @@ def predicted(plan: Any, tokens: int, execution: Any = None) -> dict[str, Any]:
 
 def measure(model: str, method: str, options: argparse.Namespace) -> None:
     """Every point of one model and method; prints a line of JSON for each."""
-    own = {"backend": options.backend}
+    own: dict[str, Any] = {"backend": options.backend}
+    own |= {"expandable_segments": False} if options.fixed_segments else {}
     plan = plan_for(model, method, {"token_budget": 512, **own})
     from qlora_core.__main__ import set_environment
 
@@ -169,6 +171,7 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", default=["chunked", "liger"])
     parser.add_argument("--switches", nargs="*", choices=SWITCHES, default=[], help="what to switch on")
     parser.add_argument("--backend", default="peft")
+    parser.add_argument("--fixed-segments", action="store_true", help="the allocator's segments do not grow")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--score", type=Path, nargs="+", help="files of earlier runs")
     parser.add_argument("--shapes", type=Path, help="configs by model name, for files without plans")
@@ -179,7 +182,7 @@ def main() -> None:
         measure(options.models[0], options.methods[0], options)
         return
     if options.score:
-        report(score(options.score, options.shapes))
+        report(score(options.score, options.shapes, options.fixed_segments))
         return
     rows = [row for model, method in product(options.models, options.methods) for row in _child(model, method, options)]
     if options.json:
@@ -191,6 +194,7 @@ def _child(model: str, method: str, options: argparse.Namespace) -> list[dict[st
     command = [sys.executable, __file__, model, "--child", "--methods", method]
     command += ["--tokens", *map(str, options.tokens), "--kernels", *options.kernels, "--switches", *options.switches]
     command += ["--backend", options.backend, *(["--calibrate"] if options.calibrate else [])]
+    command += ["--fixed-segments"] if options.fixed_segments else []
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     rows = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("POINT ")]
     if done.returncode:
@@ -198,15 +202,18 @@ def _child(model: str, method: str, options: argparse.Namespace) -> list[dict[st
     return rows
 
 
-def score(files: list[Path], shapes: Path | None) -> list[dict[str, Any]]:
-    """The points of earlier runs with the prediction of now."""
+def score(files: list[Path], shapes: Path | None, fixed_segments: bool) -> list[dict[str, Any]]:
+    """The points of earlier runs with the prediction of now; ``fixed_segments`` where their segments did not grow."""
     lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines() if line]
     plans = {(row["model"], row["method"]): json.dumps(row["plan"]) for row in lines if "plan" in row}
     configs = json.loads(shapes.read_text(encoding="utf-8")) if shapes else {}
-    return [row | _scored(row, plans, configs) for row in lines if "plan" not in row]
+    own = {"expandable_segments": False} if fixed_segments else {}
+    return [row | _scored(row, plans, configs, own) for row in lines if "plan" not in row]
 
 
-def _scored(row: dict[str, Any], plans: dict[tuple[str, str], str], configs: dict[str, Any]) -> dict[str, Any]:
+def _scored(
+    row: dict[str, Any], plans: dict[tuple[str, str], str], configs: dict[str, Any], own: dict[str, Any]
+) -> dict[str, Any]:
     from qlora_profiles.plan import RunPlan
 
     key = row["model"], row["method"]
@@ -221,6 +228,7 @@ def _scored(row: dict[str, Any], plans: dict[tuple[str, str], str], configs: dic
         token_budget=row["tokens"],
         layers_recomputed=layers,
         **{name: word in _switches(row) for word, name in SWITCHES.items()},
+        **own,
     )
     return predicted(plan, row["tokens"], execution)
 
