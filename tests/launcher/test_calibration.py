@@ -12,9 +12,20 @@ from support.planning_facts import asking, card_report, cpu_report, data_of, kno
 
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import RunPlan
-from qlora_profiles.units import MIB
+from qlora_profiles.units import GIB, MIB
 from qlora_run.calibration import Calibration, Measured, load, record
-from qlora_run.calibration.records import MOST_MEASUREMENTS, Kernels, Measurement, Record, fitted, machine_of
+from qlora_run.calibration.records import (
+    FIRST_SHARE,
+    MOST_MEASUREMENTS,
+    SMALLEST_BYTES,
+    SMALLEST_SHARE,
+    Fitted,
+    Kernels,
+    Measurement,
+    Record,
+    fitted,
+    machine_of,
+)
 from qlora_run.calibration.store import cache_folder, path_of
 from qlora_run.resolve import resolve
 from qlora_run.resolve.footprint import CONTEXT_GIB
@@ -46,6 +57,7 @@ def measured(plan: RunPlan, passing_scale: float = 1.0, step_seconds: float | No
 
 def test_a_run_calibrates_the_next_plan(tmp_path: Path) -> None:
     before = plan_on()
+    passing = measured(before).reserved_bytes - sum(part.bytes for part in before.memory.parts[:2])
     path = record(before, measured(before, 1.05, 2 * before.time.step_seconds), tmp_path)
     assert path is not None
     calibration = load(REPORT, tmp_path)
@@ -58,7 +70,8 @@ def test_a_run_calibrates_the_next_plan(tmp_path: Path) -> None:
     found = calibration.of(Kernels.of(before.execution_values()))
     assert found is not None
     assert found.context_bytes == 300 * MIB
-    assert found.scale == pytest.approx(1.05, rel=0.005)
+    assert found.scale * passing + found.offset_bytes == pytest.approx(1.05 * passing, rel=0.005)
+    assert 1 < found.scale < 1.05, "some of it may be there whatever passes"
     assert found.measurements == 1
 
 
@@ -93,19 +106,46 @@ def test_the_error_bar_follows_the_spread() -> None:
     machine, kernels = machine_of(REPORT), Kernels.of(plan_on().execution_values())
     assert machine is not None
 
-    def share(*ratios: float) -> float:
-        measurements = tuple(
-            Measurement(context_bytes=1, predicted_passing_bytes=1000, measured_passing_bytes=int(1000 * r))
-            for r in ratios
-        )
-        found = fitted(Record(machine=machine, kernels=kernels, measurements=measurements))
-        assert found is not None
-        return found.uncertain_share
+    def error_bytes(*ratios: float) -> float:
+        found = line_of(*((10 * GIB, int(10 * GIB * ratio)) for ratio in ratios))
+        return found.uncertain_share * 10 * GIB + found.uncertain_bytes
 
-    assert share(1.0) == 0.02
-    assert share(1.0, 1.0, 1.0) == 0.01
-    assert share(1.0, 1.0, 1.08) == pytest.approx(0.08)
+    least = SMALLEST_SHARE * 10 * GIB + SMALLEST_BYTES
+    assert error_bytes(1.0) == pytest.approx(FIRST_SHARE * 10 * GIB + SMALLEST_BYTES)
+    assert error_bytes(1.0, 1.0, 1.0) == pytest.approx(least)
+    assert error_bytes(1.0, 1.0, 1.02) == pytest.approx(least, rel=0.2)
+    assert error_bytes(1.0, 1.0, 1.08) > 4 * least
     assert fitted(Record(machine=machine, kernels=kernels)) is None
+
+
+def line_of(*pairs: tuple[int, int]) -> Fitted:
+    """What follows from pairs of predicted and measured passing memory."""
+    machine, kernels = machine_of(REPORT), Kernels.of(plan_on().execution_values())
+    assert machine is not None
+    measurements = tuple(
+        Measurement(context_bytes=1, predicted_passing_bytes=predicted, measured_passing_bytes=measured)
+        for predicted, measured in pairs
+    )
+    found = fitted(Record(machine=machine, kernels=kernels, measurements=measurements))
+    assert found is not None
+    return found
+
+
+def test_a_step_in_which_little_passes_says_little_of_one_in_which_much_does() -> None:
+    """A fifth less of half a gibibyte is not a fifth less of thirty."""
+    small = line_of((GIB // 2, int(0.8 * GIB / 2)))
+    assert small.scale > 0.99
+    assert small.scale * GIB / 2 + small.offset_bytes < 0.84 * GIB / 2
+    large = line_of((30 * GIB, 33 * GIB))
+    assert large.scale * 30 * GIB + large.offset_bytes == pytest.approx(33 * GIB, rel=0.01)
+    assert large.scale > 1.08
+
+
+def test_several_measurements_tell_a_share_from_what_is_always_there() -> None:
+    sizes = [GIB, 4 * GIB, 16 * GIB, 30 * GIB]
+    found = line_of(*((size, int(1.06 * size) + 300 * MIB) for size in sizes))
+    assert found.scale == pytest.approx(1.06, abs=0.01)
+    assert found.offset_bytes == pytest.approx(300 * MIB, abs=60 * MIB)
 
 
 def test_old_measurements_are_forgotten(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from qlora_profiles.hardware import Gpu
 from qlora_profiles.settings import Execution, Recipe
 from qlora_profiles.units import GIB, MIB
 from qlora_run.calibration import Fitted
+from qlora_run.calibration.records import Measurement, _line
 from qlora_run.model_facts import discover_targets
 from qlora_run.resolve import estimate_memory
 from qlora_run.resolve.footprint import CONTEXT_8BIT_BYTES, OFFLOAD_BYTES, Footprint, footprint_of
 from qlora_run.resolve.loss_cost import LOGIT_BYTES, loss_chunk_tokens
-from qlora_run.resolve.memory import Costs, longest_that_fits, memory_costs, peak, smallest_peak
+from qlora_run.resolve.memory import Costs, longest_that_fits, memory_costs, passing_bytes, peak, smallest_peak
 from qlora_run.resolve.setup import Setup
 from qlora_run.resolve.weights import adapter_params, base_bytes
 
@@ -98,6 +99,37 @@ def test_segments_that_do_not_grow_lose_more() -> None:
             assert growing / MIB / point.driver_mib - 1 < -0.03
 
 
+def test_a_measurement_does_not_spoil_the_prediction_of_others() -> None:
+    """Every point predicted by one other of the same model and kernels, large ones by small ones too."""
+    groups: dict[tuple[str, ...], list[tuple[Point, Costs, Measurement]]] = {}
+    for point in points():
+        costs, estimate = costs_at(point), predicted_at(point)
+        accumulating = point.kernels == "graphs"
+        passing = passing_bytes(costs, point.tokens, point.layers_recomputed(costs.num_layers), accumulating)
+        staying = estimate.peak_bytes - costs.footprint.context_bytes - passing
+        found = Measurement(
+            context_bytes=1,
+            predicted_passing_bytes=passing,
+            measured_passing_bytes=max(1, point.reserved_mib * MIB - staying),
+        )
+        groups.setdefault((point.model, point.method, point.kernels), []).append((point, costs, found))
+    errors = sorted(
+        _predicted_by(one, other) for group in groups.values() for one in group for other in group if one is not other
+    )
+    assert len(errors) > 5000
+    assert median(map(abs, errors)) < 0.006
+    assert errors[len(errors) // 100] > -0.03
+    assert errors[-len(errors) // 100] < 0.03
+
+
+def _predicted_by(one: tuple[Point, Costs, Measurement], other: tuple[Point, Costs, Measurement]) -> float:
+    """The error of a point's peak, by the line through another."""
+    scale, offset = _line([other[2]])
+    point, _, found = one
+    missing = scale * found.predicted_passing_bytes + offset - found.measured_passing_bytes
+    return missing / MIB / point.driver_mib
+
+
 def test_what_tensors_take_is_exact_but_for_outliers_and_whole_models() -> None:
     for point in points():
         if point.method in ("qlora-8", "full") or point.kernels == "graphs":  # what a graph holds is not in use
@@ -132,7 +164,15 @@ def test_gradients_count_where_a_step_has_several_micro_batches() -> None:
 
 
 def test_a_measured_footprint_replaces_the_guess() -> None:
-    measured = Fitted(context_bytes=400 * MIB, scale=1.1, uncertain_share=0.01, measurements=3, speed_scale=None)
+    measured = Fitted(
+        context_bytes=400 * MIB,
+        scale=1.1,
+        offset_bytes=30 * MIB,
+        uncertain_share=0.01,
+        uncertain_bytes=48 * MIB,
+        measurements=3,
+        speed_scale=None,
+    )
     guessed, known_here = (footprint_of(H200, SETUP, m) for m in (None, measured))
     one, other = (peak(memory_costs(MODEL, TARGETS, SETUP, footprint), 4096, 36) for footprint in (guessed, known_here))
     assert other.calibrated

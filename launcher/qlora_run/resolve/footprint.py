@@ -59,21 +59,20 @@ UNCERTAIN_PASSING, UNCERTAIN_STAYING, UNCERTAIN_CONTEXT_BYTES = 0.03, 0.005, int
 UNCERTAIN_METHODS, UNCERTAIN_FIXED_SEGMENTS = {"qlora-8": 0.06, "full": 0.06}, 0.05
 """More where outliers of the data decide, where tensors of the size of a weight come and go, and where segments of
 fixed size leave gaps of their own."""
-MEASURED_BYTES = 48 * MIB
-"""What is left of the error bar's fixed part once the context was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
     """A process on a device: fixed bytes, how passing memory turns into pages, and how well all that is known.
 
-    ``scale`` is measured over predicted passing memory, ``uncertain_share`` its error bar; ``measured`` says that
-    they come from runs on this machine.
+    Passing memory is ``scale`` times what is predicted and ``offset_bytes`` more, with an error bar of
+    ``uncertain_share`` of it and ``uncertain_bytes``; ``measured`` says that they come from runs on this machine.
     """
 
     context_bytes: int
     workspace_bytes: int = 0
     scale: float = 1.0
+    offset_bytes: int = 0
     uncertain_share: float = UNCERTAIN_PASSING
     uncertain_bytes: int = UNCERTAIN_CONTEXT_BYTES
     measured: bool = False
@@ -97,8 +96,9 @@ def footprint_of(gpu: Gpu | None, setup: Setup, measured: "Fitted | None" = None
         context_bytes=measured.context_bytes + of_method,
         workspace_bytes=workspace,
         scale=measured.scale,
+        offset_bytes=measured.offset_bytes,
         uncertain_share=max(measured.uncertain_share, UNCERTAIN_METHODS.get(setup.method, 0.0)),
-        uncertain_bytes=MEASURED_BYTES,
+        uncertain_bytes=measured.uncertain_bytes,
         measured=True,
     )
 

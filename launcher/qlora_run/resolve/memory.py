@@ -284,12 +284,12 @@ def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:
     """The peak by component; they add up to it, so only what lives at that instant is in them."""
     of_loss = costs.loss.bytes(tokens) if worst.instant == "loss" else 0
     in_step = worst.used if worst.instant == "optimizer step" else 0
-    scale = costs.footprint.scale
+    scale, offset = costs.footprint.scale, costs.footprint.offset_bytes
     sizes = {
         costs.base_name: costs.base_bytes,
         "adapter, gradients, optimizer": costs.state_bytes + worst.gradients + round(scale * in_step),
         "activations": round(scale * (worst.used - of_loss - in_step)),
         "loss": round(scale * of_loss),
-        "kernels and context": costs.footprint.context_bytes + round(scale * worst.gaps),
+        "kernels and context": costs.footprint.context_bytes + offset + round(scale * worst.gaps),
     }
     return tuple(MemoryPart(name=name, bytes=size) for name, size in sizes.items() if size > 0)
