@@ -23,8 +23,8 @@ SCALES, OFFSETS_BYTES = 0.05, 200 * MIB
 """How far passing memory may well be from its prediction on a machine: in proportion, and whatever its size."""
 NOISE_SHARE, NOISE_BYTES = 0.01, 60 * MIB
 """How far single steps lie from such a line. Points of an H200 (tests/support/measured_h200.csv), each predicted by one
-other of the same model and kernels, are then off by -2.1 and +2.2% in the worst of a hundred on either side; in
-proportion alone it was -6.4 and +8.0%: a step in which little passes says nothing of one in which much does."""
+other of the same model and kernels, are then off by -2.2 and +2.3% in the worst of a hundred on either side; in
+proportion alone it was -6.2 and +8.0%: a step in which little passes says nothing of one in which much does."""
 
 
 class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,7 +130,12 @@ def _noise_bytes(measurement: Measurement) -> float:
 
 
 def _line(found: Sequence[Measurement]) -> tuple[float, float]:
-    """Scale and offset of passing memory: least squares, with what is likely on any machine as two more points."""
+    """Scale and offset of passing memory: least squares, with what is likely on any machine as two more points.
+
+    Through a single measurement, since a run's own is no prediction: what it held is known.
+    """
+    if len(found) == 1:
+        return _through(found[0])
     squares, sums, count = 1 / SCALES**2, 0.0, 1 / OFFSETS_BYTES**2
     along, above = 0.0, 0.0
     for each in found:
@@ -143,6 +148,14 @@ def _line(found: Sequence[Measurement]) -> tuple[float, float]:
         above += weight * missing
     determinant = squares * count - sums**2
     return 1 + (count * along - sums * above) / determinant, (squares * above - sums * along) / determinant
+
+
+def _through(measurement: Measurement) -> tuple[float, float]:
+    predicted = measurement.predicted_passing_bytes
+    missing = measurement.measured_passing_bytes - predicted
+    of_scale, of_offset = (SCALES * predicted) ** 2, OFFSETS_BYTES**2
+    offset = missing * of_offset / (of_scale + of_offset)
+    return 1 + (missing - offset) / max(1, predicted), offset
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
