@@ -1,8 +1,8 @@
 """Triton kernels launched with little for the host to do.
 
-Triton looks at every argument of every launch, to find out which of its compiled forms fits; for short kernels that
-takes longer than the kernel. Whoever launches here says what the form depends on, and the first launch of a kind
-finds it.
+Triton looks at every argument of every launch, to find out which of its compiled forms fits, while a short kernel is
+over before the next one is launched. Whoever launches here says what the form depends on, and the first launch of a
+kind finds it.
 """
 
 from collections.abc import Hashable

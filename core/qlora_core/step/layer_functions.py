@@ -1,4 +1,4 @@
-"""Norms and SiLU times up by our kernels: what Liger's compute, with a fraction of its work for the host.
+"""Norms and SiLU times up by our kernels: what Liger's compute, with less for the host to do.
 
 Norms here learn nothing themselves; where a norm's weight is trained, Liger's or the model's own code computes.
 

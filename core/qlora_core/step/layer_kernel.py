@@ -12,8 +12,17 @@ triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def own_rows(rows, COLUMNS: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: D103 - Triton compiles this
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, PADDED)
+    inside = (row < rows)[:, None] & (column < COLUMNS)[None, :]
+    places = row[:, None] * COLUMNS + column[None, :]
+    return row, column, inside, places
+
+
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
-def norm(  # type: ignore[no-untyped-def]  # noqa: D103 - Triton compiles this
+def norm(  # type: ignore[no-untyped-def]  # noqa: D103
     x,
     weight,
     out,
@@ -26,10 +35,7 @@ def norm(  # type: ignore[no-untyped-def]  # noqa: D103 - Triton compiles this
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, PADDED)
-    inside = (row < rows)[:, None] & (column < COLUMNS)[None, :]
-    places = row[:, None] * COLUMNS + column[None, :]
+    row, column, inside, places = own_rows(rows, COLUMNS, PADDED, ROWS)
     given = tl.load(x + places, mask=inside, other=0.0)
     values = given.to(tl.float32)
     by = tl.rsqrt(tl.sum(values * values, axis=1) / COLUMNS + epsilon)
@@ -56,10 +62,7 @@ def norm_backward(  # type: ignore[no-untyped-def]  # noqa: D103
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, PADDED)
-    inside = (row < rows)[:, None] & (column < COLUMNS)[None, :]
-    places = row[:, None] * COLUMNS + column[None, :]
+    row, column, inside, places = own_rows(rows, COLUMNS, PADDED, ROWS)
     values = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
     factors = tl.load(weight + column, mask=column < COLUMNS, other=0.0).to(tl.float32)[None, :] + offset
     weighed = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32) * factors

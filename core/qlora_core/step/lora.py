@@ -99,13 +99,13 @@ class Group:
         """Whether all that is made here stays until backward: its layer does not recompute."""
         return self.in_use and not (getattr(self.layer, "gradient_checkpointing", False) and self.layer.training)
 
-    def copies(self, masters: Sequence[Tensor]) -> "Copies":
+    def copies(self) -> "Copies":
         """The masters in the arithmetic's format."""
         if self._ahead is not None:
             found, self._ahead = self._ahead, None
             return found
         found, room = self._room()
-        torch._foreach_copy_(room, list(masters))
+        torch._foreach_copy_(room, self.masters)
         return found
 
     def room_ahead(self) -> list[Tensor]:
@@ -152,7 +152,7 @@ class Group:
 
     def _results(self, x: Tensor) -> Sequence[Tensor]:
         if not torch.is_grad_enabled():  # the first of two passes
-            return _computed(self, x, self.masters)[0]
+            return _computed(self, x)[0]
         results: tuple[Tensor, ...] = _AdaptedLinears.apply(x, self, source_of(x), *self.masters)  # type: ignore[no-untyped-call]
         return results
 
@@ -166,7 +166,7 @@ class _AdaptedLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group, source: Source | None, *masters: Tensor) -> tuple[Tensor, ...]:
-        results, down, a, all_b = _computed(group, x, masters)
+        results, down, a, all_b = _computed(group, x)
         ctx.group = group
         ctx.make = source.function if source else None  # not its inputs: only saved tensors go when layers recompute
         ctx.save_for_backward(down, a, *all_b, *(source.inputs if source else (x,)))
@@ -190,10 +190,10 @@ class _AdaptedLinears(torch.autograd.Function):
         return (grad_x, None, None, *group.parts(of_a, 0), *of_b)
 
 
-def _computed(group: Group, x: Tensor, masters: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
+def _computed(group: Group, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
     """What each layer of a group makes of x, x times all A (T x R), and the copies."""
     flat = x.reshape(-1, x.shape[-1])
-    a, all_b = group.copies(masters)
+    a, all_b = group.copies()
     down = flat.new_empty(flat.shape[0], a.shape[0]).addmm_(flat, a.t(), beta=0, alpha=group.scale)
     results = []
     skipped = group.only_added and computing_again()

@@ -22,9 +22,9 @@ FIRST_SHARE = 0.02
 SCALES, OFFSETS_BYTES = 0.05, 200 * MIB
 """How far passing memory may well be from its prediction on a machine: in proportion, and whatever its size."""
 NOISE_SHARE, NOISE_BYTES = 0.01, 60 * MIB
-"""How far single steps lie from such a line. Points of an H200 (tests/support/measured_h200.csv), each predicted by one
-other of the same model and kernels, are then off by -2.2 and +2.3% in the worst of a hundred on either side; in
-proportion alone it was -6.2 and +8.0%: a step in which little passes says nothing of one in which much does."""
+"""How far single steps lie from such a line. Points of an H200, each predicted by one other of the same model and
+kernels, are then within 3% but for the worst hundredth on either side, which in proportion alone is off by more than 5%
+(tests/launcher/test_memory.py): a step in which little passes says nothing of one in which much does."""
 
 
 class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

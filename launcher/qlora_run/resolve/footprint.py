@@ -50,7 +50,7 @@ BACKEND_BLOCK_GAPS = (2.0, 2.0, 1.0)
 BACKEND_BYTES = 128 * MIB
 """What Unsloth holds besides, whatever the step (the same runs)."""
 FIXED_SEGMENTS_GAPS = 0.03
-"""Share of the passing memory that segments of fixed size lose beyond that (Windows): a guess that 42 points on an H200
+"""Share of the passing memory that segments of fixed size lose beyond that (Windows): a guess that 15 points on an H200
 bore out."""
 CPU_GAPS = 0.05
 
