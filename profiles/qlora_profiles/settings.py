@@ -119,6 +119,9 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     layers_recomputed: Annotated[
         int, NotNegative, Doc("layers that recompute their activations in backward", "memory", "layers")
     ]
+    layers_expanded: Annotated[
+        int, NotNegative, Doc("layers whose 4-bit weights stay in memory in 16 bits, too", "memory", "layers")
+    ] = 0
     attention: Annotated[Literal["varlen", "flash", "sdpa"], Doc("attention kernel", "kernels")]
     loss_kernel: Annotated[Literal["chunked", "torch", "liger", "logits"], Doc("cross entropy kernel", "kernels")]
     loss_chunk_tokens: Annotated[int, AtLeastOne, Doc("supervised tokens scored at a time", "kernels", "tokens")]
@@ -174,7 +177,9 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 KERNELS = ("offload_activations", "loss_kernel", "cuda_graphs", "rebuild_activations")
 """What sets the variants of an execution apart, from what makes them least simple on."""
-SEARCHED = ("token_budget", "layers_recomputed", *KERNELS)
+SIZES = ("token_budget", "layers_recomputed", "layers_expanded")
+"""What decides how much memory an execution takes with the same kernels."""
+SEARCHED = (*SIZES, *KERNELS)
 """What is searched of an execution, and can still change once the model is loaded."""
 
 SCOPES: dict[Scope, type[Struct]] = {"recipe": Recipe, "execution": Execution, "run": Run}

@@ -134,6 +134,7 @@ def _execution() -> dict[str, Any]:
         "vram_budget_bytes": None,
         "token_budget": 1,
         "layers_recomputed": 0,
+        "layers_expanded": 0,
         "attention": "sdpa",
         "loss_kernel": "chunked",
         "loss_chunk_tokens": 1,

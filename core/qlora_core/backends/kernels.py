@@ -1,6 +1,7 @@
 """The kernels that a plan names, put into a loaded transformers model. What is learned stays as it is."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from qlora_core.step.forward import PackedLoss, causal_lm, decoder_of
 from qlora_core.step.graphs import GraphedDecoder
 from qlora_core.step.layers import FusedLayers, fuse_layers, layer_kernels
 from qlora_core.step.limits import Limits
-from qlora_core.step.lora import fuse_adapters
+from qlora_core.step.lora import FusedAdapters, fuse_adapters
 from qlora_core.step.packing import Packed
 from qlora_profiles.errors import EnvironmentProblem, first_line
 from qlora_profiles.plan import RunPlan
@@ -22,22 +23,31 @@ from qlora_profiles.settings import Execution
 Warn = Callable[[str], None]
 
 
-def use_kernels(model: Any, execution: Execution, warn: Warn) -> FusedLayers:
-    """Replace the forward of those modules that the plan's kernels compute; answers with those of the layers.
+@dataclass(slots=True)
+class Fused:
+    """What was put into a model: its layers' kernels, and its adapters' where they are fused."""
+
+    layers: FusedLayers = field(default_factory=FusedLayers)
+    adapters: FusedAdapters | None = None
+
+
+def use_kernels(model: Any, execution: Execution, warn: Warn) -> Fused:
+    """Replace the forward of those modules that the plan's kernels compute.
 
     Raises:
         EnvironmentProblem: a package that the plan names is missing.
     """
-    dtype = getattr(torch, execution.compute_dtype)
+    dtype, fused = getattr(torch, execution.compute_dtype), Fused()
     if execution.adapter_kernel == "fused":
-        fuse_adapters(model, decoder_of(model), dtype, _expand(execution, dtype, warn))
+        fused.adapters = fuse_adapters(model, decoder_of(model), dtype, _expand(execution, dtype, warn))
     if execution.layer_kernels != "liger":
-        return FusedLayers()
+        return fused
     try:
         kernels = layer_kernels()
     except ImportError as error:
         raise EnvironmentProblem(f"layer_kernels liger: {error}", "--layer-kernels plain") from error
-    return fuse_layers(causal_lm(model), kernels, dtype, warn)
+    fused.layers = fuse_layers(causal_lm(model), kernels, dtype, warn)
+    return fused
 
 
 def _expand(execution: Execution, dtype: torch.dtype, warn: Warn) -> Expand:

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from qlora_core.backends.kernels import full_length, graphed, use_kernels
+from qlora_core.backends.kernels import Fused, full_length, graphed, use_kernels
 from qlora_core.backends.protocol import Loaded
 from qlora_core.loading import load_base, load_tokenizer
 from qlora_core.step.attention import implementation
 from qlora_core.step.forward import PackedLoss, causal_lm, packed_loss
-from qlora_core.step.layers import FusedLayers
 from qlora_core.step.limits import Limits
 from qlora_core.step.recompute import decoder_layers, recompute_layers
 from qlora_profiles.errors import UserError
@@ -27,7 +26,7 @@ class PeftBackend:
     def __init__(self) -> None:
         self._plan: RunPlan | None = None
         self._scorer: PackedLoss | None = None
-        self._layers = FusedLayers()
+        self._fused = Fused()
         self._warn: Callable[[str], None] = lambda message: None
 
     def supported(self, report: HardwareReport) -> str | None:
@@ -46,7 +45,7 @@ class PeftBackend:
         model.config.use_cache = False
         if recipe.method != "full":
             model = add_adapters(model, recipe)
-        self._layers = use_kernels(model, execution, warn)
+        self._fused = use_kernels(model, execution, warn)
         return Loaded(model=model, tokenizer=load_tokenizer(recipe, run))
 
     def num_layers(self, loaded: Loaded) -> int:
@@ -60,7 +59,9 @@ class PeftBackend:
         inner = causal_lm(loaded.model)
         eager = not limits.cuda_graphs  # in a graph the host does nothing in either case
         recompute_layers(inner, limits.layers_recomputed, dropout > 0, limits.offload_activations, lighter=eager)
-        self._layers.rebuild = limits.rebuild_activations
+        self._fused.layers.rebuild = limits.rebuild_activations
+        if self._fused.adapters is not None:
+            self._fused.adapters.keep_expanded(decoder_layers(inner)[: limits.layers_expanded])
         if self._scorer is None:
             self._scorer = self._first_scorer(loaded)
         decode = graphed(self._scorer, limits, self._warn)
@@ -80,6 +81,7 @@ class PeftBackend:
             chunk_tokens=execution.loss_chunk_tokens,
             autocast_dtype=dtype,
             full_length=full_length(self._plan, loaded.model),
+            let_go=self._fused.adapters.let_go if self._fused.adapters is not None else None,
             warn=self._warn,
         )
 

@@ -22,7 +22,7 @@ class PackedLoss:
     ``head`` is ``None`` for models whose logits only their own forward can make; they score through it.
     ``full_length`` is what examples are cut at (tokens).
     ``decode`` computes the hidden states (T x H) of a micro-batch in another way than the model itself; it answers
-    ``None`` where it cannot.
+    ``None`` where it cannot. ``let_go`` frees what is soon made again, and says whether there was anything.
     """
 
     model: Any
@@ -33,6 +33,7 @@ class PackedLoss:
     autocast_dtype: torch.dtype | None
     full_length: int | None = None
     decode: GraphedDecoder | None = None
+    let_go: Callable[[], bool] | None = None
 
     def __call__(self, packed: Packed) -> Tensor:
         """The sum over the micro-batch's supervised tokens."""
@@ -58,8 +59,13 @@ class PackedLoss:
         return self.decode.captures if self.decode else 0
 
     def release(self) -> bool:
-        """Free what ``decode`` holds until it is called again; False where that is nothing."""
-        return self.decode is not None and self.decode.release()
+        """Free what is held until the next step makes it again; False where that is nothing.
+
+        Graphs go first: they read what ``let_go`` would free.
+        """
+        if self.decode is not None and self.decode.release():
+            return True
+        return self.let_go is not None and self.let_go()
 
     def _hidden(self, packed: Packed) -> Tensor:
         hidden = self.decode(packed) if self.decode else None
@@ -99,6 +105,7 @@ def packed_loss(
     chunk_tokens: int,
     autocast_dtype: torch.dtype | None,
     full_length: int | None = None,
+    let_go: Callable[[], bool] | None = None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> PackedLoss:
     """Choose what scores this model, after comparing its head with its own forward.
@@ -113,6 +120,7 @@ def packed_loss(
         chunk_tokens=chunk_tokens,
         autocast_dtype=autocast_dtype,
         full_length=full_length,
+        let_go=let_go,
     )
     head = head_of(model)
     if kernel == "logits":

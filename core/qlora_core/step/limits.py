@@ -11,6 +11,9 @@ SMALLEST_TOKEN_BUDGET = 64
 
 SMALLEST_LOSS_CHUNK = 32
 
+EXPANDED_FEWER = 4
+"""Into so many parts the number of expanded layers falls at once: each try costs a step."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -23,6 +26,7 @@ class Limits:
     offload_activations: bool = False
     cuda_graphs: bool = False
     rebuild_activations: bool = False
+    layers_expanded: int = 0
 
     @classmethod
     def of(cls, execution: Execution) -> "Limits":
@@ -32,10 +36,12 @@ class Limits:
     def smaller(self, lengths: Sequence[int], num_layers: int, can_rebuild: bool = False) -> "Limits | None":
         """The next rung down for a step of these lengths (tokens), or ``None`` at the bottom.
 
-        Results that are soon made again first, which costs next to nothing, where the kernels can; what graphs hold for
-        good; then smaller micro-batches, then more recomputing layers, smaller tiles of logits, and activations in
-        main memory.
+        Expanded weights first, which are soon made; results that are, where the kernels can; what graphs hold for good;
+        then smaller micro-batches, then more recomputing layers, smaller tiles of logits, and activations in main
+        memory.
         """
+        if self.layers_expanded:
+            return replace(self, layers_expanded=self.layers_expanded // EXPANDED_FEWER)
         if can_rebuild and not self.rebuild_activations:
             return replace(self, rebuild_activations=True)
         if self.cuda_graphs:
@@ -75,4 +81,6 @@ class Limits:
             return replace(self, cuda_graphs=True)
         if self.rebuild_activations and not start.rebuild_activations:
             return replace(self, rebuild_activations=False)
+        if self.layers_expanded < start.layers_expanded:
+            return replace(self, layers_expanded=(self.layers_expanded + start.layers_expanded + 1) // 2)
         return None

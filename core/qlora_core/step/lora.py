@@ -7,7 +7,7 @@ the same x share one product with all their A, and backward writes one gradient 
 Shape legend: T tokens, I and O width of a layer's input and output, r rank, R sum of the ranks of a group.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ class Group:
     """Adapted layers that read the same tensor and have one scale, computed when the first of them is called.
 
     What a group ``only_added`` makes, no backward reads: it is not made a second time. ``layer`` is the decoder layer
-    that the group is in, if any.
+    that the group is in, if any. While it ``stays_expanded``, what the first product expanded is there for the next.
     """
 
     def __init__(
@@ -87,6 +87,8 @@ class Group:
         self._waiting: dict[int, Tensor] = {}
         self._read: Tensor | None = None
         self._ahead: Copies | None = None
+        self.stays_expanded = False
+        self._expanded: list[Tensor] = []
         self.look()
 
     def look(self) -> None:
@@ -123,9 +125,23 @@ class Group:
         """Each layer's share of something that has all ranks in one dimension."""
         return torch.split_with_sizes(tensor, self.ranks, dim)
 
-    def weight(self, member: Member) -> Tensor:
+    def weight(self, index: int) -> Tensor:
         """O x I in the arithmetic's format. bitsandbytes' kernels that read the 4 bits themselves are no faster."""
+        return self._expanded[index] if self._expanded else self._made(self.members[index])
+
+    def _made(self, member: Member) -> Tensor:
         return self.expand(member.base).to(self.dtype)
+
+    def hold(self) -> None:
+        """Expand all weights for good, where they are to stay and do not lie there yet."""
+        if self.stays_expanded and not self._expanded:
+            self._expanded = [self._made(member) for member in self.members]
+
+    def let_go(self) -> bool:
+        """Free expanded weights until ``hold`` makes them again; False where there are none."""
+        held = bool(self._expanded)
+        self._expanded = []
+        return held
 
     def forget(self) -> None:
         """Drop results that nobody asked for."""
@@ -197,8 +213,8 @@ def _computed(group: Group, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor, li
     down = flat.new_empty(flat.shape[0], a.shape[0]).addmm_(flat, a.t(), beta=0, alpha=group.scale)
     results = []
     skipped = group.only_added and computing_again()
-    for member, part, b in zip(group.members, group.parts(down, 1), all_b, strict=True):
-        out = _nothing(flat, b) if skipped else _sum(group, member, flat, part, b)
+    for index, (part, b) in enumerate(zip(group.parts(down, 1), all_b, strict=True)):
+        out = _nothing(flat, b) if skipped else _sum(group, index, flat, part, b)
         results.append(out.view(*x.shape[:-1], out.shape[-1]))
     return results, down, a, all_b
 
@@ -208,18 +224,18 @@ def _nothing(flat: Tensor, b: Tensor) -> Tensor:
     return flat.new_full((), torch.nan).expand(flat.shape[0], b.shape[0])
 
 
-def _sum(group: Group, member: Member, flat: Tensor, down: Tensor, b: Tensor) -> Tensor:
+def _sum(group: Group, index: int, flat: Tensor, down: Tensor, b: Tensor) -> Tensor:
     """T x O, the adapter's part first: the large product adds itself to it for nothing."""
-    bias = member.base.bias
+    bias = group.members[index].base.bias
     out = torch.mm(down, b.t()) if bias is None else torch.addmm(bias.to(group.dtype), down, b.t())
-    return out.addmm_(flat, group.weight(member).t())
+    return out.addmm_(flat, group.weight(index).t())
 
 
 def _input_gradient(group: Group, grads: list[Tensor], grad_down: Tensor, a: Tensor) -> Tensor:
     """T x I, added up in place from the small product on; one expanded weight lives at a time."""
     total = torch.mm(grad_down, a)
-    for member, grad in zip(group.members, grads, strict=True):
-        total.addmm_(grad, group.weight(member))
+    for index, grad in enumerate(grads):
+        total.addmm_(grad, group.weight(index))
     return total
 
 
@@ -251,10 +267,24 @@ class FusedAdapters:
     def remove(self) -> None:
         """Undo everything."""
         self._hook.remove()
+        self.keep_expanded(())
         for group in self.groups:
             group.forget()
             for member in group.members:
                 vars(member.module).pop("forward", None)
+
+    def keep_expanded(self, layers: Collection[Any]) -> None:
+        """Let the weights of these decoder layers stay expanded from the next step on, and those of no others."""
+        wanted = {id(layer) for layer in layers}
+        for group in self.groups:
+            group.stays_expanded = id(group.layer) in wanted
+            if not group.stays_expanded:
+                group.let_go()
+
+    def let_go(self) -> bool:
+        """Free all expanded weights until the next step makes them again; False where there are none."""
+        held = [group.let_go() for group in self.groups]
+        return any(held)
 
     def _before(self, module: nn.Module, args: Any) -> None:
         """Memory may have run out in the middle of a layer, and modules may have changed since the last step."""
@@ -262,7 +292,13 @@ class FusedAdapters:
             group.forget()
             group.look()
         if torch.is_grad_enabled():
+            self._hold()
             self._copy_ahead([group for group in self.groups if group.keeps])
+
+    @torch.no_grad()
+    def _hold(self) -> None:
+        for group in self.groups:
+            group.hold()
 
     @torch.no_grad()
     def _copy_ahead(self, groups: list[Group]) -> None:

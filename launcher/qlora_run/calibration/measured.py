@@ -130,4 +130,5 @@ def _predicted_seconds(plan: RunPlan, measured: Measured, costs: "Costs", ceilin
     work = work_of_step(plan.model, plan.data, setup, costs, recipe.examples_per_step, recipe.max_length)
     work = work.of(measured.step_tokens)
     machine = rates(plan.report, plan.report.cuda_gpus[0], setup, ceilings)
-    return step_seconds(work, machine, execution.token_budget, execution.layers_recomputed)
+    layers = execution.layers_recomputed, execution.layers_expanded
+    return step_seconds(work, machine, execution.token_budget, *layers)

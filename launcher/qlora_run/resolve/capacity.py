@@ -30,7 +30,7 @@ def largest_length(plan: RunPlan, calibration: Calibration | None = None) -> int
 
 def _longest(plan: RunPlan, calibration: Calibration | None, most: int, offload: bool, room: int | None) -> int:
     recipe = plan.recipe_values()
-    execution = replace(plan.execution_values(), offload_activations=offload, cuda_graphs=False)
+    execution = replace(plan.execution_values(), offload_activations=offload, cuda_graphs=False, layers_expanded=0)
     execution = replace(execution, rebuild_activations=Setup.of(recipe, execution).can_rebuild)
     targets = discover_targets(plan.model, recipe.target_modules)
     costs = costs_of(plan.model, targets, recipe, execution, plan.report, calibration)

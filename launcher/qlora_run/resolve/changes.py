@@ -8,6 +8,7 @@ from qlora_profiles.catalogue import nearest_profile
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import Given
 from qlora_profiles.registry import flag, lookup
+from qlora_profiles.settings import SIZES
 from qlora_run.model_facts import known_configs, known_facts
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.fit import bitsandbytes_missing, budget_bytes, search_for, smallest_method
@@ -63,13 +64,13 @@ def _needed(s: Situation) -> str:
 
 
 def _wishes_text(s: Situation) -> str:
-    names = [name for name in ("token_budget", "layers_recomputed") if name in s.wishes]
+    names = [name for name in SIZES if name in s.wishes]
     return " and ".join(f"{name} {s.wishes[name].value:,}" for name in names)
 
 
 def execution_changes(s: Situation) -> Iterator[Change]:
     """Other values for the execution settings that a person fixed, the recipe kept."""
-    fixed = [name for name in ("layers_recomputed", "token_budget") if name in s.wishes]
+    fixed = [name for name in reversed(SIZES) if name in s.wishes]
     for freed in [[name] for name in fixed] + ([fixed] if len(fixed) > 1 else []):
         found = search_for(_without(s, freed), smallest_method(s).value).run()
         if found is not None:

@@ -45,4 +45,5 @@ def costs_of(
     setup = Setup.of(recipe, execution, torch_version(report) if report else None)
     gpu = report.cuda_gpus[0] if report is not None and report.cuda_gpus else None
     measured = calibration.of(Kernels.of(execution)) if calibration is not None else None
-    return memory_costs(model, targets, setup, footprint_of(gpu, setup, measured))
+    costs = memory_costs(model, targets, setup, footprint_of(gpu, setup, measured))
+    return costs.keeping(execution.layers_expanded)

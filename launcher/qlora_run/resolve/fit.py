@@ -9,7 +9,7 @@ from typing import Any, cast
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.plan import Resolved
-from qlora_profiles.settings import KERNELS
+from qlora_profiles.settings import KERNELS, SIZES
 from qlora_run.resolve.footprint import footprint_of
 from qlora_run.resolve.kernel_rules import graphs_possible, loss_kernels
 from qlora_run.resolve.machine_rules import offload_bytes, ram_budget_bytes
@@ -55,6 +55,7 @@ def search_for(s: Situation, method: str, max_length: int | None = None, rank: i
         budget_bytes=budget_bytes(s),
         token_budget=_wish(s, "token_budget"),
         layers_recomputed=_wish(s, "layers_recomputed"),
+        layers_expanded=_wish(s, "layers_expanded"),
     )
 
 
@@ -74,6 +75,7 @@ def _variants(s: Situation, method: str, length: int, rank: int | None) -> Itera
             costs=costs,
             work=work_of_step(s.model, s.data, setup, costs, s.value("examples_per_step"), length),
             most_offloaded_bytes=offload_bytes(s.report) if setup.offload_activations else None,
+            can_expand=setup.can_expand,
             **own,
         )
 
@@ -135,7 +137,7 @@ def _fit(s: Situation, method: Choice) -> Fit | None:
 
 def close_call(s: Situation) -> Fit | None:
     """The smallest execution, where nothing surely fits but this may: it is measured on the card before it is run."""
-    wished = {"token_budget", "layers_recomputed"} & set(s.wishes)
+    wished = set(SIZES) & set(s.wishes)
     if wished or not s.on_cuda or not s.value("preflight") or s.value("allow_recipe_change"):
         return None
     method = smallest_method(s)
@@ -224,6 +226,7 @@ def settle(s: Situation, fit: Fit) -> None:
     for name, resolved in (
         ("token_budget", _token_budget(fit, best)),
         ("layers_recomputed", _layers(s, fit, best)),
+        ("layers_expanded", _expanded(s, fit, best)),
         ("loss_kernel", _loss_kernel(s, fit, best)),
         *((name, _switched(s, fit, best, name)) for name in WHY_SWITCHED),
         ("cuda_graphs", _graphs(s, fit, best)),
@@ -248,7 +251,7 @@ def _asked(s: Situation, name: str) -> Resolved | None:
 
 def _token_budget(fit: Fit, best: Candidate) -> Resolved:
     smaller = max(fit.search.token_budgets[0], best.token_budget // 2)
-    other = fit.search.candidate(smaller, best.layers_recomputed, best.variant)
+    other = fit.search.candidate(smaller, best.layers_recomputed, best.variant, best.layers_expanded)
     changed = None if smaller == best.token_budget else f"{smaller:,}: {compared(best, other)}"
     reasons = {0: "the smallest there is", 1: "the only one that fits"}
     reason = reasons.get(fit.found.fitting, f"fastest of {fit.found.fitting:,} that fit")
@@ -258,7 +261,7 @@ def _token_budget(fit: Fit, best: Candidate) -> Resolved:
 def _layers(s: Situation, fit: Fit, best: Candidate) -> Resolved:
     total = s.model.num_layers
     other_count = total if best.layers_recomputed < total else 0
-    other = fit.search.candidate(best.token_budget, other_count, best.variant)
+    other = fit.search.candidate(best.token_budget, other_count, best.variant, best.layers_expanded)
     return Resolved(
         value=best.layers_recomputed,
         source="tuner",
@@ -271,6 +274,16 @@ def _layers_reason(count: int, total: int) -> str:
     if count == 0:
         return "everything fits: nothing is computed twice"
     return f"the other {total - count} fit" if count < total else f"all {total}: memory is tight"
+
+
+def _expanded(s: Situation, fit: Fit, best: Candidate) -> Resolved:
+    """Layers that keep their weights expanded, where there are any."""
+    if not best.layers_expanded:
+        return s.chosen["layers_expanded"]
+    other = fit.search.candidate(best.token_budget, best.layers_recomputed, best.variant)
+    reason = "there is room: not expanded for each product"
+    changed = f"0: {compared(best, other)}"
+    return Resolved(value=best.layers_expanded, source="tuner", reason=reason, if_changed=changed)
 
 
 def _loss_kernel(s: Situation, fit: Fit, best: Candidate) -> Resolved:
@@ -291,7 +304,8 @@ def _otherwise(fit: Fit, best: Candidate, **changed: Any) -> Candidate | None:
     wanted = {name: getattr(best.variant, name) for name in KERNELS} | changed
     twins = (v for v in fit.search.variants if all(getattr(v, name) == value for name, value in wanted.items()))
     twin = next(twins, None)
-    return fit.search.candidate(best.token_budget, best.layers_recomputed, twin) if twin else None
+    same = best.token_budget, best.layers_recomputed, twin, best.layers_expanded
+    return fit.search.candidate(*same) if twin else None
 
 
 def _switched(s: Situation, fit: Fit, best: Candidate, name: str) -> Resolved:

@@ -6,7 +6,7 @@ never exceeds the loss.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -27,7 +27,10 @@ LENGTH_STEP = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """The coefficients of the peak, in bytes; worked out once for a model, a setup and a device."""
+    """The coefficients of the peak, in bytes; worked out once for a model, a setup and a device.
+
+    ``expanded_layers`` have their weights in 16 bits, too, at ``expanded_layer_bytes`` each.
+    """
 
     base_bytes: int
     base_name: str
@@ -52,6 +55,19 @@ class Costs:
     rotary_token: int
     loss: LossCost
     graphed: bool
+    expanded_layer_bytes: int
+    expanded_layers: int = 0
+
+    @property
+    def staying_bytes(self) -> int:
+        """What is there through a whole run, but gradients."""
+        return self.base_bytes + self.state_bytes + self.expanded_layers * self.expanded_layer_bytes
+
+    def keeping(self, layers: int) -> "Costs":
+        """The same with the weights of so many layers expanded for good; of all: no room for expanding one."""
+        if layers < self.num_layers:
+            return replace(self, expanded_layers=layers) if layers else self
+        return replace(self, expanded_layers=layers, expanded_down_bytes=0, expanded_widest_bytes=0)
 
     def around_blocks(self, tokens: int, recomputed: int) -> int:
         """What is lost around the largest tensors of layers."""
@@ -100,6 +116,9 @@ def memory_costs(
         rotary_token=2 * setup.stream_bytes * model.head_dim,
         loss=loss_cost(model, setup),
         graphed=setup.cuda_graphs,
+        expanded_layer_bytes=setup.compute_bytes * weights.quantised_params(model) // model.num_layers
+        if setup.can_expand
+        else 0,
     )
 
 
@@ -126,7 +145,7 @@ def peak(
     worst = _worst(costs, tokens, recomputed, accumulating)
     parts = _parts(costs, worst, tokens)
     known = costs.footprint
-    staying = costs.base_bytes + costs.state_bytes + worst.gradients
+    staying = costs.staying_bytes + worst.gradients
     error = known.uncertain_share * worst.passing + rates.UNCERTAIN_STAYING * staying + known.uncertain_bytes
     return MemoryEstimate(
         parts=parts,
@@ -287,6 +306,7 @@ def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:
     scale, offset = costs.footprint.scale, costs.footprint.offset_bytes
     sizes = {
         costs.base_name: costs.base_bytes,
+        "expanded weights": costs.expanded_layers * costs.expanded_layer_bytes,
         "adapter, gradients, optimizer": costs.state_bytes + worst.gradients + round(scale * in_step),
         "activations": round(scale * (worst.used - of_loss - in_step)),
         "loss": round(scale * of_loss),

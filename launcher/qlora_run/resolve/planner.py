@@ -8,7 +8,7 @@ from qlora_profiles.errors import UserError
 from qlora_profiles.facts import DataFacts, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import Profile, Request, Resolved, RunPlan
-from qlora_profiles.registry import settings
+from qlora_profiles.registry import flag, lookup, settings
 from qlora_profiles.settings import Scope
 from qlora_run.calibration.records import Calibration
 from qlora_run.learned import Learned
@@ -101,13 +101,12 @@ def _output(s: Situation) -> Choice:
 
 
 def _check_layers(s: Situation) -> None:
-    """Raises: UserError for more recomputed layers than the model has."""
-    given = s.wishes.get("layers_recomputed")
-    if given is not None and given.value > s.model.num_layers:
-        raise UserError(
-            f"layers_recomputed {given.value}: {s.model.name} has {s.model.num_layers} layers",
-            f"--layers-recomputed {s.model.num_layers}",
-        )
+    """Raises: UserError for more layers recomputed or expanded than the model has."""
+    for name in ("layers_recomputed", "layers_expanded"):
+        given = s.wishes.get(name)
+        if given is not None and given.value > s.model.num_layers:
+            has = f"{s.model.name} has {s.model.num_layers} layers"
+            raise UserError(f"{name} {given.value}: {has}", f"{flag(lookup(name))} {s.model.num_layers}")
 
 
 def _changed(s: Situation) -> tuple[Situation, Fit]:

@@ -112,4 +112,4 @@ def _running(search: Search, plan: RunPlan) -> Candidate:
     execution = plan.execution_values()
     same = (v for v in search.variants if all(getattr(v, name) == getattr(execution, name) for name in KERNELS))
     variant = next(same, search.variants[0])
-    return search.candidate(execution.token_budget, execution.layers_recomputed, variant)
+    return search.candidate(execution.token_budget, execution.layers_recomputed, variant, execution.layers_expanded)

@@ -36,6 +36,7 @@ RULES = (
     Rule("weight_kernel", kernels.weight_kernel, kernels.weight_kernel_problem),
     Rule("layer_kernels", kernels.layer_kernels, kernels.layer_kernels_problem),
     Rule("rebuild_activations", kernels.rebuild_activations, kernels.rebuild_problem),
+    Rule("layers_expanded", kernels.layers_expanded, kernels.expanded_problem),
     Rule("cuda_graphs", kernels.cuda_graphs, kernels.cuda_graphs_problem),
     Rule("workers", machine.workers),
     Rule("dataset_workers", machine.dataset_workers),

@@ -1,9 +1,10 @@
-"""The fastest execution that fits: how many tokens at a time, how many layers recompute, which loss kernel, whether
-activations wait in main memory, and whether CUDA graphs launch a micro-batch at once.
+"""The fastest execution that fits: how many tokens at a time, how many layers recompute, how many keep their weights
+expanded, which loss kernel, whether activations wait in main memory, and whether CUDA graphs launch a micro-batch at
+once.
 
 For a token budget and a set of kernels, fewer recomputed layers are always faster and always larger, so one number
-decides each and the search is short. What does not fit does not count; near ties go to the simpler setting, then to
-the one that leaves more room.
+decides each and the search is short; what room is then left takes expanded weights, which save less for their size.
+What does not fit does not count; near ties go to the simpler setting, then to the one that leaves more room.
 """
 
 from bisect import bisect_left
@@ -13,6 +14,7 @@ from functools import cached_property
 
 from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, sizes
 from qlora_profiles.facts import MemoryEstimate
+from qlora_run.resolve.footprint import UNCERTAIN_STAYING
 from qlora_run.resolve.memory import Costs, longest_that_fits, peak
 from qlora_run.resolve.offloaded import most_offloaded_tokens, offloaded_bytes
 from qlora_run.resolve.speed import Rates, Work, step_seconds
@@ -45,6 +47,7 @@ class Variant:
     most_offloaded_bytes: int | None = None
     cuda_graphs: bool = False
     rebuild_activations: bool = False
+    can_expand: bool = False
 
     def holds(self, tokens: int, recomputed: int) -> bool:
         """Whether main memory has room for what the recomputing layers put there."""
@@ -67,6 +70,7 @@ class Candidate:
     layers_recomputed: int
     step_seconds: float
     memory: MemoryEstimate
+    layers_expanded: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,7 @@ class Search:
         budget_bytes: most memory; ``None`` where nothing limits it.
         token_budget: a person's own, or ``None``.
         layers_recomputed: a person's own, or ``None``.
+        layers_expanded: a person's own, or ``None``.
     """
 
     variants: tuple[Variant, ...]
@@ -98,28 +103,35 @@ class Search:
     budget_bytes: int | None
     token_budget: int | None = None
     layers_recomputed: int | None = None
+    layers_expanded: int | None = None
 
     @property
     def costs(self) -> Costs:
         """Those of the simplest variant."""
         return self.variants[0].costs
 
-    def candidate(self, token_budget: int, layers_recomputed: int, variant: Variant | None = None) -> Candidate:
+    def candidate(
+        self, token_budget: int, layers_recomputed: int, variant: Variant | None = None, layers_expanded: int = 0
+    ) -> Candidate:
         """One execution, whether it fits or not."""
-        variant = variant or self.variants[0]
+        variant, expanded = variant or self.variants[0], self.layers_expanded or layers_expanded
         return Candidate(
             variant=variant,
             token_budget=token_budget,
             layers_recomputed=layers_recomputed,
-            step_seconds=step_seconds(variant.work, self.rates, token_budget, layers_recomputed),
-            memory=self.memory(variant, token_budget, layers_recomputed),
+            step_seconds=step_seconds(variant.work, self.rates, token_budget, layers_recomputed, expanded),
+            memory=self.memory(variant, token_budget, layers_recomputed, expanded),
+            layers_expanded=expanded,
         )
 
-    def memory(self, variant: Variant, token_budget: int, layers_recomputed: int) -> MemoryEstimate:
+    def memory(
+        self, variant: Variant, token_budget: int, layers_recomputed: int, layers_expanded: int = 0
+    ) -> MemoryEstimate:
         """The peak of the largest micro-batch."""
+        costs = variant.costs.keeping(self.layers_expanded or layers_expanded)
         several = token_budget < self.most_tokens or variant.cuda_graphs  # whose gradients have a place of their own
         tokens = self.largest_batch(token_budget, variant)
-        return peak(variant.costs, tokens, layers_recomputed, self.budget_bytes, several)
+        return peak(costs, tokens, layers_recomputed, self.budget_bytes, several)
 
     def largest_batch(self, token_budget: int, variant: Variant) -> int:
         """Most tokens of a micro-batch: the budget, an example that is longer, or all that a step has.
@@ -174,6 +186,16 @@ class Search:
         fewest = bisect_left(range(total), True, low, high, key=fits)
         return fewest if self.fits(variant, token_budget, fewest) else None
 
+    def _most_expanded(self, plain: Candidate) -> int:
+        """The most layers whose expanded weights fit into the room that is left; 0 where a person has decided it."""
+        if not plain.variant.can_expand or self.layers_expanded is not None:
+            return 0
+        costs, memory = plain.variant.costs, plain.memory
+        if memory.budget_bytes is None:
+            return costs.num_layers
+        room = memory.budget_bytes - memory.peak_bytes - memory.error_bytes
+        return min(costs.num_layers, int(room / (costs.expanded_layer_bytes * (1 + UNCERTAIN_STAYING))))
+
     def longest(self, most_tokens: int) -> int:
         """The longest example that any of the variants can take, or 0."""
         return max(variant.longest(self.budget_bytes, most_tokens) for variant in self.variants)
@@ -182,8 +204,10 @@ class Search:
         """The fastest execution that fits, or ``None``."""
         candidates, count = [], 0
         for variant, tokens, layers in self._worth_looking_at():
-            candidates.append(self.candidate(tokens, layers, variant))
-            count += 1 if self.layers_recomputed is not None else self.costs.num_layers - layers + 1
+            plain = self.candidate(tokens, layers, variant)
+            most = self._most_expanded(plain)
+            candidates += [plain, self.candidate(tokens, layers, variant, most)] if most else [plain]
+            count += most + (1 if self.layers_recomputed is not None else self.costs.num_layers - layers + 1)
         if not candidates:
             return None
         best = self._best(candidates)
@@ -234,6 +258,8 @@ def compared(chosen: Candidate, other: Candidate) -> str:
 def described(candidate: Candidate, chosen: Candidate, total_layers: int) -> str:
     """An execution by what sets it apart from the chosen one: ``6,144 tokens, 30 of 36 recomputed, liger``."""
     words = [f"{candidate.token_budget:,} tokens", f"{candidate.layers_recomputed} of {total_layers} recomputed"]
+    if candidate.layers_expanded != chosen.layers_expanded:
+        words.append(f"{candidate.layers_expanded} expanded")
     if candidate.variant.loss_kernel != chosen.variant.loss_kernel:
         words.append(candidate.variant.loss_kernel)
     for name, (on, off) in SWITCHES.items():

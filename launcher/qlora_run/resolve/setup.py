@@ -68,6 +68,11 @@ class Setup:
         return self.fused_kernels and self.fused_adapters
 
     @property
+    def can_expand(self) -> bool:
+        """Whether weights are expanded by what can let them stay so."""
+        return self.fused_adapters and self.method == "qlora-4"
+
+    @property
     def compute_bytes(self) -> int:
         """Bytes of a value in the arithmetic."""
         return 4 if self.compute_dtype == "float32" else 2

@@ -97,7 +97,7 @@ class Work:
     mean_tokens: float
     linear_params: int
     left_out_params: int
-    expanded_params: int
+    expanded_params: float
     head_params: int
     attention_width: int
     kept_token_bytes: int
@@ -210,8 +210,10 @@ def _touches(setup: Setup) -> int:
     return FUSED_TOUCHES if setup.fused_kernels else TOUCHES
 
 
-def step_seconds(work: Work, machine: Rates, token_budget: int, recomputed: int) -> float:
-    """Seconds of a typical optimizer step, cut into micro-batches of at most ``token_budget`` tokens."""
+def step_seconds(work: Work, machine: Rates, token_budget: int, recomputed: int, expanded: int = 0) -> float:
+    """Seconds of a typical optimizer step, cut into micro-batches of at most ``token_budget`` tokens, with the weights
+    of ``expanded`` layers expanded for good."""
+    work = replace(work, expanded_params=work.expanded_params * (1 - expanded / work.num_layers)) if expanded else work
     counts = _sizes(work.steps, token_budget)
     seconds = {tokens: _micro_batch_seconds(work, machine, tokens, token_budget, recomputed) for tokens in counts}
     return sum(seconds[tokens] * count for tokens, count in counts.items()) / len(work.steps)

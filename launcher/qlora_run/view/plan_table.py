@@ -108,9 +108,9 @@ def _in_brief(plan: RunPlan, name: str, resolved: Resolved) -> str:
 
 
 def setting_text(plan: RunPlan, name: str, resolved: Resolved) -> str:
-    """A value as the plan shows it; recomputed layers out of how many."""
+    """A value as the plan shows it; layers out of how many."""
     text = one_line(value_text(name, resolved.value))
-    return f"{text} of {plan.model.num_layers}" if name == "layers_recomputed" else text
+    return f"{text} of {plan.model.num_layers}" if name.startswith("layers_") else text
 
 
 def section_view(section: Section, glyphs: Glyphs, width: int) -> Iterator[RenderableType]:
