@@ -84,14 +84,16 @@ def measure(model: str, method: str, options: argparse.Namespace) -> None:
     device.prepare(plan)
     loaded = backend.load(plan, print)
     layers = plan.model.num_layers
-    for count, share, kernel in product(options.tokens, SHARES, options.kernels):
+    for count, share, kernel, kept in product(options.tokens, SHARES, options.kernels, options.expanded):
         values = {"token_budget": count, "layers_recomputed": round(SHARES[share] * layers), "loss_kernel": kernel}
+        values |= {"layers_expanded": round(kept * layers)}
         values |= {name: word in options.switches for word, name in SWITCHES.items()} | own
         try:
             point = plan_for(model, method, values)
         except QloraRunError:  # the planner refuses: more than this card has
             continue
         row = names | {"tokens": count, "recomputed": share, "kernel": kernel, "switches": options.switches}
+        row |= {"expanded": kept}
         row |= predicted(point, count)
         try:
             row |= steps(backend, loaded, point, count, before)
@@ -193,6 +195,7 @@ def main() -> None:
 def _child(model: str, method: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, model, "--child", "--methods", method]
     command += ["--tokens", *map(str, options.tokens), "--kernels", *options.kernels, "--switches", *options.switches]
+    command += ["--expanded", *map(str, options.expanded)]
     command += ["--backend", options.backend, *(["--calibrate"] if options.calibrate else [])]
     command += ["--fixed-segments"] if options.fixed_segments else []
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
@@ -227,6 +230,7 @@ def _scored(
         loss_kernel=row["kernel"],
         token_budget=row["tokens"],
         layers_recomputed=layers,
+        layers_expanded=round(row.get("expanded", 0) * plan.model.num_layers),
         **{name: word in _switches(row) for word, name in SWITCHES.items()},
         **own,
     )
@@ -268,6 +272,7 @@ def report(rows: list[dict[str, Any]]) -> None:
             f"predicted {r['predicted'] / GIB:.2f}, driver {r['driver'] / GIB:.2f}, reserved {r['reserved'] / GIB:.2f}"
         )
         name = f"{r['model']} {r['method']} {r['tokens']} {r['recomputed']} {r['kernel']} ({r['instant']})"
+        name += f" {r['expanded']:.0%} expanded" if r.get("expanded") else ""
         print(f"{name}: {_error(r):+.1%} {sizes}")
 
 

@@ -34,7 +34,7 @@ from qlora_run.tuning import measured_of
 
 qlora_core.step.graphs.CAPTURED_AT_ONCE = 99  # a long run has captured every size; a few steps would not
 
-NAMES = ("token_budget", "layers_recomputed", "loss_kernel", *SWITCHES.values())
+NAMES = ("token_budget", "layers_recomputed", "layers_expanded", "loss_kernel", *SWITCHES.values())
 
 
 def grid(layers: int, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -43,7 +43,8 @@ def grid(layers: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     usual = (False, True) if torch.cuda.is_available() else (False,)
     asked = (getattr(options, word) for word in SWITCHES)
     switches = [(each == "yes",) if each else usual for each in asked]
-    points = [dict(zip(NAMES, p, strict=True)) for p in product(options.budgets, counts, options.kernels, *switches)]
+    choices = product(options.budgets, counts, options.expanded, options.kernels, *switches)
+    points = [dict(zip(NAMES, choice, strict=True)) for choice in choices]
     return [p for p in points if not p["offload_activations"] or (p["layers_recomputed"] and not p["cuda_graphs"])]
 
 
@@ -147,7 +148,8 @@ def execution_of(plan: RunPlan) -> dict[str, Any]:
 
 def words(point: dict[str, Any]) -> str:
     """An execution in few words."""
-    more = "".join(f", {word}" for word, name in SWITCHES.items() if point[name])
+    more = f", {point['layers_expanded']} expanded" if point["layers_expanded"] else ""
+    more += "".join(f", {word}" for word, name in SWITCHES.items() if point[name])
     return f"{point['token_budget']} / {point['layers_recomputed']} / {point['loss_kernel']}{more}"
 
 
@@ -197,7 +199,8 @@ def main() -> None:
     parser.add_argument("--examples-per-step", type=int, default=8)
     parser.add_argument("--budgets", type=int, nargs="+", default=[640, 1024, 1536, 2048])
     parser.add_argument("--parts", type=int, default=4, help="steps from no layer recomputed to all")
-    parser.add_argument("--kernels", nargs="+", default=["chunked", "liger"])
+    parser.add_argument("--expanded", type=int, nargs="+", default=[0], help="layers whose weights stay expanded")
+    parser.add_argument("--kernels", nargs="+", default=["triton"])
     parser.add_argument("--steps", type=int, default=7, help="timed for each point, after as many to warm up")
     parser.add_argument("--limit-seconds", type=float, default=420, help="stop timing the grid after so long")
     for word, name in SWITCHES.items():
@@ -209,7 +212,8 @@ def main() -> None:
     options = parser.parse_args()
     bench = Bench(options)
     lines = [line for path in options.grid for line in path.read_text(encoding="utf-8").splitlines()]
-    before = [dict.fromkeys(SWITCHES.values(), False) | json.loads(line) for line in lines]
+    usual = dict.fromkeys(SWITCHES.values(), False) | {"layers_expanded": 0}
+    before = [usual | json.loads(line) for line in lines]
     points = before or timed_grid(bench, options)
     if not options.grid_only:
         report(bench, options.caps, points)

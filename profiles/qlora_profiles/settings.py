@@ -123,7 +123,9 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, NotNegative, Doc("layers whose 4-bit weights stay in memory in 16 bits, too", "memory", "layers")
     ] = 0
     attention: Annotated[Literal["varlen", "flash", "sdpa"], Doc("attention kernel", "kernels")]
-    loss_kernel: Annotated[Literal["chunked", "torch", "liger", "logits"], Doc("cross entropy kernel", "kernels")]
+    loss_kernel: Annotated[
+        Literal["chunked", "triton", "torch", "liger", "logits"], Doc("cross entropy kernel", "kernels")
+    ]
     loss_chunk_tokens: Annotated[int, AtLeastOne, Doc("supervised tokens scored at a time", "kernels", "tokens")]
     optimizer_kernel: Annotated[Literal["fused", "plain", "paged"], Doc("implementation of the same AdamW", "kernels")]
     adapter_kernel: Annotated[
@@ -175,7 +177,7 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow_recipe_change: Annotated[bool, Doc("take the nearest recipe that fits if this one cannot", "model")] = False
 
 
-KERNELS = ("offload_activations", "loss_kernel", "cuda_graphs", "rebuild_activations")
+KERNELS = ("offload_activations", "cuda_graphs", "rebuild_activations")
 """What sets the variants of an execution apart, from what makes them least simple on."""
 SIZES = ("token_budget", "layers_recomputed", "layers_expanded")
 """What decides how much memory an execution takes with the same kernels."""

@@ -20,7 +20,7 @@ from qlora_core.step.layers import FusedLayers, fuse_layers, layer_kernels, lige
 from qlora_core.step.limits import Limits
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.packing import pack
-from qlora_core.step.recompute import recompute_layers
+from qlora_core.step.recompute import decoder_layers, recompute_layers
 
 pytestmark = [
     pytest.mark.gpu,
@@ -80,6 +80,20 @@ def test_fused_adapters_over_our_expanded_weights_give_the_same_gradient(family:
     expected = step(model, scorer(model))
     fuse_adapters(model, decoder_of(model), HALF, triton_expand(CARD, HALF))
     assert_close(step(model, scorer(model)), expected, 0.04)
+
+
+def test_weights_that_stay_expanded_change_no_bit_and_make_room() -> None:
+    model = adapted(quantised=True)
+    fused, score = fuse_adapters(model, decoder_of(model), HALF, triton_expand(CARD, HALF)), scorer(model)
+    expected = step(model, score)
+    held = torch.cuda.memory_allocated()
+    fused.keep_expanded(decoder_layers(model))
+    assert torch.equal(step(model, score)[1], expected[1])
+    size = sum(2 * m.base.weight.quant_state.shape.numel() for group in fused.groups for m in group.members)
+    assert torch.cuda.memory_allocated() - held >= size
+    assert fused.let_go()
+    assert torch.cuda.memory_allocated() - held < size
+    assert torch.equal(step(model, score)[1], expected[1])
 
 
 def test_fused_adapters_launch_fewer_kernels() -> None:
@@ -151,13 +165,15 @@ def with_graphs(model: Any, recomputed: int, warned: list[str]) -> tuple[PackedL
 
 
 @pytest.mark.parametrize("recomputed", [0, 2, 3])
-@pytest.mark.parametrize("kernels", ["plain", "fused", "all"])
+@pytest.mark.parametrize("kernels", ["plain", "fused", "expanded", "all"])
 def test_graphs_give_the_usual_steps(kernels: str, recomputed: int) -> None:
     if kernels == "all" and find_spec("liger_kernel") is None:
         pytest.skip("liger is not installed")
     model = adapted(quantised=True)
     if kernels != "plain":
-        fuse_adapters(model, decoder_of(model), HALF)
+        fused = fuse_adapters(model, decoder_of(model), HALF)
+    if kernels == "expanded":
+        fused.keep_expanded(decoder_layers(model)[:2])
     if kernels == "all":
         _layers(model, [])
     recompute_layers(model.get_base_model(), recomputed, False)

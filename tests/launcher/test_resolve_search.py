@@ -1,20 +1,23 @@
 """The search against trying everything, and what it says of the execution that it did not take."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.planning_facts import asking, card_report, data_of, known
 
 from qlora_core.step.slabs import slabs_bytes
+from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport, Memory
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
 from qlora_run.resolve import resolve
 from qlora_run.resolve.fit import search_for
 from qlora_run.resolve.planner import _decide
-from qlora_run.resolve.search import NEAR_TIE, Candidate, Search
+from qlora_run.resolve.search import NEAR_TIE, Candidate, Search, Variant
 from qlora_run.resolve.situation import Situation, merged_wishes
 
 LIGER = {"bitsandbytes": "0.50.2", "liger-kernel": "0.8.5", "triton": "3.7.0"}
@@ -33,14 +36,22 @@ def situation(vram_gib: float, name: str, longest: int, packages: dict[str, str]
 
 
 def everything(search: Search) -> list[Candidate]:
-    """Every execution on the grid that fits."""
-    return [
-        search.candidate(tokens, layers, variant)
-        for variant in search.variants
-        for tokens in search.token_budgets
-        for layers in range(search.costs.num_layers + 1)
-        if search.fits(variant, tokens, layers)
-    ]
+    """Every execution on the grid that fits: with no expanded layer, one, half of them, and as many as there is room
+    for."""
+    found = []
+    total = search.costs.num_layers
+    for variant, tokens, layers in product(search.variants, search.token_budgets, range(total + 1)):
+        if not search.fits(variant, tokens, layers):
+            continue
+        for expanded in (0, 1, total // 2, _most(search, variant, tokens, layers)) if variant.can_expand else (0,):
+            candidate = search.candidate(tokens, layers, variant, expanded)
+            found += [candidate] if candidate.memory.fits else []
+    return found
+
+
+def _most(search: Search, variant: Variant, tokens: int, layers: int) -> int:
+    counts = range(search.costs.num_layers + 1)
+    return max(count for count in counts if search.memory(variant, tokens, layers, count).fits)
 
 
 @given(
@@ -68,13 +79,12 @@ def test_nothing_that_fits_is_faster(
 
 def test_all_settings_are_in_the_search() -> None:
     search = search_for(situation(12, "Qwen/Qwen3-8B", 1804, LIGER, 64), "qlora-4")
-    kinds = [(v.loss_kernel, v.offload_activations, v.cuda_graphs) for v in search.variants]
-    plain = [("chunked", False, False), ("chunked", False, True), ("liger", False, False), ("liger", False, True)]
-    kept_or_rebuilt = [kind for kind in (*plain, ("chunked", True, False), ("liger", True, False)) for _ in range(2)]
-    assert kinds == kept_or_rebuilt
-    assert [v.rebuild_activations for v in search.variants] == [False, True] * 6
-    full = search_for(situation(12, "Qwen/Qwen3-0.6B", 1804, LIGER, 64), "full")
-    assert {variant.loss_kernel for variant in full.variants} == {"chunked"}
+    kinds = [(v.offload_activations, v.cuda_graphs) for v in search.variants]
+    assert kinds == [kind for kind in ((False, False), (False, True), (True, False)) for _ in range(2)]
+    assert [v.rebuild_activations for v in search.variants] == [False, True] * 3
+    assert all(v.can_expand for v in search.variants)
+    lora = search_for(situation(12, "Qwen/Qwen3-0.6B", 1804, LIGER, 64), "lora")
+    assert not any(v.can_expand for v in lora.variants)
 
 
 def plan_on(vram_gib: float, report: HardwareReport | None = None, **wishes: Any) -> RunPlan:
@@ -94,8 +104,6 @@ def test_offloading_makes_room_where_nothing_else_does() -> None:
 
 
 def _fits(vram_gib: float, **wishes: Any) -> bool:
-    from qlora_profiles.errors import UserError
-
     try:
         plan_on(vram_gib, **wishes)
     except UserError:
@@ -147,15 +155,36 @@ def test_a_persons_kernel_is_the_only_one() -> None:
         assert (resolved.value, resolved.source) == (kernel, "cli")
 
 
-def test_another_kernel_is_taken_only_where_it_is_worth_it() -> None:
-    ready = card_report(12, packages=LIGER)
-    plan = plan_on(12, ready, method="qlora-4")
-    kernel = plan.execution["loss_kernel"]
-    if kernel.value == "liger":
-        assert str(kernel.if_changed).startswith("chunked: ")
-    else:
-        forced = plan_on(12, ready, method="qlora-4", loss_kernel="liger")
-        assert plan.time.step_seconds <= NEAR_TIE * forced.time.step_seconds
+def test_the_room_that_is_left_holds_expanded_weights() -> None:
+    ready = card_report(48, packages=LIGER)
+    plan = plan_on(48, ready, method="qlora-4")
+    expanded = plan.execution["layers_expanded"]
+    assert (expanded.value, expanded.source) == (36, "tuner")
+    assert str(expanded.if_changed).startswith("0: ")
+    assert "slower" in str(expanded.if_changed)
+    none = plan_on(48, ready, method="qlora-4", layers_expanded=0)
+    assert plan.time.step_seconds < none.time.step_seconds
+    assert none.execution["layers_expanded"].source == "cli"
+    sizes = [{part.name: part.bytes for part in each.memory.parts}.get("expanded weights") for each in (plan, none)]
+    assert sizes == [2 * 36 * sum(shape.params for shape in plan.model.linears), None]
+    assert plan_on(12, card_report(12, packages=LIGER), method="qlora-4").execution_values().layers_expanded == 0
+    own = plan_on(48, ready, method="qlora-4", layers_expanded=5)
+    assert own.execution_values().layers_expanded == 5
+    assert (
+        0 < own.memory.peak_bytes - plan_on(48, ready, method="qlora-4", layers_expanded=0).memory.peak_bytes < 3 * GIB
+    )
+    assert plan_on(80, card_report(80, packages=LIGER), method="lora").execution_values().layers_expanded == 0
+
+
+def test_too_many_expanded_layers_are_said() -> None:
+    ready = card_report(16, packages=LIGER)
+    with pytest.raises(UserError, match="layers_expanded 37: Qwen3-8B has 36 layers"):
+        plan_on(16, ready, layers_expanded=37)
+    with pytest.raises(UserError, match="layers_expanded") as refused:
+        plan_on(16, ready, method="qlora-4", layers_expanded=36)
+    assert "--layers-expanded" in refused.value.fix
+    with pytest.raises(UserError, match="needs a 4-bit base and fused adapters"):
+        plan_on(16, ready, method="qlora-4", layers_expanded=1, lora_dropout=0.1)
 
 
 def test_the_runner_up_and_why_it_lost() -> None:

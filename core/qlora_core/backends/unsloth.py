@@ -18,7 +18,7 @@ from qlora_core.backends.unsloth_needs import PROJECTIONS, missing, unfit
 from qlora_core.loading import explained, hub_arguments, load_tokenizer, local_model
 from qlora_core.step.forward import PackedLoss, causal_lm, decoder_of
 from qlora_core.step.limits import Limits
-from qlora_core.step.loss import head_of, usable
+from qlora_core.step.loss import head_of, unusable
 from qlora_core.step.packing import Packed
 from qlora_core.step.recompute import decoder_layers, recompute_layers
 from qlora_profiles.errors import EnvironmentProblem, UserError
@@ -120,7 +120,7 @@ class UnslothBackend:
             model=loaded.model,
             head=head,
             attention=execution.attention,
-            kernel=limits.loss_kernel if usable(limits.loss_kernel, head) else "chunked",
+            kernel="chunked" if unusable(limits.loss_kernel, head) else limits.loss_kernel,
             chunk_tokens=limits.loss_chunk_tokens,
             autocast_dtype=getattr(torch, execution.compute_dtype),
             checkpointing=tuple((layer, bool(layer.gradient_checkpointing)) for layer in decoder_layers(inner)),

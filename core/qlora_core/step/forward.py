@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from qlora_core.step.attention import sequence_arguments
 from qlora_core.step.graphs import GraphedDecoder
-from qlora_core.step.loss import KERNELS, Head, head_of, usable
+from qlora_core.step.loss import KERNELS, Head, head_of, losses_of, unusable
 from qlora_core.step.packing import Packed
 
 
@@ -51,7 +51,7 @@ class PackedLoss:
                 return cross_entropy(self._own_logits(packed), packed.targets, reduction="none")
             scored = self._hidden(packed).index_select(0, packed.scored_at)
             parts = zip(scored.split(self.chunk_tokens), packed.targets.split(self.chunk_tokens), strict=True)
-            return torch.cat([cross_entropy(self.head.logits(h), t, reduction="none") for h, t in parts])
+            return torch.cat([losses_of(self.kernel, h, t, self.head) for h, t in parts])
 
     @property
     def captures(self) -> int:
@@ -75,8 +75,8 @@ class PackedLoss:
         """The same loss by another kernel, or by one that computes the same where it cannot score this head."""
         if self.head is None or kernel == self.kernel:
             return self
-        if not usable(kernel, self.head):
-            warn(f"loss kernel {kernel} cannot score this model's head; chunked does")
+        if (why := unusable(kernel, self.head)) is not None:
+            warn(f"loss kernel {kernel}: {why}; chunked scores in its place")
             kernel = "chunked"
         return replace(self, kernel=kernel)
 

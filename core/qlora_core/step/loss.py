@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from qlora_core.step.scoring import Score, scored, scoring
+from qlora_profiles.errors import first_line
+
 LOGIT_EDITS = ("logit_scale", "logits_scaling", "output_multiplier")
 """Settings by which some architectures change their logits in ways that only their own code knows."""
 
@@ -63,8 +66,7 @@ Kernel = Callable[[Tensor, Tensor, Head, int], Tensor]
 def chunked(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
     """``chunk`` tokens at a time; a trained or adapted head computes its logits again in backward."""
     if head.frozen:
-        scored: Tensor = _FrozenHead.apply(hidden, targets, head.weight, head.bias, head.softcap, chunk)  # type: ignore[no-untyped-call]
-        return scored
+        return _frozen(hidden, targets, head, chunk, scored)
     parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
     losses = [checkpoint(_plain, h, t, head, use_reentrant=False) for h, t in parts]
     return torch.stack(losses).sum()
@@ -72,6 +74,17 @@ def chunked(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
 
 def _plain(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     return cross_entropy(head.logits(hidden), targets, reduction="sum")
+
+
+def triton(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
+    """The same with a frozen head, whose logits our kernel turns into slopes where they lie."""
+    return _frozen(hidden, targets, head, chunk, scoring(hidden.device, head.weight.dtype))
+
+
+def _frozen(hidden: Tensor, targets: Tensor, head: Head, chunk: int, score: Score) -> Tensor:
+    rest = head.weight, head.bias, head.softcap, chunk, score
+    total: Tensor = _FrozenHead.apply(hidden, targets, *rest)  # type: ignore[no-untyped-call]
+    return total
 
 
 def torch_fused(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
@@ -91,12 +104,32 @@ def liger(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
     return scored.float()
 
 
-KERNELS: dict[str, Kernel] = {"chunked": chunked, "torch": torch_fused, "liger": liger}
+def losses_of(kernel: str, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
+    """Each token's loss (N, float32) without a gradient, for as many as fit a tile."""
+    if kernel == "triton":
+        logits = head.module(hidden)
+        return scoring(logits.device, logits.dtype).losses(logits, targets, head.softcap)
+    return cross_entropy(head.logits(hidden), targets, reduction="none")
 
 
-def usable(kernel: str, head: Head) -> bool:
-    """Whether a kernel computes this head exactly; ``chunked`` always does."""
-    return kernel == "chunked" or (head.frozen and (kernel == "liger" or head.softcap is None))
+KERNELS: dict[str, Kernel] = {"chunked": chunked, "triton": triton, "torch": torch_fused, "liger": liger}
+
+
+def unusable(kernel: str, head: Head) -> str | None:
+    """Why a kernel cannot score this head; ``chunked`` always can."""
+    if kernel == "chunked":
+        return None
+    if not head.frozen or (kernel == "torch" and head.softcap is not None):
+        return "not for this model's head"
+    return _fails(head) if kernel == "triton" else None
+
+
+def _fails(head: Head) -> str | None:
+    try:
+        scoring(head.weight.device, head.weight.dtype)
+    except Exception as error:  # a compiler that is missing or fails shows itself in many ways
+        return first_line(error)[:120]
+    return None
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -114,16 +147,17 @@ class _FrozenHead(torch.autograd.Function):
         bias: Tensor | None,
         softcap: float | None,
         chunk: int,
+        score: Score,
     ) -> Tensor:
         gradient = torch.empty_like(hidden)
         total = hidden.new_zeros((), dtype=torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), chunk):
                 rows = slice(start, start + chunk)
-                logits = torch.nn.functional.linear(hidden[rows].to(weight.dtype), weight, bias).float()
-                loss, slope = _loss_and_slope(logits, targets[rows], softcap)
-                total += loss
-                gradient[rows] = slope.to(weight.dtype) @ weight
+                logits = torch.nn.functional.linear(hidden[rows].to(weight.dtype), weight, bias)
+                losses, slope = score(logits, targets[rows], softcap)
+                total += losses.sum()
+                gradient[rows] = slope @ weight
                 del logits, slope  # else they live on beside the next tile
         ctx.save_for_backward(gradient)
         return total
@@ -131,17 +165,4 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0].to(gradient.dtype), None, None, None, None, None
-
-
-def _loss_and_slope(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """Summed loss and its derivative in the uncapped logits; overwrites ``logits`` to save a copy of n x V."""
-    if softcap:
-        logits = logits.div_(softcap).tanh_().mul_(softcap)
-        bend = 1 - (logits / softcap) ** 2
-    at = targets[:, None]
-    log_total = logits.logsumexp(-1, keepdim=True)
-    loss = (log_total - logits.gather(-1, at)).sum()
-    slope = logits.sub_(log_total).exp_()
-    slope.scatter_add_(-1, at, slope.new_full((len(at), 1), -1.0))
-    return loss, slope * bend if softcap else slope
+        return gradient * grad_outputs[0].to(gradient.dtype), None, None, None, None, None, None

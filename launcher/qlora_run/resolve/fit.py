@@ -1,4 +1,5 @@
-"""Method, token budget, recomputed layers, loss kernel: decided together, because each changes what the others need."""
+"""Method, token budget, recomputed and expanded layers, switches: decided together, because each changes what the
+others need."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from qlora_profiles.facts import ModelFacts
 from qlora_profiles.plan import Resolved
 from qlora_profiles.settings import KERNELS, SIZES
 from qlora_run.resolve.footprint import footprint_of
-from qlora_run.resolve.kernel_rules import graphs_possible, loss_kernels
+from qlora_run.resolve.kernel_rules import graphs_possible
 from qlora_run.resolve.machine_rules import offload_bytes, ram_budget_bytes
 from qlora_run.resolve.memory import memory_costs
 from qlora_run.resolve.search import Candidate, Found, Search, Variant, compared, described
@@ -60,11 +61,11 @@ def search_for(s: Situation, method: str, max_length: int | None = None, rank: i
 
 
 def _variants(s: Situation, method: str, length: int, rank: int | None) -> Iterator[Variant]:
-    """Loss kernels, each with and without activations in main memory, graphs, or activations made again; a person's
-    choice is the only one."""
+    """With and without activations in main memory, graphs, and activations made again; a person's choice is the only
+    one."""
     rebuilt = _rebuilds(s, _setup(s, method, rank))
-    choices = product(_offloads(s), loss_kernels(s, method), (False, True), rebuilt)
-    possible = [c for c in choices if c[2] in graphs_possible(s, method, offloaded=c[0])]
+    choices = product(_offloads(s), (False, True), rebuilt)
+    possible = [c for c in choices if c[1] in graphs_possible(s, method, offloaded=c[0])]
     for order, choice in enumerate(possible):
         own: dict[str, Any] = dict(zip(KERNELS, choice, strict=True))
         setup = _setup(s, method, rank, **own)
@@ -227,7 +228,6 @@ def settle(s: Situation, fit: Fit) -> None:
         ("token_budget", _token_budget(fit, best)),
         ("layers_recomputed", _layers(s, fit, best)),
         ("layers_expanded", _expanded(s, fit, best)),
-        ("loss_kernel", _loss_kernel(s, fit, best)),
         *((name, _switched(s, fit, best, name)) for name in WHY_SWITCHED),
         ("cuda_graphs", _graphs(s, fit, best)),
     ):
@@ -284,19 +284,6 @@ def _expanded(s: Situation, fit: Fit, best: Candidate) -> Resolved:
     reason = "there is room: not expanded for each product"
     changed = f"0: {compared(best, other)}"
     return Resolved(value=best.layers_expanded, source="tuner", reason=reason, if_changed=changed)
-
-
-def _loss_kernel(s: Situation, fit: Fit, best: Candidate) -> Resolved:
-    """The first choice needs no reason beyond its own; any other one says what the first would do."""
-    chosen = best.variant.loss_kernel
-    first = fit.search.variants[0].loss_kernel
-    if chosen == first:
-        return s.chosen["loss_kernel"]
-    other = _otherwise(fit, best, loss_kernel=first)
-    assert other is not None  # every kernel comes with whatever else there is
-    return Resolved(
-        value=chosen, source="tuner", reason="its tiles are smaller", if_changed=f"{first}: {compared(best, other)}"
-    )
 
 
 def _otherwise(fit: Fit, best: Candidate, **changed: Any) -> Candidate | None:

@@ -48,18 +48,12 @@ def attention_problem(s: Situation, value: Any) -> QloraRunError | None:
 
 
 def loss_kernel(s: Situation) -> Choice:
-    """The chunked kernel: the same everywhere, and nothing of a frozen head is computed twice."""
+    """In chunks: nothing of a frozen head is computed twice. By our kernel where Triton works."""
     if s.model.own_logits:
         return Choice("logits", "probe", "this architecture makes its logits in its own way")
-    return Choice("chunked", "default", "never holds all logits; loss and gradient in one pass")
-
-
-def loss_kernels(s: Situation, method: str) -> tuple[str, ...]:
-    """The kernels that compute this loss here, the simplest first; a person's own, or the only one that can."""
-    first = str(s.value("loss_kernel"))
-    if "loss_kernel" in s.wishes or first != "chunked" or method == "full" or _liger_missing(s):
-        return (first,)
-    return (first, "liger")
+    if not s.on_cuda or s.wished_method == "full" or _triton_missing(s):
+        return Choice("chunked", "default", "never holds all logits; loss and gradient in one pass")
+    return Choice("triton", "probe", "never holds all logits, and those it holds in 16 bits")
 
 
 def loss_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
@@ -69,6 +63,8 @@ def loss_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
         return EnvironmentProblem(old, "--loss-kernel chunked")
     if value == "liger" and (missing := _liger_missing(s)):
         return EnvironmentProblem(f"loss_kernel liger: {missing}", "--loss-kernel chunked")
+    if value == "triton" and (missing := _triton_missing(s) if s.on_cuda else "needs an NVIDIA card"):
+        return EnvironmentProblem(f"loss_kernel triton: {missing}", "--loss-kernel chunked")
     return None
 
 
@@ -86,7 +82,8 @@ def loss_chunk_tokens(s: Situation) -> Choice:
     """As many tokens at a time as keep the tile of logits small."""
     budget = s.value("vram_budget_bytes") if s.on_cuda else ram_budget_bytes(s)
     vocabulary = s.model.vocab_size
-    return Choice(tile_tokens(vocabulary, budget), "tuner", f"a small tile of {vocabulary:,} logits a token")
+    tokens = tile_tokens(vocabulary, budget, s.value("loss_kernel"))
+    return Choice(tokens, "tuner", f"a small tile of {vocabulary:,} logits a token")
 
 
 def optimizer_kernel(s: Situation) -> Choice:

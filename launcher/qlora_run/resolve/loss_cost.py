@@ -9,8 +9,12 @@ from qlora_run.resolve.setup import Setup
 
 LARGEST_TILE_BYTES, TILE_SHARE = 320 * MIB, 0.027
 """Most memory for a tile of logits, and its share of a smaller budget."""
+LARGEST_OWN_TILE_BYTES, OWN_TILE_SHARE = 160 * MIB, 0.01
+"""The same for our kernel, whose tile is a quarter as large: half as much for twice as many tokens."""
 LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
 
+OWN_LOGIT_BYTES = 2
+"""Bytes for each logit of a tile that our kernel turns into slopes where it lies."""
 LOGIT_BYTES, CAPPED_LOGIT_BYTES, TRAINED_LOGIT_BYTES = 8, 12, 12
 """Bytes for each logit of a tile: float32 values and their exponentials; with a cap, its slope; with a trained
 head, which computes its tile again in backward, the logarithms and two gradients."""
@@ -53,6 +57,9 @@ def loss_cost(model: ModelFacts, setup: Setup) -> LossCost:
     if setup.loss_kernel == "liger" and not setup.full:
         columns = -(-vocabulary // model.hidden_size)
         return LossCost(token=token + FLOAT32, tile_token=c * vocabulary, chunk_tokens=0, columns=columns, fixed=0)
+    if setup.loss_kernel == "triton" and not setup.full:
+        chunk = setup.loss_chunk_tokens
+        return LossCost(token=token, tile_token=c * vocabulary, chunk_tokens=chunk, columns=0, fixed=0)
     return LossCost(
         token=token,
         tile_token=_logit_bytes(model, setup) * vocabulary,
@@ -83,10 +90,12 @@ def _token(model: ModelFacts, setup: Setup) -> int:
     return (kept + 3 * setup.stream_bytes + around_graphs) * model.hidden_size
 
 
-def loss_chunk_tokens(vocab_size: int, budget_bytes: int | None) -> int:
+def loss_chunk_tokens(vocab_size: int, budget_bytes: int | None, kernel: str = "chunked") -> int:
     """The largest power of two (64 to 1,024) of supervised tokens whose tile of logits stays small."""
-    room = LARGEST_TILE_BYTES if budget_bytes is None else min(LARGEST_TILE_BYTES, int(TILE_SHARE * budget_bytes))
-    chunk = LARGEST_CHUNK
-    while chunk > SMALLEST_CHUNK and chunk * vocab_size * LOGIT_BYTES > room:
+    own = kernel == "triton"
+    most, share = (LARGEST_OWN_TILE_BYTES, OWN_TILE_SHARE) if own else (LARGEST_TILE_BYTES, TILE_SHARE)
+    room = most if budget_bytes is None else min(most, int(share * budget_bytes))
+    chunk, logit_bytes = LARGEST_CHUNK, OWN_LOGIT_BYTES if own else LOGIT_BYTES
+    while chunk > SMALLEST_CHUNK and chunk * vocab_size * logit_bytes > room:
         chunk //= 2
     return chunk

@@ -1,5 +1,5 @@
 """The fastest execution that fits: how many tokens at a time, how many layers recompute, how many keep their weights
-expanded, which loss kernel, whether activations wait in main memory, and whether CUDA graphs launch a micro-batch at
+expanded, whether activations wait in main memory or are made again, and whether CUDA graphs launch a micro-batch at
 once.
 
 For a token budget and a set of kernels, fewer recomputed layers are always faster and always larger, so one number
@@ -40,7 +40,6 @@ class Variant:
     """
 
     rank: int
-    loss_kernel: str
     offload_activations: bool
     costs: Costs
     work: Work
@@ -220,12 +219,12 @@ class Search:
         Not those that differ from a simpler one in name only: nothing to offload where nothing recomputes, nothing
         to make again where everything fits.
         """
-        roomy: set[tuple[str, bool, bool, int]] = set()
+        roomy: set[tuple[bool, bool, int]] = set()
         for variant in self.variants:
             layers: int | None = 0
             for tokens in self.token_budgets:
                 layers = self.fewest_recomputed(tokens, variant, near=layers or 0)
-                same = (variant.loss_kernel, variant.offload_activations, variant.cuda_graphs, tokens)
+                same = (variant.offload_activations, variant.cuda_graphs, tokens)
                 if layers is None or same in roomy or (layers == 0 and self._offloads_nothing(variant)):
                     continue
                 if layers == 0:
@@ -256,12 +255,10 @@ def compared(chosen: Candidate, other: Candidate) -> str:
 
 
 def described(candidate: Candidate, chosen: Candidate, total_layers: int) -> str:
-    """An execution by what sets it apart from the chosen one: ``6,144 tokens, 30 of 36 recomputed, liger``."""
+    """An execution by what sets it apart from the chosen one: ``6,144 tokens, 30 of 36 recomputed, CUDA graphs``."""
     words = [f"{candidate.token_budget:,} tokens", f"{candidate.layers_recomputed} of {total_layers} recomputed"]
     if candidate.layers_expanded != chosen.layers_expanded:
         words.append(f"{candidate.layers_expanded} expanded")
-    if candidate.variant.loss_kernel != chosen.variant.loss_kernel:
-        words.append(candidate.variant.loss_kernel)
     for name, (on, off) in SWITCHES.items():
         if getattr(candidate.variant, name) != getattr(chosen.variant, name):
             words.append(on if getattr(candidate.variant, name) else off)

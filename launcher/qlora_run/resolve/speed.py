@@ -41,7 +41,7 @@ LAUNCH_SECONDS = {
 FUSED_LAUNCHES = 0.8
 """What fused layers leave of it: half the kernels, but as much of the host's other work; 8-bit products ask the
 card about outliers in between, and wait."""
-LOGIT_TOUCHES = {"liger": 12}
+LOGIT_TOUCHES = {"liger": 12, "triton": 12}
 USUAL_LOGIT_TOUCHES = 60
 """Bytes read or written for each logit by a kernel that fuses everything, and by the others."""
 GRAPH_LAUNCHES = 0.22

@@ -14,6 +14,7 @@ STARTS = st.builds(
     loss_chunk_tokens=st.sampled_from([32, 64, 1024]),
     cuda_graphs=st.booleans(),
     rebuild_activations=st.booleans(),
+    layers_expanded=st.integers(0, 36),
 )
 
 
@@ -29,6 +30,7 @@ def test_the_ladder_ends_at_the_smallest_execution(start: Limits, lengths: list[
     last = ladder(start, lengths)[-1]
     assert (last.layers_recomputed, last.loss_chunk_tokens, last.offload_activations) == (36, 32, True)
     assert not last.cuda_graphs
+    assert last.layers_expanded == 0
     assert last.rebuild_activations
     assert ladder(start, lengths, False)[-1].rebuild_activations == start.rebuild_activations
     for batch in cut(lengths, last.token_budget):
@@ -46,7 +48,15 @@ def test_every_rung_changes_something_that_saves_memory(start: Limits, lengths: 
             or (below.loss_chunk_tokens < above.loss_chunk_tokens or below.offload_activations)
             or (above.cuda_graphs and not below.cuda_graphs)
             or (below.rebuild_activations and not above.rebuild_activations)
+            or below.layers_expanded < above.layers_expanded
         )
+
+
+def test_expanded_weights_go_first_in_few_steps() -> None:
+    start = Limits(token_budget=2048, layers_recomputed=0, layers_expanded=36, cuda_graphs=True)
+    rungs = ladder(start, [100, 200])
+    assert [rung.layers_expanded for rung in rungs[:5]] == [36, 9, 2, 0, 0]
+    assert all(rung.cuda_graphs and not rung.rebuild_activations for rung in rungs[:4])
 
 
 @given(STARTS, LENGTHS)

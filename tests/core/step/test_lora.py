@@ -8,10 +8,11 @@ from support.adapted import adapted, assert_same, computed
 from support.models import FAMILIES, random_examples
 
 from qlora_core.step import lora
+from qlora_core.step.expand import expanded_weight
 from qlora_core.step.forward import decoder_of, packed_loss
 from qlora_core.step.lora import FusedAdapters, fuse_adapters
 from qlora_core.step.packing import Packed, pack
-from qlora_core.step.recompute import recompute_layers
+from qlora_core.step.recompute import decoder_layers, recompute_layers
 from qlora_profiles.facts import ADD_THEIR_MLP
 
 CPU = torch.device("cpu")
@@ -228,3 +229,61 @@ def test_held_out_rows_are_scored_as_before() -> None:
     expected = score.token_losses(packed)
     fused(model)
     torch.testing.assert_close(score.token_losses(packed), expected, rtol=0, atol=0)
+
+
+def expanding(model: Any, made: list[int]) -> FusedAdapters:
+    """Fused adapters that note how many weights were expanded."""
+
+    def expand(base: Any) -> torch.Tensor:
+        made.append(base.weight.numel())
+        return expanded_weight(base)
+
+    return fuse_adapters(model, decoder_of(model), torch.float32, expand)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("kept", [1, 3])
+@pytest.mark.parametrize("recomputed", [0, 2, 3])
+def test_weights_that_stay_expanded_change_nothing(recomputed: int, kept: int) -> None:
+    model, made = adapted(quantised=True), list[int]()
+    recompute_layers(model.get_base_model(), recomputed, False)
+    adapters, layers = expanding(model, made), decoder_layers(model)
+    expected, usual = computed(model), len(made)
+    adapters.keep_expanded(layers[:kept])
+    made.clear()
+    assert made == [], "nothing is expanded before the next step"
+    loss, gradient = computed(model)
+    assert (loss, float((gradient - expected[1]).abs().max())) == (expected[0], 0.0)
+    first = len(made)
+    made.clear()
+    computed(model)
+    again = len(made)
+    assert first == again + kept * SEVEN // 3
+    assert (again == 0) == (kept == 3)
+    assert again < usual
+    adapters.keep_expanded(())
+    made.clear()
+    assert computed(model)[0] == expected[0]
+    assert len(made) == usual
+
+
+@pytest.mark.filterwarnings("default")
+def test_expanded_weights_make_room_until_the_next_step() -> None:
+    model, made = adapted(quantised=True), list[int]()
+    adapters = expanding(model, made)
+    adapters.keep_expanded(decoder_layers(model))
+    assert not adapters.let_go()
+    model.eval()
+    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    with torch.no_grad():
+        score.token_losses(pack(random_examples(4), CPU))
+    assert made == [], "held-out rows need none"
+    model.train()
+    loss, _ = computed(model)
+    assert len(made) == SEVEN
+    assert adapters.let_go()
+    assert not adapters.let_go()
+    assert computed(model)[0] == loss
+    assert len(made) == 2 * SEVEN
+    adapters.remove()
+    assert not adapters.let_go()

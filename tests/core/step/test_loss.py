@@ -1,8 +1,14 @@
+"""Kernels of the loss: one value and one gradient, however it is computed."""
+
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
 
-from qlora_core.step.loss import KERNELS, Head, usable
+from qlora_core.step.forward import PackedLoss
+from qlora_core.step.loss import KERNELS, Head, losses_of, unusable
+from qlora_core.step.scoring import scored
 
 
 def _problem(softcap: float | None, bias: bool = False) -> tuple[torch.Tensor, torch.Tensor, Head]:
@@ -24,7 +30,7 @@ def test_kernels_equal_the_plain_loss_in_value_and_gradient(
     kernel: str, softcap: float | None, chunk: int, bias: bool
 ) -> None:
     hidden, targets, head = _problem(softcap, bias)
-    if not usable(kernel, head):
+    if unusable(kernel, head):
         assert softcap is not None
         return
     plain = _plain(hidden, targets, head)
@@ -43,3 +49,29 @@ def test_a_trained_head_gets_the_plain_gradient(softcap: float | None) -> None:
     expected = torch.autograd.grad(_plain(hidden, targets, head), [hidden, weight])
     got = torch.autograd.grad(KERNELS["chunked"](hidden, targets, head, 7), [hidden, weight])
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_slopes_are_what_losses_change_by(softcap: float | None) -> None:
+    torch.manual_seed(2)
+    logits, targets = torch.randn(9, 50, requires_grad=True), torch.randint(0, 50, (9,))
+    capped = torch.tanh(logits / softcap) * softcap if softcap else logits
+    expected = nn.functional.cross_entropy(capped, targets, reduction="none")
+    losses, slopes = scored(logits.detach().clone(), targets, softcap)
+    torch.testing.assert_close(losses, expected.detach())
+    (gradient,) = torch.autograd.grad(expected.sum(), logits)
+    torch.testing.assert_close(slopes, gradient)
+
+
+@pytest.mark.skipif(torch.cuda.is_available() and find_spec("triton") is not None, reason="Triton works here")
+def test_our_kernel_where_triton_does_not_work() -> None:
+    """The chunked kernel scores in its place, and says why."""
+    hidden, targets, head = _problem(None)
+    assert unusable("triton", head)
+    said: list[str] = []
+    loss = PackedLoss(model=None, head=head, attention="sdpa", kernel="chunked", chunk_tokens=7, autocast_dtype=None)
+    assert loss.with_kernel("triton", said.append).kernel == "chunked"
+    assert len(said) == 1
+    assert said[0].startswith("loss kernel triton: ")
+    expected = nn.functional.cross_entropy(head.logits(hidden), targets, reduction="none")
+    torch.testing.assert_close(losses_of("chunked", hidden, targets, head), expected)
