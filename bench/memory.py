@@ -133,13 +133,13 @@ def steps(backend: Any, loaded: Any, plan: Any, tokens: int, before_bytes: int) 
     from qlora_core.step.limits import Limits
     from qlora_core.step.packing import pack
 
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     backend._plan = plan
     execution = plan.execution_values()
     backend._scorer = None  # the kernel changes from point to point
     score = backend.apply(loaded, Limits.of(execution))
+    gc.collect()  # what the point before left, weights that it had expanded among it
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     parameters = [p for p in loaded.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
     loaded.model.train()
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["qlora-4", "lora"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048, 8192, 16384])
     parser.add_argument("--kernels", nargs="+", default=["chunked", "liger"])
+    parser.add_argument("--expanded", type=float, nargs="+", default=[0], help="shares of layers that stay expanded")
     parser.add_argument("--switches", nargs="*", choices=SWITCHES, default=[], help="what to switch on")
     parser.add_argument("--backend", default="peft")
     parser.add_argument("--fixed-segments", action="store_true", help="the allocator's segments do not grow")

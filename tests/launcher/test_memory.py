@@ -22,7 +22,7 @@ from qlora_run.model_facts import discover_targets
 from qlora_run.resolve import estimate_memory
 from qlora_run.resolve.footprint import CONTEXT_8BIT_BYTES, OFFLOAD_BYTES, Footprint, footprint_of
 from qlora_run.resolve.loss_cost import LOGIT_BYTES, loss_chunk_tokens
-from qlora_run.resolve.memory import Costs, longest_that_fits, memory_costs, passing_bytes, peak, smallest_peak
+from qlora_run.resolve.memory import Costs, _worst, longest_that_fits, memory_costs, passing_bytes, peak, smallest_peak
 from qlora_run.resolve.setup import Setup
 from qlora_run.resolve.weights import adapter_params, base_bytes
 
@@ -68,8 +68,10 @@ def test_what_tensors_take_on_a_real_card(setup: Setup, rows: int, recomputed: i
 def costs_at(point: Point, **changes: Any) -> Costs:
     """The closed form for a measured step."""
     model = facts_of(point.model)
-    setup = replace(point.setup(SETUP), loss_chunk_tokens=loss_chunk_tokens(model.vocab_size, None), **changes)
-    return memory_costs(model, discover_targets(model, ("all-linear",)), setup, footprint_of(H200, setup))
+    chunk = loss_chunk_tokens(model.vocab_size, None, point.kernel)
+    setup = replace(point.setup(SETUP), loss_chunk_tokens=chunk, **changes)
+    costs = memory_costs(model, discover_targets(model, ("all-linear",)), setup, footprint_of(H200, setup))
+    return costs.keeping(point.layers_expanded(costs.num_layers))
 
 
 def predicted_at(point: Point) -> MemoryEstimate:
@@ -79,7 +81,7 @@ def predicted_at(point: Point) -> MemoryEstimate:
 
 def test_device_memory_as_the_driver_sees_it() -> None:
     errors = {point: predicted_at(point).peak_bytes / MIB / point.driver_mib - 1 for point in points()}
-    assert len(errors) > 350
+    assert len(errors) > 500
     assert median(abs(error) for error in errors.values()) <= 0.01
     assert max(errors.values()) <= 0.03
     assert min(errors.values()) >= -0.03
@@ -87,7 +89,7 @@ def test_device_memory_as_the_driver_sees_it() -> None:
 
 def test_segments_that_do_not_grow_lose_more() -> None:
     """As on Windows. Counted as if they grew, the steps of our own kernels would be up to 3.6% more than predicted."""
-    own = [point for point in points() if point.kernels == "own"]
+    own = [point for point in points() if point.kernels == "own" and point.segments == "fixed"]
     assert len(own) == 9
     for point in own:
         costs = costs_at(point, expandable_segments=True)
@@ -112,7 +114,7 @@ def test_a_measurement_does_not_spoil_the_prediction_of_others() -> None:
             predicted_passing_bytes=passing,
             measured_passing_bytes=max(1, point.reserved_mib * MIB - staying),
         )
-        groups.setdefault((point.model, point.method, point.kernels), []).append((point, found))
+        groups.setdefault((point.model, point.method, point.kernels, point.segments), []).append((point, found))
     pairs = [(one, other) for group in groups.values() for one in group for _, other in group if one[1] is not other]
     assert len(pairs) > 5000
     by_line = sorted(_error(*one, *_line([other])) for one, other in pairs)
@@ -156,12 +158,9 @@ def test_what_tensors_take_is_exact_but_for_outliers_and_whole_models() -> None:
     for point in points():
         if point.method in ("qlora-8", "full") or point.kernels == "graphs":  # what a graph holds is not in use
             continue
-        costs, estimate = costs_at(point), predicted_at(point)
-        gaps = costs.gaps_bytes + costs.around_blocks(point.tokens, point.layers_recomputed(costs.num_layers))
-        gaps += round(costs.gaps_square * point.tokens**2)
-        if estimate.instant == "loss":
-            gaps += round(costs.gaps_tile * costs.loss.tile_bytes(point.tokens))
-        tensors = (estimate.peak_bytes - costs.footprint.context_bytes - gaps) / MIB
+        costs = costs_at(point)
+        worst = _worst(costs, point.tokens, point.layers_recomputed(costs.num_layers), accumulating=False)
+        tensors = (costs.staying_bytes + worst.gradients + worst.used) / MIB
         allowed = {"plain": 0.015, "unsloth": 0.04}.get(point.kernels, 0.035)  # its own buffers are among the gaps
         assert tensors == pytest.approx(point.allocated_mib, rel=allowed), point
 

@@ -117,7 +117,7 @@ def test_what_is_soon_made_is_made_again_where_that_saves_a_layer() -> None:
     rows = data_of(longest=2048, mean=2048.0, length_quantiles=(2048,) * 11)
 
     def plan(**wishes: Any) -> RunPlan:
-        asked = asking(method="qlora-4", max_length=2048, examples_per_step=16, **wishes)
+        asked = asking(method="qlora-4", max_length=2048, examples_per_step=16, layers_expanded=0, **wishes)
         return resolve(ready, asked, known("Qwen/Qwen3-8B"), rows)
 
     rebuild = plan().execution["rebuild_activations"]
@@ -170,9 +170,7 @@ def test_the_room_that_is_left_holds_expanded_weights() -> None:
     assert plan_on(12, card_report(12, packages=LIGER), method="qlora-4").execution_values().layers_expanded == 0
     own = plan_on(48, ready, method="qlora-4", layers_expanded=5)
     assert own.execution_values().layers_expanded == 5
-    assert (
-        0 < own.memory.peak_bytes - plan_on(48, ready, method="qlora-4", layers_expanded=0).memory.peak_bytes < 3 * GIB
-    )
+    assert 0 < own.memory.peak_bytes - none.memory.peak_bytes < 3 * GIB
     assert plan_on(80, card_report(80, packages=LIGER), method="lora").execution_values().layers_expanded == 0
 
 
@@ -182,7 +180,7 @@ def test_too_many_expanded_layers_are_said() -> None:
         plan_on(16, ready, layers_expanded=37)
     with pytest.raises(UserError, match="layers_expanded") as refused:
         plan_on(16, ready, method="qlora-4", layers_expanded=36)
-    assert "--layers-expanded" in refused.value.fix
+    assert "--layers-expanded" in str(refused.value.fix)
     with pytest.raises(UserError, match="needs a 4-bit base and fused adapters"):
         plan_on(16, ready, method="qlora-4", layers_expanded=1, lora_dropout=0.1)
 

@@ -1,6 +1,7 @@
 """Steps measured on one H200: our own loop, one micro-batch each, torch 2.11, rank 16.
 
-Segments grow, but for the kernels in ``NOT_GROWING``. ``kernels`` are "plain" (the model's own layers, PEFT's
+``segments`` of the allocator are growing or fixed, ``expanded`` is how many percent of the layers kept their weights
+expanded. ``kernels`` are "plain" (the model's own layers, PEFT's
 adapters, keys expanded to all heads), "adapters" (adapters inside the products, shared key heads), "fused" (Liger's
 layers, too; adapters of 8-bit bases stay PEFT's), "graphs" (the same in one CUDA graph), "rebuilt" (fused, with cheap
 results made again and layers' inputs in main memory), "eager" (fused, with attention that caps its scores), "own"
@@ -24,7 +25,6 @@ from qlora_run.model_facts.summary import summarise
 from qlora_run.resolve.setup import Setup
 
 H200 = Gpu(name="NVIDIA H200", capability=(9, 0), vram_total_bytes=141 * 2**30, vram_free_bytes=140 * 2**30)
-NOT_GROWING = ("rebuilt", "own", "unsloth")
 SHARES = {"all": 1.0, "half": 0.5, "none": 0.0}
 HUB_NAMES = {
     "qwen3-0.6b": "Qwen/Qwen3-0.6B",
@@ -49,6 +49,8 @@ class Point(NamedTuple):
     reserved_mib: int
     driver_mib: int
     step_ms: int
+    segments: str
+    expanded: int
 
     def setup(self, usual: Setup) -> Setup:
         """``usual`` with the kernels that computed this step."""
@@ -65,12 +67,16 @@ class Point(NamedTuple):
             cuda_graphs=self.kernels == "graphs",
             rebuild_activations=self.kernels == "rebuilt",
             offload_activations=self.kernels == "rebuilt",
-            expandable_segments=self.kernels not in NOT_GROWING,
+            expandable_segments=self.segments == "growing",
         )
 
     def layers_recomputed(self, total: int) -> int:
         """How many of a model's layers that is."""
         return round(SHARES[self.recomputed] * total)
+
+    def layers_expanded(self, total: int) -> int:
+        """How many of them kept their weights expanded."""
+        return round(self.expanded / 100 * total)
 
 
 @cache

@@ -154,11 +154,11 @@ class _FrozenHead(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), chunk):
                 rows = slice(start, start + chunk)
-                logits = torch.nn.functional.linear(hidden[rows].to(weight.dtype), weight, bias)
-                losses, slope = score(logits, targets[rows], softcap)
+                seen = hidden[rows].to(weight.dtype)  # and no name for the logits: who scores them lets them go
+                losses, slope = score(torch.nn.functional.linear(seen, weight, bias), targets[rows], softcap)
                 total += losses.sum()
                 gradient[rows] = slope @ weight
-                del logits, slope  # else they live on beside the next tile
+                del slope  # else it lives on beside the next tile
         ctx.save_for_backward(gradient)
         return total
 

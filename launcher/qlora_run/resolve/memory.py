@@ -39,7 +39,7 @@ class Costs:
     optimizer_step_bytes: int
     footprint: Footprint
     gaps_bytes: int
-    gaps_block_token: tuple[int, int, int]
+    gaps_block_token: int
     gaps_square: float
     gaps_tile: float
     gaps_share: float
@@ -69,11 +69,9 @@ class Costs:
             return replace(self, expanded_layers=layers) if layers else self
         return replace(self, expanded_layers=layers, expanded_down_bytes=0, expanded_widest_bytes=0)
 
-    def around_blocks(self, tokens: int, recomputed: int) -> int:
+    def around_blocks(self, tokens: int) -> int:
         """What is lost around the largest tensors of layers."""
-        of_all, of_some, of_none = self.gaps_block_token
-        some = of_some if recomputed < self.num_layers else of_all
-        return (some if recomputed else of_none) * tokens
+        return self.gaps_block_token * tokens
 
 
 def memory_costs(
@@ -100,7 +98,7 @@ def memory_costs(
         optimizer_step_bytes=_step_bytes(model, setup, trained, head),
         footprint=footprint,
         gaps_bytes=0 if on_cpu else small + round(rates.HEAD_GAPS * head) + rates.PAGE_BYTES // 2,
-        gaps_block_token=_block_gaps(setup, layer),
+        gaps_block_token=0 if on_cpu else round(rates.block_gaps(setup) * layer.block_token),
         gaps_square=0.0 if on_cpu else rates.SCORE_GAPS * layer.scores_square,
         gaps_tile=0.0 if on_cpu else rates.TILE_GAPS,
         gaps_share=rates.CPU_GAPS if on_cpu else 0.0 if growing else rates.FIXED_SEGMENTS_GAPS,
@@ -122,12 +120,6 @@ def memory_costs(
     )
 
 
-def _block_gaps(setup: Setup, layer: LayerCost) -> tuple[int, int, int]:
-    """What is lost around large tensors for each token, where all layers recompute, some, or none."""
-    of_all, of_some, of_none = rates.block_gaps(setup) if setup.device != "cpu" else (0.0, 0.0, 0.0)
-    return round(of_all * layer.block_token), round(of_some * layer.block_token), round(of_none * layer.block_token)
-
-
 def _step_bytes(model: ModelFacts, setup: Setup, trained: int, head_gradient: int) -> int:
     """A plain optimizer's temporaries; a tied head and embedding that add up their two gradients just before."""
     plain = trained * 4 if setup.optimizer_kernel == "plain" else 0
@@ -145,7 +137,7 @@ def peak(
     worst = _worst(costs, tokens, recomputed, accumulating)
     parts = _parts(costs, worst, tokens)
     known = costs.footprint
-    staying = costs.staying_bytes + worst.gradients
+    staying = 0 if known.measured else costs.staying_bytes + worst.gradients  # a measured peak has it in
     error = known.uncertain_share * worst.passing + rates.UNCERTAIN_STAYING * staying + known.uncertain_bytes
     return MemoryEstimate(
         parts=parts,
@@ -192,7 +184,7 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
     open_casts = (costs.num_layers - recomputed) * costs.cast_layer_bytes
     casts = costs.num_layers * costs.cast_layer_bytes if costs.casts_wait else open_casts  # for autocast to end
     fixed = costs.gaps_bytes + costs.footprint.workspace_bytes
-    lost = fixed + costs.around_blocks(tokens, recomputed) + round(costs.gaps_square * tokens**2)
+    lost = fixed + costs.around_blocks(tokens) + round(costs.gaps_square * tokens**2)
     in_backward = kept + open_casts + _backward(costs, tokens, recomputed)
     before = costs.gradient_bytes if accumulating else 0
     tile_gaps = round(costs.gaps_tile * costs.loss.tile_bytes(tokens))

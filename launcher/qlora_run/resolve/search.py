@@ -14,7 +14,6 @@ from functools import cached_property
 
 from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, sizes
 from qlora_profiles.facts import MemoryEstimate
-from qlora_run.resolve.footprint import UNCERTAIN_STAYING
 from qlora_run.resolve.memory import Costs, longest_that_fits, peak
 from qlora_run.resolve.offloaded import most_offloaded_tokens, offloaded_bytes
 from qlora_run.resolve.speed import Rates, Work, step_seconds
@@ -25,7 +24,7 @@ SWITCHES = {
     "rebuild_activations": ("activations rebuilt", "nothing rebuilt"),
 }
 """What a person reads of those that are on or off."""
-NEAR_TIE = 1.01
+NEAR_TIE = 1.005
 SMALLEST_BUDGET = 256
 STEP = 64
 PARTS = 8
@@ -193,7 +192,11 @@ class Search:
         if memory.budget_bytes is None:
             return costs.num_layers
         room = memory.budget_bytes - memory.peak_bytes - memory.error_bytes
-        return min(costs.num_layers, int(room / (costs.expanded_layer_bytes * (1 + UNCERTAIN_STAYING))))
+        most = min(costs.num_layers, max(0, room // costs.expanded_layer_bytes))
+        counts = (plain.variant, plain.token_budget, plain.layers_recomputed)
+        while most and not self.memory(*counts, most).fits:  # they have an error bar, too
+            most -= 1
+        return most
 
     def longest(self, most_tokens: int) -> int:
         """The longest example that any of the variants can take, or 0."""
