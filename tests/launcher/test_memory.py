@@ -160,7 +160,7 @@ def test_what_tensors_take_is_exact_but_for_outliers_and_whole_models() -> None:
             continue
         costs = costs_at(point)
         worst = _worst(costs, point.tokens, point.layers_recomputed(costs.num_layers), accumulating=False)
-        tensors = (costs.staying_bytes + worst.gradients + worst.used) / MIB
+        tensors = (costs.staying_bytes + worst.gradients + worst.used + costs.footprint.workspace_bytes) / MIB
         allowed = {"plain": 0.015, "unsloth": 0.04}.get(point.kernels, 0.035)  # its own buffers are among the gaps
         assert tensors == pytest.approx(point.allocated_mib, rel=allowed), point
 
