@@ -47,6 +47,34 @@ def test_norms(shape: tuple[int, ...], dtype: torch.dtype, wide: bool, overwrite
             assert torch.equal(kernels.norm(ours, weight, how, overwrites), found)
 
 
+def in_words(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, wide: bool) -> Tensor:
+    values = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6)
+    normed = (values * (weight.float() + 1.0)).to(x.dtype) if wide else values.to(x.dtype) * weight
+    left, right = normed.chunk(2, dim=-1)
+    return normed * cos[:, :, None] + torch.cat((-right, left), dim=-1) * sin[:, :, None]
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+@pytest.mark.parametrize("shape", [(1, 7, 3, 128), (1, 1, 1, 64), (1, 33, 32, 128), (2, 5, 4, 96), (1, 9, 2, 256)])
+def test_heads_normed_and_turned(shape: tuple[int, ...], dtype: torch.dtype, wide: bool) -> None:
+    from qlora_core.step.layer_functions import LayerFunctions, Norm
+
+    kernels, how = LayerFunctions(), Norm(1e-6, 1.0 if wide else 0.0, wide)
+    weight, grad = drawn(shape[-1:], dtype, 1), drawn(shape, dtype, 2)
+    angles = drawn((1, shape[1], shape[-1] // 2), torch.float32, 5).repeat(1, 1, 2)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    for seed in (3, 4):  # the second time what was compiled is launched without Triton
+        ours, plain = (drawn(shape, dtype, seed).requires_grad_() for _ in range(2))
+        found, expected = kernels.turned(ours, weight, how, cos, sin), in_words(plain, weight, cos, sin, wide)
+        assert apart(found, expected) < TOLERANCES[dtype]
+        (of_ours,) = torch.autograd.grad(found, ours, grad.clone())
+        (of_plain,) = torch.autograd.grad(expected, plain, grad)
+        assert apart(of_ours, of_plain) < 2 * TOLERANCES[dtype]
+        with torch.no_grad():
+            assert torch.equal(kernels.turned(ours, weight, how, cos, sin), found)
+
+
 @pytest.mark.parametrize("dtype", list(TOLERANCES))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_activations(shape: tuple[int, ...], dtype: torch.dtype) -> None:

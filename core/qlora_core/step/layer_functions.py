@@ -39,6 +39,7 @@ class _Kernels:
         module: Any = import_module("qlora_core.step.layer_kernel")
         self.norm, self.norm_backward = Launcher(module.norm), Launcher(module.norm_backward)
         self.gated, self.gated_backward = Launcher(module.gated), Launcher(module.gated_backward)
+        self.turned, self.turned_backward = Launcher(module.turned), Launcher(module.turned_backward)
 
 
 class LayerFunctions:
@@ -53,6 +54,17 @@ class LayerFunctions:
         if not torch.is_grad_enabled():
             return _normed(self._kernels, x, weight, how)[0]
         result: Tensor = _Norm.apply(x, weight, how, overwrites, self._kernels)  # type: ignore[no-untyped-call]
+        return result
+
+    def turned(self, x: Tensor, weight: Tensor, how: Norm, cos: Tensor, sin: Tensor) -> Tensor:
+        """The norm of each head (B x T x heads x H) turned by its token's angles (B x T x H, or 1 for B; halves alike).
+
+        Backward writes x's gradient over the result's.
+        """
+        x, (cos, sin) = x.contiguous(), (each.expand(len(x), -1, -1).contiguous() for each in (cos, sin))
+        if not torch.is_grad_enabled():
+            return _turned(self._kernels, x, weight, how, cos, sin)[0]
+        result: Tensor = _Turned.apply(x, weight, how, cos, sin, self._kernels)  # type: ignore[no-untyped-call]
         return result
 
     def silu(self, gate: Tensor, up: Tensor) -> Tensor:
@@ -117,6 +129,55 @@ def _cut(x: Tensor) -> tuple[int, int, int, int, int]:
     columns = x.shape[-1]
     padded = 1 << (columns - 1).bit_length()
     return x.numel() // columns, columns, padded, SEVERAL if padded <= NARROW else 1, 8 if padded >= BLOCK else 4
+
+
+class _Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, how: Norm, cos: Tensor, sin: Tensor, kernels: _Kernels) -> Tensor:
+        result, scale = _turned(kernels, x, weight, how, cos, sin)
+        ctx.save_for_backward(x, scale, cos, sin)
+        ctx.rest = weight, how, kernels
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (x, scale, cos, sin), (weight, how, kernels) = ctx.saved_tensors, ctx.rest
+        grad = grad_outputs[0].contiguous()
+        rows, columns, padded, several, warps = _cut(x)
+        kernels.turned_backward(
+            (x.device, x.dtype, weight.dtype, cos.dtype, columns),
+            -(-rows // several),
+            (grad, x, weight, cos, sin, scale),
+            rows,
+            x.shape[-2],
+            how.offset,
+            columns // 2,
+            padded // 2,
+            several,
+            warps=warps,
+        )
+        return grad, None, None, None, None, None
+
+
+def _turned(kernels: _Kernels, x: Tensor, weight: Tensor, how: Norm, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The result, and what each head was multiplied with (T x heads, float32)."""
+    out, (rows, columns, padded, several, warps) = torch.empty_like(x), _cut(x)
+    scale = x.new_empty(rows, dtype=torch.float32)
+    kernels.turned(
+        (x.device, x.dtype, weight.dtype, cos.dtype, columns, how.wide),
+        -(-rows // several),
+        (x, weight, cos, sin, out, scale),
+        rows,
+        x.shape[-2],
+        how.epsilon,
+        how.offset,
+        how.wide,
+        columns // 2,
+        padded // 2,
+        several,
+        warps=warps,
+    )
+    return out, scale
 
 
 class _Gated(torch.autograd.Function):

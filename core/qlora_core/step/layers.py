@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qlora_core.step.layer_functions import LayerFunctions, Norm
 from qlora_core.step.rebuild import remembered
 
-TRIAL_TOKENS = 32
+TRIAL_TOKENS, ROTATED = 32, 64
 TOLERANCE = 0.02
 """Largest error of a trial, in parts of the result's norm: bfloat16 has a relative precision of 0.004."""
 
@@ -26,13 +26,15 @@ TOLERANCE = 0.02
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerKernels:
     """The kernels: a norm of (x, weight, epsilon, offset, casting mode, whether backward may overwrite its input),
-    activations of (gate, up) and a rotation of (q, k, cos, sin)."""
+    activations of (gate, up), a rotation of (q, k, cos, sin), and where there is one a norm of heads that are turned at
+    once, of (B x T x heads x H, weight, epsilon, offset, casting mode, cos, sin)."""
 
     whose: str
     norm: Callable[[Tensor, Tensor, float, float, str, bool], Tensor]
     silu: Callable[[Tensor, Tensor], Tensor]
     gelu_tanh: Callable[[Tensor, Tensor], Tensor]
     rotate: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    turned: Callable[[Tensor, Tensor, float, float, str, Tensor, Tensor], Tensor] | None = None
 
 
 class NormStyle(NamedTuple):
@@ -67,7 +69,12 @@ def own_kernels(others: LayerKernels) -> LayerKernels:
             return others.norm(x, weight, epsilon, offset, casting, overwrites)
         return own.norm(x, weight, Norm(epsilon, offset, casting == "gemma"), overwrites)
 
-    return replace(others, whose="our kernel", norm=norm, silu=own.silu)
+    def turned(
+        x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, cos: Tensor, sin: Tensor
+    ) -> Tensor:
+        return own.turned(x, weight, Norm(epsilon, offset, casting == "gemma"), cos, sin)
+
+    return replace(others, whose="our kernel", norm=norm, silu=own.silu, turned=turned)
 
 
 def liger_kernels() -> LayerKernels:
@@ -131,41 +138,50 @@ def fuse_layers(
         if "forward" in vars(module):
             continue
         offers = (offer for each in choices for offer in _offers(module, each, style, trial, fused.remembered))
-        chosen = next(((kind, forward) for kind, forward, same in offers if same()), None)
-        if chosen:
-            fused.replace(chosen[0], module, chosen[1])
+        for part in next((offer.parts for offer in offers if offer.same()), ()):
+            fused.replace(*part)
     return fused
 
 
-Offer = tuple[str, Callable[..., Any], Callable[[], bool]]
+class Offer(NamedTuple):
+    """What could take the place of modules' forward, each with its kind, and a test of it."""
+
+    parts: tuple[tuple[str, nn.Module, Callable[..., Any]], ...]
+    same: Callable[[], bool]
 
 
 Made = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 
 
 def _offers(module: Any, kernels: LayerKernels, style: NormStyle, trial: "_Trial", made: Made) -> Iterator[Offer]:
-    """What could take a module's place: its kind, the forward, and a test of it."""
+    """What could take a module's place, the best first."""
     name = type(module).__name__
     if name.endswith("RMSNorm") and isinstance(module.weight, Tensor):
         norm = made(_norm(module, kernels, style))
         width = module.weight.shape[0]
         title = f"{kernels.whose} for {name} {width}"
-        yield "norm", norm, lambda: trial.agree(title, module.forward, norm, [width])
+        yield Offer((("norm", module, norm),), lambda: trial.agree(title, module.forward, norm, [width]))
     elif all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         activate = _activation(module.act_fn, kernels)
         if activate is not None:
             forward = _gated(module, made(activate))
             own = _multiplied(module.act_fn)
             title = f"{kernels.whose} for the activation of {name}"
-            yield "activation", forward, lambda: trial.agree(title, own, activate, [64, 64])
-    elif hasattr(module, "q_proj") and (rotating := _rotating(module, kernels)):
-        forward, rotate = rotating
-        title = f"the rotation of {name}"
-        yield "rotation", forward, lambda: trial.agree_on_rotation(title, rotate, kernels.rotate)
+            yield Offer((("activation", module, forward),), lambda: trial.agree(title, own, activate, [64, 64]))
+    elif hasattr(module, "q_proj") and (rotate := _rotation_of(module)):
+        if kernels.turned is not None and hasattr(module, "q_norm"):
+            yield _heads_offer(module, kernels, style, trial, rotate)
+        forward, title = _rotating(module, kernels.rotate), f"the rotation of {name}"
+        parts = (("rotation", module, forward),)
+        yield Offer(parts, lambda: trial.agree_on_rotation(title, rotate, kernels.rotate, ROTATED))
+
+
+def _epsilon(norm: Any) -> float:
+    return float(getattr(norm, "variance_epsilon", None) or norm.eps)
 
 
 def _norm(module: Any, kernels: LayerKernels, style: NormStyle) -> Callable[[Tensor], Tensor]:
-    epsilon = getattr(module, "variance_epsilon", None) or module.eps
+    epsilon = _epsilon(module)
 
     def forward(x: Tensor) -> Tensor:
         return kernels.norm(x, module.weight, epsilon, style.offset, style.casting, style.overwrites)
@@ -190,18 +206,47 @@ def _gated(module: Any, activate: Callable[[Tensor, Tensor], Tensor]) -> Callabl
     return forward
 
 
-def _rotating(module: nn.Module, kernels: LayerKernels) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
-    """The attention's own forward with another rotation, and the rotation that it had."""
+def _heads_offer(
+    module: Any, kernels: LayerKernels, style: NormStyle, trial: "_Trial", rotate: Callable[..., Any]
+) -> Offer:
+    """Norm and rotation of heads at once, in the rotation's place; in the norms' nothing is left to do."""
+    norms = module.q_norm, module.k_norm
+    turned: Any = kernels.turned
+
+    def turn(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        how = [(norm.weight, _epsilon(norm), style.offset, style.casting, cos, sin) for norm in norms]
+        return tuple(turned(x.transpose(1, 2), *rest).transpose(1, 2) for x, rest in zip((q, k), how, strict=True))
+
+    def own(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
+        return rotate(norms[0](q), norms[1](k), cos, sin)
+
+    width = norms[0].weight.shape[0]
+    title = f"{kernels.whose} for the heads of {type(module).__name__} {width}"
+    parts = (("rotation", module, _rotating(module, turn)), *(("norm", norm, _as_it_is) for norm in norms))
+    return Offer(parts, lambda: trial.agree_on_rotation(title, own, turn, width))
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def _rotation_of(module: nn.Module) -> Callable[..., Any] | None:
+    """What an attention's own forward calls, where another can be put in its place."""
     own = type(module).forward
     if not isinstance(own, FunctionType) or hasattr(own, "__wrapped__"):
         return None
-    rotate = own.__globals__.get("apply_rotary_pos_emb")
-    if rotate is None or "apply_rotary_pos_emb" not in own.__code__.co_names:
-        return None
-    names = own.__globals__ | {"apply_rotary_pos_emb": kernels.rotate}
+    called = "apply_rotary_pos_emb" in own.__code__.co_names
+    return own.__globals__.get("apply_rotary_pos_emb") if called else None
+
+
+def _rotating(module: nn.Module, rotate: Callable[..., Any]) -> Callable[..., Any]:
+    """The attention's own forward with another rotation."""
+    own: Any = type(module).forward
+    names = own.__globals__ | {"apply_rotary_pos_emb": rotate}
     copy = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
     copy.__kwdefaults__ = own.__kwdefaults__
-    return copy.__get__(module), rotate
+    forward: Callable[..., Any] = copy.__get__(module)
+    return forward
 
 
 class _Trial:
@@ -218,16 +263,16 @@ class _Trial:
             self._seen[name] = self._same(name, own, other, shapes)
         return self._seen[name]
 
-    def agree_on_rotation(self, name: str, own: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    def agree_on_rotation(self, name: str, own: Callable[..., Any], other: Callable[..., Any], width: int) -> bool:
         """On four query and two key heads, laid out in memory token by token as attention has them."""
         if name not in self._seen:
-            angles = torch.arange(TRIAL_TOKENS)[:, None] * torch.linspace(0.1, 1, 32).repeat(2)
+            angles = torch.arange(TRIAL_TOKENS)[:, None] * torch.linspace(0.1, 1, width // 2).repeat(2)
             cos, sin = (each[None].to(self._device, self._dtype) for each in (angles.cos(), angles.sin()))
 
             def with_angles(rotate: Callable[..., Any]) -> Callable[..., Any]:
                 return lambda q, k: rotate(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
 
-            shapes = [(1, TRIAL_TOKENS, heads, 64) for heads in (4, 2)]
+            shapes = [(1, TRIAL_TOKENS, heads, width) for heads in (4, 2)]
             self._seen[name] = self._same(name, with_angles(own), with_angles(other), shapes)
         return self._seen[name]
 

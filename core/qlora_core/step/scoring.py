@@ -16,7 +16,7 @@ Score = Callable[[Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
 """From logits (n x V, which may be overwritten), targets (n) and a cap to losses (n, float32) and slopes (n x V)."""
 
 BLOCK, WARPS = 8192, 8
-"""The fastest of eight tried on an H200 with 512 rows of 151,936, within 6% of it with 256 (bench/scoring.py)."""
+"""The fastest of those tried on an H200 with 512 tokens and a vocabulary of 151,936 (bench/scoring.py)."""
 TRIAL_TOKENS, TRIAL_VOCABULARY, TRIAL_CAP = 3, 10_001, 3.0
 TOLERANCE = 0.02
 """Largest error of a trial, in parts of the result's norm: bfloat16 has a relative precision of 0.004."""

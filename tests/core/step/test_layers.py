@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.adapted import adapted, assert_same, computed
 from support.models import FAMILIES, random_examples
-from support.plain_kernels import KERNELS, norm, rotate
+from support.plain_kernels import KERNELS, norm, rotate, turned
 from torch import Tensor
 from torch.nn.functional import silu
 
@@ -65,6 +65,37 @@ def test_the_kernels_are_what_runs() -> None:
     calls.clear()
     model(input_ids=torch.ones(1, 5, dtype=torch.long), use_cache=False)
     assert {name: calls.count(name) for name in names} == {"norm": 13, "silu": 3, "gelu_tanh": 0, "rotate": 3}
+
+
+@pytest.mark.parametrize("recomputed", [0, 2])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_heads_are_normed_and_turned_at_once(family: str, recomputed: int) -> None:
+    calls: list[str] = []
+    names = ("norm", "rotate", "turned")
+    own = {"norm": norm, "rotate": rotate, "turned": turned}
+    model = adapted(family)
+    recompute_layers(model.get_base_model(), recomputed, False)
+    expected = computed(model)
+    layers = fused(model, replace(KERNELS, **{name: _called(calls, name, own[name]) for name in names}))
+    assert counts(layers) == {"norm": NORMS[family], "activation": 3, "rotation": 3}
+    calls.clear()
+    model(input_ids=torch.ones(1, 5, dtype=torch.long), use_cache=False)
+    at_once = family in ("qwen3", "gemma3_text")
+    usual = NORMS[family] - (6 if at_once else 0)
+    assert [calls.count(name) for name in names] == [usual, 0 if at_once else 3, 6 if at_once else 0]
+    assert_same(computed(model), expected, 1e-5)
+    layers.remove()
+    assert_same(computed(model), expected, 1e-5)
+
+
+def test_heads_that_come_out_otherwise_are_computed_in_two_kernels() -> None:
+    model, warned = adapted(), list[str]()
+    expected = computed(model)
+    kernels = replace(KERNELS, turned=lambda x, *rest: turned(x, *rest) * 1.1)
+    assert counts(fused(model, kernels, warned=warned)) == {"norm": 13, "activation": 3, "rotation": 3}
+    assert len(warned) == 1
+    assert "the heads of Qwen3Attention 16 differs" in warned[0]
+    assert_same(computed(model), expected, 1e-5)
 
 
 def broken(*arguments: Any) -> Any:

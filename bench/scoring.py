@@ -1,0 +1,58 @@
+"""How long a tile of logits takes to become losses and slopes: torch's words for it, and our kernel.
+
+usage: python bench/scoring.py [--tokens 256 512] [--vocabulary 151936] [--blocks 4096 8192 16384] [--warps 8 16]
+
+*least* is what reading and writing the tile once takes at the rate that copies reach here. A CUDA card with Triton.
+"""
+
+import argparse
+from collections.abc import Callable
+from itertools import product
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from qlora_core.step import scoring
+
+REPEATS = 30
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Median time on the card."""
+    times = []
+    for _ in range(REPEATS + 3):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        times.append((start, end))
+    torch.cuda.synchronize()
+    return median(start.elapsed_time(end) for start, end in times[3:])
+
+
+def line(title: str, tokens: int, logits: Tensor, targets: Tensor, score: scoring.Score) -> None:
+    """One row of the table."""
+    print(f"| {title} | {tokens:,} | {milliseconds(lambda: score(logits, targets, None)):.3f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[4096, 8192, 16384])
+    parser.add_argument("--warps", type=int, nargs="+", default=[8, 16])
+    options = parser.parse_args()
+    print("| how | tokens | ms |\n| --- | --- | --- |")
+    for tokens in options.tokens:
+        logits = torch.randn(tokens, options.vocabulary, device="cuda", dtype=torch.bfloat16)
+        targets, other = torch.randint(0, options.vocabulary, (tokens,), device="cuda"), torch.empty_like(logits)
+        print(f"| least | {tokens:,} | {milliseconds(lambda to=other, of=logits: to.copy_(of)):.3f} |")
+        line("words", tokens, logits, targets, scoring.scored)
+        for scoring.BLOCK, scoring.WARPS in product(options.blocks, options.warps):
+            title = f"kernel, blocks of {scoring.BLOCK:,}, {scoring.WARPS} warps"
+            line(title, tokens, logits, targets, scoring.Scoring())
+
+
+if __name__ == "__main__":
+    main()
