@@ -76,7 +76,7 @@ def costs_at(point: Point, **changes: Any) -> Costs:
 
 def predicted_at(point: Point) -> MemoryEstimate:
     costs = costs_at(point)
-    return peak(costs, point.tokens, point.layers_recomputed(costs.num_layers), accumulating=point.kernels == "graphs")
+    return peak(costs, point.tokens, point.layers_recomputed(costs.num_layers), accumulating=point.graphs)
 
 
 def test_device_memory_as_the_driver_sees_it() -> None:
@@ -106,7 +106,7 @@ def test_a_measurement_does_not_spoil_the_prediction_of_others() -> None:
     groups: dict[tuple[str, ...], list[tuple[Point, Measurement]]] = {}
     for point in points():
         costs, estimate = costs_at(point), predicted_at(point)
-        accumulating = point.kernels == "graphs"
+        accumulating = point.graphs
         passing = passing_bytes(costs, point.tokens, point.layers_recomputed(costs.num_layers), accumulating)
         staying = estimate.peak_bytes - costs.footprint.context_bytes - passing
         found = Measurement(
@@ -156,7 +156,7 @@ def test_runs_of_the_product(
 
 def test_what_tensors_take_is_exact_but_for_outliers_and_whole_models() -> None:
     for point in points():
-        if point.method in ("qlora-8", "full") or point.kernels == "graphs":  # what a graph holds is not in use
+        if point.method in ("qlora-8", "full") or point.graphs:  # what a graph holds is not in use
             continue
         costs = costs_at(point)
         worst = _worst(costs, point.tokens, point.layers_recomputed(costs.num_layers), accumulating=False)

@@ -176,7 +176,7 @@ def test_what_another_version_measured_is_left_alone(tmp_path: Path) -> None:
     plan = plan_in(tmp_path)
     Tuner(tmp_path / "plan.json").answer(measured(plan))
     (path,) = (tmp_path / "cache").rglob("*.json")
-    path.write_text(path.read_text(encoding="utf-8").replace('"loss_kernel"', '"loss_of"'), "utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace('"layers_expanded"', '"layers_wide"'), "utf-8")
     assert load(REPORT).of_run(run_key(plan, plan.execution_values()))
     assert as_measured(plan, load(REPORT)) == plan
 

@@ -1,11 +1,11 @@
 """Steps measured on one H200: our own loop, one micro-batch each, torch 2.11, rank 16.
 
 ``segments`` of the allocator are growing or fixed, ``expanded`` is how many percent of the layers kept their weights
-expanded. ``kernels`` are "plain" (the model's own layers, PEFT's
-adapters, keys expanded to all heads), "adapters" (adapters inside the products, shared key heads), "fused" (Liger's
-layers, too; adapters of 8-bit bases stay PEFT's), "graphs" (the same in one CUDA graph), "rebuilt" (fused, with cheap
-results made again and layers' inputs in main memory), "eager" (fused, with attention that caps its scores), "own"
-(fused, norms and SwiGLU ours) or "unsloth" (Unsloth's kernels and adapters).
+expanded. ``kernels`` are "plain" (the model's own layers, PEFT's adapters, keys expanded to all heads), "adapters"
+(adapters inside the products, shared key heads), "fused" (Liger's layers, too; adapters of 8-bit bases stay PEFT's),
+"own" (norms and SwiGLU are ours), "graphs" and "own graphs" (the same in one CUDA graph), "rebuilt" (with cheap results
+made again and layers' inputs in main memory), "eager" (fused, with attention that caps its scores) or "unsloth"
+(Unsloth's kernels and adapters).
 """
 
 import csv
@@ -52,6 +52,11 @@ class Point(NamedTuple):
     segments: str
     expanded: int
 
+    @property
+    def graphs(self) -> bool:
+        """Whether CUDA graphs computed it, which hold all that a micro-batch takes."""
+        return self.kernels.endswith("graphs")
+
     def setup(self, usual: Setup) -> Setup:
         """``usual`` with the kernels that computed this step."""
         eager = self.kernels == "eager"
@@ -64,7 +69,7 @@ class Point(NamedTuple):
             fused_adapters=self.kernels not in ("plain", "unsloth") and self.method != "qlora-8",
             backend_kernels=self.kernels == "unsloth",
             expands_heads=self.kernels in ("plain", "eager"),
-            cuda_graphs=self.kernels == "graphs",
+            cuda_graphs=self.graphs,
             rebuild_activations=self.kernels == "rebuilt",
             offload_activations=self.kernels == "rebuilt",
             expandable_segments=self.segments == "growing",
