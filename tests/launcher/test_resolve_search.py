@@ -1,5 +1,6 @@
 """The search against trying everything, and what it says of the execution that it did not take."""
 
+from bisect import bisect_left
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -36,22 +37,31 @@ def situation(vram_gib: float, name: str, longest: int, packages: dict[str, str]
 
 
 def everything(search: Search) -> list[Candidate]:
-    """Every execution on the grid that fits: with no expanded layer, one, half of them, and as many as there is room
-    for."""
+    """Every execution on the grid that fits: with no expanded layer, and with as many as there is room for."""
     found = []
-    total = search.costs.num_layers
-    for variant, tokens, layers in product(search.variants, search.token_budgets, range(total + 1)):
-        if not search.fits(variant, tokens, layers):
-            continue
-        for expanded in (0, 1, total // 2, _most(search, variant, tokens, layers)) if variant.can_expand else (0,):
-            candidate = search.candidate(tokens, layers, variant, expanded)
-            found += [candidate] if candidate.memory.fits else []
+    for variant, tokens, layers in product(search.variants, search.token_budgets, range(search.costs.num_layers + 1)):
+        if search.fits(variant, tokens, layers):
+            counts = {0, _most(search, variant, tokens, layers)} if variant.can_expand else {0}
+            found += [search.candidate(tokens, layers, variant, expanded) for expanded in counts]
     return found
 
 
 def _most(search: Search, variant: Variant, tokens: int, layers: int) -> int:
-    counts = range(search.costs.num_layers + 1)
-    return max(count for count in counts if search.memory(variant, tokens, layers, count).fits)
+    def full(count: int) -> bool:
+        return not search.memory(variant, tokens, layers, count).fits
+
+    return bisect_left(range(1, search.costs.num_layers + 1), True, key=full)
+
+
+@given(vram=st.floats(6, 60), tokens=st.sampled_from((256, 1024, 4096)), layers=st.sampled_from((0, 7, 36)))
+def test_as_many_layers_are_expanded_as_fit(vram: float, tokens: int, layers: int) -> None:
+    search = search_for(situation(vram, "Qwen/Qwen3-8B", 256, LIGER, 64), "qlora-4")
+    for variant in search.variants:
+        plain = search.candidate(tokens, layers, variant)
+        most = _most(search, variant, tokens, layers) if plain.memory.fits else 0
+        assert most - search._most_expanded(plain) in (0, 1)  # the last one makes the room for expanding one needless
+        seconds = [search.candidate(tokens, layers, variant, count).step_seconds for count in (0, most // 2, most)]
+        assert seconds == sorted(seconds, reverse=True)
 
 
 @given(

@@ -66,7 +66,7 @@ class Group:
     """Adapted layers that read the same tensor and have one scale, computed when the first of them is called.
 
     What a group ``only_added`` makes, no backward reads: it is not made a second time. ``layer`` is the decoder layer
-    that the group is in, if any. While it ``stays_expanded``, what the first product expanded is there for the next.
+    that the group is in, if any. While it ``stays_expanded``, ``hold`` makes its weights once for all steps.
     """
 
     def __init__(
