@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from in_process import Loaded, plan_of
-from switches import SWITCHES
+from switches import SWITCHES, also
 
 import qlora_core.step.graphs
 from qlora_core.preflight import Rehearsal, Talk
@@ -148,9 +148,7 @@ def execution_of(plan: RunPlan) -> dict[str, Any]:
 
 def words(point: dict[str, Any]) -> str:
     """An execution in few words."""
-    more = f", {point['layers_expanded']} expanded" if point["layers_expanded"] else ""
-    more += "".join(f", {word}" for word, name in SWITCHES.items() if point[name])
-    return f"{point['token_budget']} / {point['layers_recomputed']} / {point['loss_kernel']}{more}"
+    return f"{point['token_budget']} / {point['layers_recomputed']} / {point['loss_kernel']}{also(point)}"
 
 
 def fits(point: dict[str, Any], outside_bytes: int, cap_gib: float) -> bool:

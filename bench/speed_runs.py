@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
+from switches import also
+
 from qlora_profiles import codec, events
 from qlora_profiles.plan import RunPlan
 
@@ -196,7 +199,7 @@ def ends_of(steps: Sequence[events.StepEvent], on_card: bool) -> tuple[float, ..
 def _execution(plan: RunPlan) -> str:
     execution = plan.execution_values()
     recomputed = f"{execution.layers_recomputed}/{plan.model.num_layers} recomputed"
-    return f"{execution.backend}, {execution.token_budget} tokens, {recomputed}"
+    return f"{execution.backend}, {execution.token_budget} tokens, {recomputed}{also(asdict(execution))}"
 
 
 def peer(who: str, how: str, job: dict[str, Any], facts: dict[str, Any], folder: Path) -> Result:
