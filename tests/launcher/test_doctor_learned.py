@@ -109,7 +109,7 @@ def test_what_failed_is_not_planned_with(test: str, setting: str, value: Any, st
 
 
 @pytest.mark.parametrize(
-    "test", ["nf4", "varlen", "adamw", "workers", "graphs", "triton", "expand", "liger", "unsloth"]
+    "test", ["nf4", "varlen", "adamw", "workers", "graphs", "triton", "expand", "score", "liger", "unsloth"]
 )
 def test_each_fall_back_is_told_with_its_reason(test: str) -> None:
     (told,) = (note for note in planned(broke(test, NO_LUCK)).notes if NO_LUCK in note)
@@ -147,6 +147,8 @@ def test_4_bits_that_fail_leave_16() -> None:
         ("triton", {"loss_kernel": "liger"}, "loss_kernel liger: a kernel failed here"),
         ("triton", {"weight_kernel": "triton"}, "weight_kernel triton: a kernel failed here"),
         ("expand", {"weight_kernel": "triton"}, "weight_kernel triton: it failed here"),
+        ("triton", {"loss_kernel": "triton"}, "loss_kernel triton: a kernel failed here"),
+        ("score", {"loss_kernel": "triton"}, "loss_kernel triton: our kernel failed here"),
     ],
 )
 def test_a_wish_that_was_seen_to_fail_is_refused(test: str, wish: dict[str, Any], words: str) -> None:
@@ -170,6 +172,10 @@ def test_our_kernel_that_was_seen_to_fail_is_not_planned_with() -> None:
     assert planned().execution["weight_kernel"].value == "triton"
     after = planned(broke("expand", NO_LUCK)).execution["weight_kernel"]
     assert (after.value, after.source) == ("bitsandbytes", "probe")
+    assert NO_LUCK in after.reason
+    assert planned().execution["loss_kernel"].value == "triton"
+    after = planned(broke("score", NO_LUCK)).execution["loss_kernel"]
+    assert (after.value, after.source) == ("chunked", "probe")
     assert NO_LUCK in after.reason
 
 

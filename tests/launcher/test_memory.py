@@ -133,7 +133,7 @@ def _error(point: Point, found: Measurement, scale: float, offset: float) -> flo
     return missing / MIB / point.driver_mib
 
 
-OWN_LOSS = {"loss_kernel": "triton"}
+OWN_LOSS: dict[str, Any] = {"loss_kernel": "triton"}
 RUNS = [
     # GiB of the cap, tokens, layers recomputed, kernels, bytes reserved and outside by the run's own measurement
     (8, 4096, 35, {"offload_activations": True, "loss_chunk_tokens": 128}, 7616856064, 880345088),
@@ -162,7 +162,7 @@ def test_runs_of_the_product(
 
 def test_a_run_whose_layers_all_stay_expanded() -> None:
     """The same, under 80 GiB."""
-    kernels = {"fused_adapters": True, "expands_heads": False, "loss_kernel": "triton", "loss_chunk_tokens": 512}
+    kernels: dict[str, Any] = OWN_LOSS | {"fused_adapters": True, "expands_heads": False, "loss_chunk_tokens": 512}
     setup = replace(FUSED, **kernels)
     costs = memory_costs(MODEL, TARGETS, setup, footprint_of(H200, setup)).keeping(36)
     assert 0 < peak(costs, 8192, 0).peak_bytes / (61788389376 + 802750464) - 1 < 0.01

@@ -201,6 +201,12 @@ MACHINES: list[Row] = [
         {"weight-kernel": "warn", "triton": "ok"},
         1,
     ),
+    (
+        "our kernel that makes other losses",
+        lambda: subject(machine(packages=LIGER), broke("score", "ArithmeticError: different losses")),
+        {"loss-kernel": "warn", "weight-kernel": "ok", "triton": "ok"},
+        1,
+    ),
     ("no Triton for our kernel", lambda: subject(machine("windows-12gb")), {"weight-kernel": "skipped"}, 0),
     ("Triton that works", lambda: subject(machine(packages=LIGER)), {"triton": "ok", "liger": "ok"}, 0),
     ("no Triton", lambda: subject(machine("windows-12gb")), {"triton": "skipped"}, 0),

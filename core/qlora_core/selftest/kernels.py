@@ -73,9 +73,23 @@ def weight_kernel() -> Found:
         raise Unavailable("the kernel needs a CUDA card")
     from qlora_core.step.expand import triton_expand
 
-    dtype = torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    triton_expand(torch.device("cuda"), dtype)
+    triton_expand(torch.device("cuda"), _half())
     return {"device": "cuda"}
+
+
+def loss_kernel() -> Found:
+    """Our kernel for the loss, against torch's words for it."""
+    if accelerator() != "cuda":
+        raise Unavailable("the kernel needs a CUDA card")
+    from qlora_core.step.scoring import scoring
+
+    scoring(torch.device("cuda"), _half())
+    return {"device": "cuda"}
+
+
+def _half() -> torch.dtype:
+    """The 16 bits that a card computes in."""
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
 def triton_compiles() -> Found:

@@ -17,6 +17,7 @@ TESTS: dict[str, str] = {
     "graphs": "qlora_core.selftest.kernels:cuda_graph",
     "triton": "qlora_core.selftest.kernels:triton_compiles",
     "expand": "qlora_core.selftest.kernels:weight_kernel",
+    "score": "qlora_core.selftest.kernels:loss_kernel",
     "liger": "qlora_core.selftest.kernels:liger_loss",
     "unsloth": "qlora_core.selftest.packages:unsloth_imports",
     "workers": "qlora_core.selftest.processes:loader_worker",

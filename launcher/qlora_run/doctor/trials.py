@@ -56,6 +56,7 @@ TRIALS = (
     Plan(test="workers", child="torch", limit_seconds=60),
     Plan(test="triton", child="triton", limit_seconds=FIRST_SECONDS, missing=_needs_triton),
     Plan(test="expand", child="triton", limit_seconds=60, missing=_needs_both),
+    Plan(test="score", child="triton", limit_seconds=60, missing=_needs_triton),
     Plan(test="liger", child="triton", limit_seconds=60, missing=_needs_liger),
     Plan(test="unsloth", child="unsloth", limit_seconds=FIRST_SECONDS, missing=_needs_unsloth),
     Plan(test="all_reduce", child="ranks", limit_seconds=FIRST_SECONDS, missing=_needs_cards),

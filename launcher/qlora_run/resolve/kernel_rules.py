@@ -51,8 +51,10 @@ def loss_kernel(s: Situation) -> Choice:
     """In chunks: nothing of a frozen head is computed twice. By our kernel where Triton works."""
     if s.model.own_logits:
         return Choice("logits", "probe", "this architecture makes its logits in its own way")
-    if not s.on_cuda or s.wished_method == "full" or _triton_missing(s):
+    if not s.on_cuda or s.wished_method == "full":
         return Choice("chunked", "default", "never holds all logits; loss and gradient in one pass")
+    if missing := _loss_by_triton_missing(s):
+        return Choice("chunked", "probe", f"never holds all logits ({missing})")
     return Choice("triton", "probe", "never holds all logits, and those it holds in 16 bits")
 
 
@@ -63,9 +65,15 @@ def loss_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
         return EnvironmentProblem(old, "--loss-kernel chunked")
     if value == "liger" and (missing := _liger_missing(s)):
         return EnvironmentProblem(f"loss_kernel liger: {missing}", "--loss-kernel chunked")
-    if value == "triton" and (missing := _triton_missing(s) if s.on_cuda else "needs an NVIDIA card"):
+    if value == "triton" and (missing := _loss_by_triton_missing(s)):
         return EnvironmentProblem(f"loss_kernel triton: {missing}", "--loss-kernel chunked")
     return None
+
+
+def _loss_by_triton_missing(s: Situation) -> str | None:
+    failed_here = s.learned.problem("score")
+    tried = f"our kernel failed here: {failed_here}" if failed_here else None
+    return _triton_missing(s) or tried if s.on_cuda else "needs an NVIDIA card"
 
 
 def _liger_missing(s: Situation) -> str | None:

@@ -40,6 +40,7 @@ WITHOUT = {
     "graphs": "no CUDA graphs",
     "triton": "no kernels that need Triton",
     "expand": "bitsandbytes' kernels for 4-bit weights",
+    "score": "torch's own words for the loss",
     "liger": "no kernels of Liger's",
     "unsloth": "no Unsloth",
     "workers": "no loader processes",

@@ -101,10 +101,17 @@ def weight_kernel(s: Subject) -> Seen:
     return done or _broken(s, "expand", "our kernel for 4-bit weights", consequence, _triton_fix(s))
 
 
+def loss_kernel(s: Subject) -> Seen:
+    """Our kernel for the loss."""
+    done = _ran(s, "score", "its losses and slopes equal torch's")
+    consequence = "training falls back to torch's own words: the same result, slower and with more memory"
+    return done or _broken(s, "score", "our kernel for the loss", consequence, _triton_fix(s))
+
+
 def triton(s: Subject) -> Seen:
     """A kernel of our own, compiled here."""
     done = _ran(s, "triton", "a kernel was compiled and ran")
-    consequence = "training falls back to kernels without Triton: no Liger, no Unsloth"
+    consequence = "training falls back to kernels without Triton: none of ours, no Liger, no Unsloth"
     return done or _broken(s, "triton", "a Triton kernel", consequence, _triton_fix(s))
 
 
@@ -116,7 +123,7 @@ def _triton_fix(s: Subject) -> Fix:
 def liger(s: Subject) -> Seen:
     """Liger's loss."""
     done = _ran(s, "liger", "its loss equals torch's")
-    consequence = "training falls back to the chunked loss: the same result"
+    consequence = "training falls back to the model's own layers: the same result, slower and with more memory"
     return done or _broken(s, "liger", "Liger's loss", consequence, remedies.install("liger-kernel", force=True))
 
 
