@@ -23,7 +23,7 @@ TOLERANCE = 0.02
 
 
 def scored(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """The summed words: a float32 copy of the tile, overwritten to save another."""
+    """In words of torch: a float32 copy of the tile, overwritten to save another."""
     given, logits = logits.dtype, logits.float()
     if softcap:
         logits = logits.div_(softcap).tanh_().mul_(softcap)
