@@ -1,7 +1,7 @@
 """How long an optimizer step may take: a roofline from the data sheet, with a floor set by kernel launches.
 
-Fitted to one H200 with six models from 0.6B to 8B, and with our own kernels to one of 8B; good for choosing between executions of one machine, rough in
-seconds anywhere else.
+Fitted to one H200 with six models from 0.6B to 8B, and with our own kernels to one of 8B; good for choosing between
+executions of one machine, rough in seconds anywhere else.
 """
 
 import math
