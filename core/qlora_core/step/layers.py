@@ -169,7 +169,8 @@ def _offers(module: Any, kernels: LayerKernels, style: NormStyle, trial: "_Trial
             title = f"{kernels.whose} for the activation of {name}"
             yield Offer((("activation", module, forward),), lambda: trial.agree(title, own, activate, [64, 64]))
     elif hasattr(module, "q_proj") and (rotate := _rotation_of(module)):
-        if kernels.turned is not None and hasattr(module, "q_norm"):
+        frozen = hasattr(module, "q_norm") and not module.q_norm.weight.requires_grad
+        if kernels.turned is not None and frozen:
             yield _heads_offer(module, kernels, style, trial, rotate)
         forward, title = _rotating(module, kernels.rotate), f"the rotation of {name}"
         parts = (("rotation", module, forward),)

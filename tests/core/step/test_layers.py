@@ -88,6 +88,17 @@ def test_heads_are_normed_and_turned_at_once(family: str, recomputed: int) -> No
     assert_same(computed(model), expected, 1e-5)
 
 
+def test_norms_of_heads_that_are_trained_get_their_gradient() -> None:
+    model = adapted()
+    for layer in model.get_base_model().model.layers:
+        layer.self_attn.q_norm.weight.requires_grad_(True)
+    expected = computed(model)
+    calls: list[str] = []
+    fused(model, replace(KERNELS, turned=_called(calls, "turned", turned)))
+    assert_same(computed(model), expected, 1e-5)
+    assert calls == []
+
+
 def test_heads_that_come_out_otherwise_are_computed_in_two_kernels() -> None:
     model, warned = adapted(), list[str]()
     expected = computed(model)
