@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 from in_process import Loaded, plan_of
+from msgspec.structs import asdict
+from switches import also
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
@@ -123,7 +125,7 @@ def report(watch: Watch, plan: Any, options: argparse.Namespace, rate: float) ->
     part = execution.layers_recomputed / plan.model.num_layers
     floor = (4 + 2 * part) * params * watch.tokens / steps / rate
     print(
-        f"{execution.token_budget} tokens, {execution.layers_recomputed} recomputed, graphs {execution.cuda_graphs}, "
+        f"{execution.token_budget} tokens, {execution.layers_recomputed} recomputed{also(asdict(execution))}, "
         f"{watch.tokens / steps:.0f} tokens a step"
     )
     print(

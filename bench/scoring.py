@@ -6,29 +6,13 @@ usage: python bench/scoring.py [--tokens 256 512] [--vocabulary 151936] [--block
 """
 
 import argparse
-from collections.abc import Callable
 from itertools import product
-from statistics import median
 
 import torch
+from card_clock import milliseconds
 from torch import Tensor
 
 from qlora_core.step import scoring
-
-REPEATS = 30
-
-
-def milliseconds(work: Callable[[], object]) -> float:
-    """Median time on the card."""
-    times = []
-    for _ in range(REPEATS + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        times.append((start, end))
-    torch.cuda.synchronize()
-    return median(start.elapsed_time(end) for start, end in times[3:])
 
 
 def line(title: str, tokens: int, logits: Tensor, targets: Tensor, score: scoring.Score) -> None:

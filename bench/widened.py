@@ -8,25 +8,12 @@ is the rank larger. What would bring x and weights into that form costs nothing 
 """
 
 import argparse
-from collections.abc import Callable
 
 import torch
+from card_clock import milliseconds
 from torch import Tensor
 
 SHAPES = {"gate": (4096, 12288), "down": (12288, 4096), "query": (4096, 4096), "key": (4096, 1024)}
-
-
-def milliseconds(work: Callable[[], object], repeats: int = 15) -> float:
-    """Median time on the card."""
-    times = []
-    for _ in range(repeats + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return sorted(times[3:])[repeats // 2]
 
 
 def draw(*shape: int) -> Tensor:

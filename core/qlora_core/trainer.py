@@ -4,7 +4,7 @@ One batch of its data loader is all examples of one optimizer step; ``gradient_a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean
 from typing import Any, TypeVar
@@ -99,24 +99,26 @@ class StepTrainer(Trainer):
         return self.last_grad_norm
 
     def _make_room(self) -> bool:
-        """Free the memory that CUDA graphs hold, or else the workspaces of products; False where there are none."""
-        limits = self.runner.limits
-        if not limits.cuda_graphs:
+        """Free what expanded weights or CUDA graphs hold, or else the workspaces of products; False where there are
+        none."""
+        after = self.runner.limits.less_held()
+        if after is None:
             return drop_workspaces()
-        self.runner.change("out of memory for the optimizer's step", replace(limits, cuda_graphs=False))
+        self.runner.change("out of memory for the optimizer's step", after)
         self.guard.shrunk()
         self.tally.adapted = True
         return True
 
     def with_room(self, work: Callable[[], T], ways: str) -> T:
-        """Do something beside the steps. CUDA graphs make room for it where they must, and are captured again after.
+        """Do something beside the steps. CUDA graphs, then expanded weights make room for it where they must, and are
+        made again after.
 
         Raises:
             EnvironmentProblem: memory runs out all the same; ``ways`` are what helps.
         """
-        return patiently(work, self.args.device, lambda: self._release_graphs() or drop_workspaces(), ways)
+        return patiently(work, self.args.device, lambda: self._release_held() or drop_workspaces(), ways)
 
-    def _release_graphs(self) -> bool:
+    def _release_held(self) -> bool:
         release = getattr(self.scorer, "release", None)
         return bool(release and release())
 

@@ -143,7 +143,17 @@ def test_a_launcher_that_never_agrees_is_heard_a_few_times_only(trained: Any) ->
     assert len([e for e in said if isinstance(e, events.MeasuredEvent)]) == ROUNDS
 
 
-def test_an_optimizer_without_room_makes_graphs_give_up_theirs(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("held", "given_up"),
+    [
+        ({"cuda_graphs": True}, [{"cuda_graphs": False}]),
+        ({"layers_expanded": 2}, [{"layers_expanded": 0}]),
+        ({"cuda_graphs": True, "layers_expanded": 2}, [{"layers_expanded": 0}, {"cuda_graphs": False}]),
+    ],
+)
+def test_an_optimizer_without_room_is_given_what_is_held(
+    trained: Any, monkeypatch: pytest.MonkeyPatch, held: dict[str, Any], given_up: list[dict[str, Any]]
+) -> None:
     """A CPU has no graphs, says so and computes as usual; but they are in the limits until they are given up."""
     plain = trained("plain", False)
     real, made = torch.zeros_like, 0
@@ -151,17 +161,17 @@ def test_an_optimizer_without_room_makes_graphs_give_up_theirs(trained: Any, mon
     def zeros_like(tensor: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         nonlocal made
         made += "memory_format" in kwargs  # as AdamW makes its state
-        if "memory_format" in kwargs and made <= 2:
+        if "memory_format" in kwargs and made <= 1 + len(given_up):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(tensor, **kwargs)
 
     monkeypatch.setattr(torch, "zeros_like", zeros_like)
-    said = trained("full", True, cuda_graphs=True)
-    (change,) = [e for e in said if isinstance(e, events.AdaptationEvent)]
-    assert change.after == {"cuda_graphs": False}
-    assert "optimizer's step" in change.cause
+    said = trained("full", True, **held)
+    changes = [e for e in said if isinstance(e, events.AdaptationEvent)]
+    assert [change.after for change in changes] == given_up
+    assert all("optimizer's step" in change.cause for change in changes)
     (measured,) = [e for e in said if isinstance(e, events.MeasuredEvent)]
-    assert measured.limits["cuda_graphs"] is False
+    assert all(not measured.limits[name] for name in held)
     assert losses(said) == losses(plain)
 
 

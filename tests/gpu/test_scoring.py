@@ -22,7 +22,7 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 def test_losses_and_slopes(tokens: int, vocabulary: int, dtype: torch.dtype, softcap: float | None) -> None:
     from qlora_core.step.scoring import scored, scoring
 
-    kernel = scoring(torch.device(CARD), dtype)
+    kernel = scoring(CARD, dtype, vocabulary, softcap)
     for seed in (1, 2):  # the second time what was compiled is launched without Triton
         draw = torch.Generator().manual_seed(seed)
         logits = (4 * torch.randn(tokens, vocabulary, generator=draw)).to(CARD, dtype)

@@ -13,7 +13,8 @@ from support.planning_facts import asking, card_report, cpu_report, data_of, kno
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB, MIB
-from qlora_run.calibration import Calibration, Measured, load, record
+from qlora_run.calibration import Calibration, Measured, calibrated_by, load, record
+from qlora_run.calibration.measured import run_key
 from qlora_run.calibration.records import (
     FIRST_SHARE,
     MOST_MEASUREMENTS,
@@ -27,8 +28,10 @@ from qlora_run.calibration.records import (
     machine_of,
 )
 from qlora_run.calibration.store import cache_folder, path_of
+from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve import resolve
-from qlora_run.resolve.footprint import CONTEXT_GIB
+from qlora_run.resolve.estimate import estimate_memory
+from qlora_run.resolve.footprint import CONTEXT_GIB, UNCERTAIN_STAYING
 
 MODEL = known("Qwen/Qwen3-8B")
 REPORT = card_report(24, packages={"bitsandbytes": "0.50.2", "torch": "2.13.0"})
@@ -73,6 +76,23 @@ def test_a_run_calibrates_the_next_plan(tmp_path: Path) -> None:
     assert found.scale * passing + found.offset_bytes == pytest.approx(1.05 * passing, rel=0.005)
     assert 1 < found.scale < 1.05, "some of it may be there whatever passes"
     assert found.measurements == 1
+
+
+def test_only_a_runs_own_measurement_has_what_stays_in_it(tmp_path: Path) -> None:
+    """Another run of the machine has other weights: how well those are counted says nothing of these."""
+    plan = plan_on()
+    record(plan, measured(plan), tmp_path)
+    targets = discover_targets(plan.model, ("all-linear",))
+
+    def error_bytes(calibration: Calibration) -> int:
+        settings = plan.recipe_values(), plan.execution_values()
+        return estimate_memory(plan.model, targets, *settings, 2048, report=REPORT, calibration=calibration).error_bytes
+
+    own, others = error_bytes(calibrated_by(plan, measured(plan))), error_bytes(load(REPORT, tmp_path))
+    staying = sum(part.bytes for part in plan.memory.parts[:2])
+    assert others - own == pytest.approx(UNCERTAIN_STAYING * staying, rel=0.05)
+    ((_, again),) = load(REPORT, tmp_path).of_run(run_key(plan, plan.execution_values()))
+    assert error_bytes(again) == own
 
 
 def test_a_calibrated_plan_is_measured_against_the_bare_prediction(tmp_path: Path) -> None:

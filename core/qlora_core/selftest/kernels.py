@@ -83,7 +83,8 @@ def loss_kernel() -> Found:
         raise Unavailable("the kernel needs a CUDA card")
     from qlora_core.step.scoring import scoring
 
-    scoring(torch.device("cuda"), _half())
+    for cap in (None, 3.0):
+        scoring(torch.device("cuda"), _half(), 10_001, cap)
     return {"device": "cuda"}
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 
 from qlora_core.step.cutting import cut
 from qlora_profiles.settings import Execution
@@ -40,13 +41,15 @@ class Limits:
         then smaller micro-batches, then more recomputing layers, smaller tiles of logits, and activations in main
         memory.
         """
+        if can_rebuild and not self.rebuild_activations and not self.layers_expanded:
+            return replace(self, rebuild_activations=True)
+        return self.less_held() or next(chain(self._cut_smaller(lengths), self._other_rungs(num_layers)), None)
+
+    def less_held(self) -> "Limits | None":
+        """With less that stays from step to step: expanded weights, then what graphs hold; ``None`` without either."""
         if self.layers_expanded:
             return replace(self, layers_expanded=self.layers_expanded // EXPANDED_FEWER)
-        if can_rebuild and not self.rebuild_activations:
-            return replace(self, rebuild_activations=True)
-        if self.cuda_graphs:
-            return replace(self, cuda_graphs=False)
-        return next(iter([*self._cut_smaller(lengths), *self._other_rungs(num_layers)]), None)
+        return replace(self, cuda_graphs=False) if self.cuda_graphs else None
 
     def _cut_smaller(self, lengths: Sequence[int]) -> Iterator["Limits"]:
         """Halved budgets, as soon as one cuts these lengths otherwise than now."""

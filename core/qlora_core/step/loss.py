@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from qlora_core.step.scoring import Score, scored, scoring
+from qlora_core.step.scoring import Score, Scoring, scored, scoring
 from qlora_profiles.errors import first_line
 
 LOGIT_EDITS = ("logit_scale", "logits_scaling", "output_multiplier")
@@ -78,7 +78,7 @@ def _plain(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
 
 def triton(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
     """The same with a frozen head, whose logits our kernel turns into slopes where they lie."""
-    return _frozen(hidden, targets, head, chunk, scoring(hidden.device, head.weight.dtype))
+    return _frozen(hidden, targets, head, chunk, _scoring(head))
 
 
 def _frozen(hidden: Tensor, targets: Tensor, head: Head, chunk: int, score: Score) -> Tensor:
@@ -107,8 +107,7 @@ def liger(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
 def losses_of(kernel: str, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """Each token's loss (N, float32) without a gradient, for as many as fit a tile."""
     if kernel == "triton":
-        logits = head.module(hidden)
-        return scoring(logits.device, logits.dtype).losses(logits, targets, head.softcap)
+        return _scoring(head).losses(head.module(hidden), targets, head.softcap)
     return cross_entropy(head.logits(hidden), targets, reduction="none")
 
 
@@ -124,9 +123,13 @@ def unusable(kernel: str, head: Head) -> str | None:
     return _fails(head) if kernel == "triton" else None
 
 
+def _scoring(head: Head) -> Scoring:
+    return scoring(head.weight.device, head.weight.dtype, len(head.weight), head.softcap)
+
+
 def _fails(head: Head) -> str | None:
     try:
-        scoring(head.weight.device, head.weight.dtype)
+        _scoring(head)
     except Exception as error:  # a compiler that is missing or fails shows itself in many ways
         return first_line(error)[:120]
     return None

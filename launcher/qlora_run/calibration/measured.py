@@ -65,7 +65,7 @@ def calibrated_by(plan: RunPlan, measured: Measured) -> Calibration:
         return Calibration()
     ceilings = measured.ceilings
     found = Record(machine=machine, kernels=Kernels.of(measured.execution), ceilings=ceilings)
-    return Calibration(records=(found.plus(measurement_of(plan, measured, ceilings)),))
+    return Calibration(records=(found.plus(measurement_of(plan, measured, ceilings)),), own_run=True)
 
 
 def run_key(plan: RunPlan, execution: Execution) -> str:

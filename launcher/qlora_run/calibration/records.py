@@ -86,7 +86,10 @@ class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Fitted(NamedTuple):
-    """What a record says: context, passing memory as ``scale * predicted + offset_bytes`` with its error bar, time."""
+    """What a record says: context, passing memory as ``scale * predicted + offset_bytes`` with its error bar, time.
+
+    ``own_run``: it is of the very run that is planned.
+    """
 
     context_bytes: int
     scale: float
@@ -96,6 +99,7 @@ class Fitted(NamedTuple):
     measurements: int
     speed_scale: float | None
     ceilings: Ceilings | None = None
+    own_run: bool = False
 
 
 def fitted(record: Record) -> Fitted | None:
@@ -159,14 +163,19 @@ def _through(measurement: Measurement) -> tuple[float, float]:
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
-    """Everything measured on a machine. ``notes`` say what was found in the cache and could not be used."""
+    """Everything measured on a machine; with ``own_run`` what was measured of the run that is planned, alone.
+
+    ``notes`` say what was found in the cache and could not be used.
+    """
 
     records: tuple[Record, ...] = ()
     notes: tuple[str, ...] = ()
+    own_run: bool = False
 
     def of(self, kernels: Kernels) -> Fitted | None:
         """What holds for a set of kernels, or ``None``."""
-        return next((fitted(record) for record in self.records if record.kernels == kernels), None)
+        found = next((fitted(record) for record in self.records if record.kernels == kernels), None)
+        return found._replace(own_run=self.own_run) if found else None
 
     def of_run(self, key: str) -> list[tuple[dict[str, Any], "Calibration"]]:
         """What a run was measured with, each with a calibration by that measurement alone.
@@ -178,7 +187,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
             for measurement in reversed(record.measurements):
                 if measurement.of_run == key and all(limits != measurement.limits for limits, _ in found):
                     alone = structs.replace(record, measurements=(measurement,))
-                    found.append((measurement.limits, Calibration(records=(alone,))))
+                    found.append((measurement.limits, Calibration(records=(alone,), own_run=True)))
         return found
 
 

@@ -64,7 +64,8 @@ class Footprint:
     """A process on a device: fixed bytes, how passing memory turns into pages, and how well all that is known.
 
     Passing memory is ``scale`` times what is predicted and ``offset_bytes`` more, with an error bar of
-    ``uncertain_share`` of it and ``uncertain_bytes``; ``measured`` says that they come from runs on this machine.
+    ``uncertain_share`` of it and ``uncertain_bytes``; ``measured`` says that they come from runs on this machine,
+    ``own_run`` that they come from the run in hand, whose staying memory is in them.
     """
 
     context_bytes: int
@@ -74,6 +75,7 @@ class Footprint:
     uncertain_share: float = UNCERTAIN_PASSING
     uncertain_bytes: int = UNCERTAIN_CONTEXT_BYTES
     measured: bool = False
+    own_run: bool = False
 
 
 def footprint_of(gpu: Gpu | None, setup: Setup, measured: "Fitted | None" = None) -> Footprint:
@@ -98,6 +100,7 @@ def footprint_of(gpu: Gpu | None, setup: Setup, measured: "Fitted | None" = None
         uncertain_share=max(measured.uncertain_share, UNCERTAIN_METHODS.get(setup.method, 0.0)),
         uncertain_bytes=measured.uncertain_bytes,
         measured=True,
+        own_run=measured.own_run,
     )
 
 

@@ -57,9 +57,6 @@ def loss_cost(model: ModelFacts, setup: Setup) -> LossCost:
     if setup.loss_kernel == "liger" and not setup.full:
         columns = -(-vocabulary // model.hidden_size)
         return LossCost(token=token + FLOAT32, tile_token=c * vocabulary, chunk_tokens=0, columns=columns, fixed=0)
-    if setup.loss_kernel == "triton" and not setup.full:
-        chunk = setup.loss_chunk_tokens
-        return LossCost(token=token, tile_token=c * vocabulary, chunk_tokens=chunk, columns=0, fixed=0)
     return LossCost(
         token=token,
         tile_token=_logit_bytes(model, setup) * vocabulary,
@@ -79,6 +76,8 @@ def _head_bytes(model: ModelFacts, setup: Setup) -> int:
 def _logit_bytes(model: ModelFacts, setup: Setup) -> int:
     if setup.full:
         return TRAINED_LOGIT_BYTES
+    if setup.loss_kernel == "triton":
+        return setup.compute_bytes
     return CAPPED_LOGIT_BYTES if model.model_type in SCORE_CAPPED else LOGIT_BYTES
 
 

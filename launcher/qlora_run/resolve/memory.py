@@ -137,7 +137,7 @@ def peak(
     worst = _worst(costs, tokens, recomputed, accumulating)
     parts = _parts(costs, worst, tokens)
     known = costs.footprint
-    staying = 0 if known.measured else costs.staying_bytes + worst.gradients  # a measured peak has it in
+    staying = 0 if known.own_run else costs.staying_bytes + worst.gradients
     error = known.uncertain_share * worst.passing + rates.UNCERTAIN_STAYING * staying + known.uncertain_bytes
     return MemoryEstimate(
         parts=parts,

@@ -112,7 +112,7 @@ class Search:
         self, token_budget: int, layers_recomputed: int, variant: Variant | None = None, layers_expanded: int = 0
     ) -> Candidate:
         """One execution, whether it fits or not."""
-        variant, expanded = variant or self.variants[0], self.layers_expanded or layers_expanded
+        variant, expanded = variant or self.variants[0], self._expanded(layers_expanded)
         return Candidate(
             variant=variant,
             token_budget=token_budget,
@@ -126,10 +126,14 @@ class Search:
         self, variant: Variant, token_budget: int, layers_recomputed: int, layers_expanded: int = 0
     ) -> MemoryEstimate:
         """The peak of the largest micro-batch."""
-        costs = variant.costs.keeping(self.layers_expanded or layers_expanded)
+        costs = variant.costs.keeping(self._expanded(layers_expanded))
         several = token_budget < self.most_tokens or variant.cuda_graphs  # whose gradients have a place of their own
         tokens = self.largest_batch(token_budget, variant)
         return peak(costs, tokens, layers_recomputed, self.budget_bytes, several)
+
+    def _expanded(self, layers: int) -> int:
+        """So many layers, unless a person has decided it."""
+        return layers if self.layers_expanded is None else self.layers_expanded
 
     def largest_batch(self, token_budget: int, variant: Variant) -> int:
         """Most tokens of a micro-batch: the budget, an example that is longer, or all that a step has.

@@ -249,8 +249,8 @@ def test_weights_that_stay_expanded_change_nothing(recomputed: int, kept: int) -
     recompute_layers(model.get_base_model(), recomputed, False)
     adapters, layers = expanding(model, made), decoder_layers(model)
     expected, usual = computed(model), len(made)
-    adapters.keep_expanded(layers[:kept])
     made.clear()
+    adapters.keep_expanded(layers[:kept])
     assert made == [], "nothing is expanded before the next step"
     loss, gradient = computed(model)
     assert (loss, float((gradient - expected[1]).abs().max())) == (expected[0], 0.0)
