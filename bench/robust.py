@@ -109,7 +109,7 @@ def _rebuilding(values: dict[str, Any]) -> RunPlan:
 
 def refused_rightly(loaded: list[Loaded], outcome: Outcome) -> bool:
     """Whether the smallest execution really runs out of memory under the cap of a refused run."""
-    layers = {"token_budget": 64, "offload_activations": True, "loss_chunk_tokens": 32}
+    layers = {"token_budget": 64, "offload_activations": True, "loss_chunk_tokens": 32, "layers_expanded": 0}
     budget = outcome.asked["vram_budget_bytes"]
     roomy_values = {**outcome.asked, **layers, "vram_budget_bytes": 4 * budget, "max_steps": 2}
     try:
