@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
 from torch.nn.functional import linear
 
+from qlora_core.model.bitsandbytes import linear_4bit
 from qlora_core.step.expand import Expand, expanded_weight, triton_expand
 
 SHAPES = ((12288, 4096), (4096, 12288), (4096, 4096), (1024, 4096))
@@ -22,10 +22,7 @@ CALLS = 20
 
 def layer_of(rows: int, columns: int) -> Any:
     """A frozen 4-bit layer of random weights."""
-    layer = bnb.nn.Linear4bit(columns, rows, bias=False, compute_dtype=DTYPE, quant_type="nf4")
-    weight = 0.02 * torch.randn(rows, columns, dtype=DTYPE)
-    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
-    return layer.to("cuda")
+    return linear_4bit(0.02 * torch.randn(rows, columns, dtype=DTYPE), "cuda", dtype=DTYPE)
 
 
 @torch.no_grad()

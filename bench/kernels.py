@@ -13,6 +13,7 @@ import torch
 from qlora_core.adapters import initialise
 from qlora_core.backends.kernels import graphed
 from qlora_core.backends.peft import add_adapters
+from qlora_core.model.bitsandbytes import quantise_layers
 from qlora_core.step import attention as attention_module
 from qlora_core.step.forward import causal_lm, decoder_of, packed_loss
 from qlora_core.step.layers import fuse_layers, liger_kernels
@@ -83,23 +84,6 @@ def legacy_pack(examples, device, pin_memory=False):
     )
 
 
-def quantise(model):
-    import bitsandbytes as bnb
-
-    for parent in list(model.get_decoder().layers.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear:
-                layer = bnb.nn.Linear4bit(
-                    child.in_features, child.out_features, bias=False, compute_dtype=DTYPE, device="meta"
-                )
-                layer.weight = bnb.nn.Params4bit(
-                    child.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer
-                )
-                setattr(parent, name, layer.to(DEVICE))
-                child.weight = None
-    gc.collect()
-
-
 def build():
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -108,7 +92,8 @@ def build():
     name = attention_module.implementation(ATTENTION, config)
     with torch.device(DEVICE):
         model = AutoModelForCausalLM.from_config(config, dtype=DTYPE, attn_implementation=name)
-    quantise(model)
+    quantise_layers(model.get_decoder().layers, DEVICE, DTYPE)
+    gc.collect()
     model = add_adapters(model, Recipe(model="", method="qlora-4", max_length=1, lora_r=16, lora_alpha=32.0))
     initialise(model, 0)
     draw = torch.Generator(DEVICE).manual_seed(1)

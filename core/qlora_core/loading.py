@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_core.imports import import_bitsandbytes
+from qlora_core.model.bitsandbytes import keep_differentiable
 from qlora_profiles.errors import EnvironmentProblem, UserError, first_line
 from qlora_profiles.settings import Execution, Recipe, Run
 
@@ -65,23 +66,12 @@ def load_base(recipe: Recipe, execution: Execution, run: Run, attention: str) ->
             attn_implementation=attention,
             **arguments,
         )
-    _keep_differentiable(model)
+    keep_differentiable(model)
     if recipe.method == "qlora-8":
         from qlora_core.int8 import forget_inputs
 
         forget_inputs(model)
     return model
-
-
-def _keep_differentiable(model: Any) -> None:
-    """Stop bitsandbytes (0.50) from repacking 4-bit weights on CPUs with AVX512-BF16.
-
-    It does so in the first forward in eval mode, here the held-out rows, and never goes back: the packed
-    product has no backward, so every later gradient through it would silently be wrong.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def weight_dtype(recipe: Recipe, execution: Execution) -> Any:

@@ -11,6 +11,7 @@ from support.models import FAMILIES, random_examples
 from support.on_card import CARD, HALF, adapted, assert_close, scorer
 
 from qlora_core.backends.kernels import graphed
+from qlora_core.model.bitsandbytes import linear_4bit
 from qlora_core.step.attention import shares_heads
 from qlora_core.step.buckets import padded
 from qlora_core.step.expand import LAST_BITS, expanded_weight, triton_expand
@@ -62,12 +63,8 @@ def test_fused_adapters_give_pefts_gradient(family: str, quantised: bool, recomp
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("shape", [(1024, 4096), (192, 320), (65, 64)])
 def test_our_kernel_expands_to_what_bitsandbytes_makes(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    import bitsandbytes as bnb
-
-    layer = bnb.nn.Linear4bit(shape[1], shape[0], bias=False, compute_dtype=dtype)
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
-    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
-    layer = layer.to(CARD)
+    layer = linear_4bit(weight, CARD, dtype=dtype)
     ours, theirs = triton_expand(CARD, dtype)(layer), expanded_weight(layer)
     assert ours.dtype == theirs.dtype == dtype
     torch.testing.assert_close(ours, theirs, rtol=LAST_BITS * torch.finfo(dtype).eps, atol=0.0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from qlora_core.adapters import initialise
+from qlora_core.model.bitsandbytes import quantise_layers
 from qlora_core.step.forward import packed_loss
 from qlora_core.step.packing import pack
 from support.models import random_examples, tiny_model
@@ -21,7 +22,7 @@ def adapted(family: str = "qwen3", quantised: bool = False, **lora: Any) -> Any:
     for parameter in base.parameters():
         parameter.requires_grad_(False)
     if quantised:
-        _quantise(base)
+        quantise_layers(base.get_decoder().layers, CPU)
     options = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear"} | lora
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **options))
     initialise(model, 7)
@@ -30,19 +31,6 @@ def adapted(family: str = "qwen3", quantised: bool = False, **lora: Any) -> Any:
             if ".lora_B." in name:
                 parameter.normal_(0, 0.05, generator=torch.Generator().manual_seed(3))
     return model.train()
-
-
-def _quantise(model: Any) -> None:
-    """Put bitsandbytes' 4-bit layers in place of the decoder's."""
-    import bitsandbytes as bnb
-
-    for parent in list(model.get_decoder().layers.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear:
-                layer = bnb.nn.Linear4bit(child.in_features, child.out_features, bias=child.bias is not None)
-                layer.weight = bnb.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
-                layer.bias = child.bias
-                setattr(parent, name, layer.to(CPU))
 
 
 def computed(model: Any, dtype: torch.dtype | None = None, examples: Any = None) -> tuple[float, torch.Tensor]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from qlora_core.adapters import initialise
+from qlora_core.model.bitsandbytes import quantise_layers
 from qlora_core.step.attention import implementation
 from qlora_core.step.forward import PackedLoss, packed_loss
 from support.models import tiny_model
@@ -22,7 +23,7 @@ def adapted(family: str = "qwen3", quantised: bool = False) -> Any:
     for parameter in base.parameters():
         parameter.requires_grad_(False)
     if quantised:
-        quantise(base)
+        quantise_layers(base.get_decoder().layers, CARD, HALF)
     base.set_attn_implementation(implementation("varlen", base.config))
     model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
     initialise(model, 7)
@@ -32,20 +33,6 @@ def adapted(family: str = "qwen3", quantised: bool = False) -> Any:
         if ".lora_B." in name:
             parameter.data.normal_(0, 0.05, generator=torch.Generator(CARD).manual_seed(3))
     return model.train()
-
-
-def quantise(model: Any) -> None:
-    import bitsandbytes as bnb
-
-    for parent in list(model.get_decoder().layers.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear:
-                layer = bnb.nn.Linear4bit(
-                    child.in_features, child.out_features, bias=child.bias is not None, compute_dtype=HALF
-                )
-                layer.weight = bnb.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
-                layer.bias = child.bias
-                setattr(parent, name, layer.to(CARD))
 
 
 def scorer(model: Any) -> PackedLoss:

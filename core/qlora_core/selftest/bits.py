@@ -2,6 +2,7 @@
 
 import torch
 
+from qlora_core.model.bitsandbytes import linear_4bit
 from qlora_core.selftest.arithmetic import accelerator, require_close
 from qlora_core.selftest.registry import Found
 
@@ -12,14 +13,11 @@ QUANTISATION_ERROR = 0.15
 def nf4_product() -> Found:
     """A 4-bit product, forward and backward, against the same product of the dequantised weight."""
     from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
 
     device = accelerator()
     dtype = torch.float32 if device == "cpu" else torch.float16
     plain = torch.randn(256, 256)
-    layer = Linear4bit(256, 256, bias=False, compute_dtype=dtype, quant_type="nf4")
-    layer.load_state_dict({"weight": plain})
-    layer = layer.to(device)
+    layer = linear_4bit(plain, device, dtype=dtype)
     x = torch.randn(8, 256, device=device, dtype=dtype, requires_grad=True)
     out = layer(x)
     out.sum().backward()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlora_core.model.bitsandbytes import linear_4bit
 from qlora_core.step.launch import Launcher
 
 Expand = Callable[[Any], Tensor]
@@ -72,12 +73,8 @@ def _launched(launch: Launcher, packed: Tensor, state: Any) -> Tensor:
 
 def _try(expand: Expand, device: torch.device, dtype: torch.dtype) -> None:
     """Compare the kernel with bitsandbytes on random weights."""
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    layer = Linear4bit(TRIAL_SHAPE[1], TRIAL_SHAPE[0], bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
     weight = torch.randn(TRIAL_SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
-    layer.weight = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer)
-    layer = layer.to(device)
+    layer = linear_4bit(weight, device, dtype=dtype)
     expand(layer)  # a kernel's first launch is not like those that follow
     ours, theirs = expand(layer), expanded_weight(layer)
     if not torch.allclose(ours, theirs, rtol=LAST_BITS * torch.finfo(dtype).eps, atol=0.0):

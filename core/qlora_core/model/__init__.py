@@ -1,0 +1,1 @@
+"""The model itself: loading it, quantised or not, and the adapters' first values."""
