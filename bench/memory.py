@@ -69,7 +69,7 @@ def measure(model: str, method: str, options: argparse.Namespace) -> None:
     own: dict[str, Any] = {"backend": options.backend}
     own |= {"expandable_segments": False} if options.fixed_segments else {}
     plan = plan_for(model, method, {"token_budget": 512, **own})
-    from qlora_core.__main__ import set_environment
+    from qlora_core.session.environment import set_environment
 
     assert "torch" not in sys.modules, "torch reads how its allocator works as it is imported"
     set_environment(plan)

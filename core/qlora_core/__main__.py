@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 from qlora_core.events import EventLog
+from qlora_core.session.environment import set_environment
 from qlora_core.stop import StopRequest
 from qlora_profiles import codec, events
 from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_INTERRUPTED, Interrupted, QloraRunError
@@ -56,16 +57,6 @@ def _run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool) -> int
         if _is_device_failure(error):
             os._exit(EXIT_ENVIRONMENT)  # nothing on the device can be trusted or freed any more: the launcher goes on
         return _failed(log, start, "failed", EXIT_INTERNAL, f"{type(error).__name__}: {error}", None)
-
-
-def set_environment(plan: RunPlan) -> None:
-    """What must be said before torch is imported: threads of the tokenizer, the allocator's ways."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    execution = plan.execution_values()
-    if execution.dataset_workers:
-        os.environ["RAYON_NUM_THREADS"] = str(execution.dataset_workers)
-    if execution.expandable_segments:
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def _is_device_failure(error: Exception) -> bool:

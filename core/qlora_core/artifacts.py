@@ -2,12 +2,12 @@
 
 import json
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
+from qlora_core.session.environment import versions
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan
@@ -16,20 +16,6 @@ ADAPTER = "lora_adapter"
 MERGED = "final_model"
 CONFIG = "training_config.json"
 BASE_RECORD = "base.json"
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "datasets",
-    "tokenizers",
-    "qlora-run",
-    "triton",
-    "unsloth",
-    "unsloth_zoo",
-)
 
 
 class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,17 +74,6 @@ def save_training_config(plan: RunPlan, output: Path) -> Path:
     text = json.dumps(values | {"versions": versions()}, indent=2, ensure_ascii=False, default=list)
     path.write_text(text + "\n", encoding="utf-8")
     return path
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what the result depends on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def remove_own(folder: Path) -> None:

@@ -2,21 +2,19 @@
 
 import gc
 import os
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 
+from qlora_core.model.bitsandbytes import import_bitsandbytes
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB, MIB
 
 PIECE_BYTES = 8 * MIB
 SPARE_BYTES = 2 * GIB
 """Memory that reading ahead leaves alone: files that push each other out again would be read twice."""
-HAVE_KERNELS = ("cuda", "cpu")
-"""Devices for which bitsandbytes has kernels of its own."""
 
 
 def import_meanwhile(plan: RunPlan) -> Thread | None:
@@ -35,23 +33,6 @@ def import_meanwhile(plan: RunPlan) -> Thread | None:
                 import_module(name)
 
     return _started(work)
-
-
-def import_bitsandbytes(device: str) -> None:
-    """Import bitsandbytes without torch's compiler, which takes longer than all the rest of it.
-
-    It (0.50) has functions compiled as it is imported that only devices without kernels of their own ever call.
-    """
-    if device not in HAVE_KERNELS or "bitsandbytes" in sys.modules:
-        return
-    import torch
-
-    compiler = torch.compile
-    torch.compile = lambda function=None, **options: function if function else lambda each: each  # type: ignore
-    try:
-        import_module("bitsandbytes")
-    finally:
-        torch.compile = compiler
 
 
 def collect_from_here() -> None:

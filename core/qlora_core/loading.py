@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from qlora_core.imports import import_bitsandbytes
-from qlora_core.model.bitsandbytes import keep_differentiable
+from qlora_core.model.bitsandbytes import import_bitsandbytes, keep_differentiable
 from qlora_profiles.errors import EnvironmentProblem, UserError, first_line
 from qlora_profiles.settings import Execution, Recipe, Run
 

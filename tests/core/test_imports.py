@@ -21,7 +21,7 @@ def test_bitsandbytes_comes_without_the_compiler_which_is_left_as_it_was() -> No
     code = """
 import sys, torch
 compiler = torch.compile
-from qlora_core.imports import import_bitsandbytes
+from qlora_core.model.bitsandbytes import import_bitsandbytes
 import_bitsandbytes("cpu")
 print("bitsandbytes" in sys.modules, "torch._inductor.compile_fx" in sys.modules, torch.compile is compiler)
 """

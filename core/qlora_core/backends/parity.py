@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from qlora_core.artifacts import versions
 from qlora_core.data import Encoded
+from qlora_core.session.environment import set_environment, versions
 from qlora_profiles import codec
 from qlora_profiles.errors import Interrupted, QloraRunError, UserError
 from qlora_profiles.places import cache_folder
@@ -218,8 +218,6 @@ def take_steps(backend: Any, loaded: Any, plan: RunPlan, examples: Sequence[Sequ
 
 def main() -> int:
     """One side of a comparison; its answer on the last line of standard output."""
-    from qlora_core.__main__ import set_environment
-
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     plan = codec.load(Path(job["plan"]), RunPlan)
     set_environment(plan)

@@ -8,7 +8,7 @@ from qlora_core.data.bad import BadRow, BadRows, write_rejected
 from qlora_core.data.chat_tokenizer import ChatTokenizer
 from qlora_core.data.encoded import Encoded, cut_all
 from qlora_core.data.extent import Extent
-from qlora_core.data.facts import coverage, describe, lengths, quantiles
+from qlora_core.data.facts import coverage, describe, quantiles, row_lengths
 from qlora_core.data.options import Conversation, DataOptions, DataSet, Turn, parse_fields
 from qlora_core.data.read import read_data
 from qlora_core.data.split import held_out_rows, split
@@ -27,10 +27,10 @@ __all__ = [
     "cut_all",
     "describe",
     "held_out_rows",
-    "lengths",
     "parse_fields",
     "quantiles",
     "read_data",
+    "row_lengths",
     "split",
     "write_rejected",
 ]

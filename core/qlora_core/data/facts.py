@@ -45,14 +45,14 @@ def describe(
         longest_tokens=max(one.tokens for one in extents),
         mean_tokens=sum(min(one.tokens, max_length) for one in kept) / len(kept),
         mean_supervised_tokens=sum(one.learned_within(max_length) for one in kept) / len(kept),
-        length_quantiles=quantiles(lengths(train)),
+        length_quantiles=quantiles(row_lengths(train)),
         template=tokenizer.template_name,
         stop_token=tokenizer.stop_tokens[0],
         notes=tuple(dataset.notes),
     )
 
 
-def lengths(extents: Iterable[Extent]) -> list[int]:
+def row_lengths(extents: Iterable[Extent]) -> list[int]:
     """Lengths in tokens, shortest first."""
     return sorted(one.tokens for one in extents)
 

@@ -1,13 +1,41 @@
-"""bitsandbytes' 4-bit layers, made or prepared for training: the one place that does either."""
+"""bitsandbytes: importing it, and its 4-bit layers made or prepared for training. The one place that does any of it."""
 
-from typing import Any
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+HAVE_KERNELS = ("cuda", "cpu")
+"""Devices for which bitsandbytes has kernels of its own."""
+
+
+def import_bitsandbytes(device: str) -> None:
+    """Import bitsandbytes without torch's compiler, which takes longer than all the rest of it.
+
+    It (0.50) has functions compiled as it is imported that only devices without kernels of their own ever call.
+    """
+    if device not in HAVE_KERNELS or "bitsandbytes" in sys.modules:
+        return
+    import torch
+
+    compiler = torch.compile
+    torch.compile = lambda function=None, **options: function if function else lambda each: each  # type: ignore
+    try:
+        import_module("bitsandbytes")
+    finally:
+        torch.compile = compiler
 
 
 def linear_4bit(
-    weight: Tensor, device: torch.device | str, *, dtype: torch.dtype | None = None, bias: Any = None, **options: Any
+    weight: "Tensor",
+    device: "torch.device | str",
+    *,
+    dtype: "torch.dtype | None" = None,
+    bias: Any = None,
+    **options: Any,
 ) -> Any:
     """A frozen 4-bit layer of ``weight`` (out x in) on ``device``, ready for training.
 
@@ -26,8 +54,12 @@ def linear_4bit(
     return keep_differentiable(layer.to(device))
 
 
-def quantise_layers(module: torch.nn.Module, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
+def quantise_layers(
+    module: "torch.nn.Module", device: "torch.device | str", dtype: "torch.dtype | None" = None
+) -> None:
     """Put 4-bit layers in place of all plain linear layers inside ``module``."""
+    import torch
+
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear:

@@ -17,8 +17,8 @@ from qlora_core.data import (
     cut_all,
     describe,
     held_out_rows,
-    lengths,
     quantiles,
+    row_lengths,
     split,
 )
 from qlora_core.data.facts import check_learns
@@ -83,7 +83,7 @@ def test_cutting_drops_what_teaches_nothing() -> None:
 
 
 def test_lengths_quantiles_and_coverage() -> None:
-    ordered = lengths(extent(length, 0) for length in (30, 10, 20, 40))
+    ordered = row_lengths(extent(length, 0) for length in (30, 10, 20, 40))
     assert ordered == [10, 20, 30, 40]
     assert [coverage(ordered, limit) for limit in (9, 10, 25, 40)] == [0, 0.25, 0.5, 1]
     assert quantiles(ordered) == (10, 20, 20, 20, 30, 30, 30, 40, 40, 40, 40)
