@@ -21,11 +21,11 @@ from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.events import FILE_NAME, MeasuredEvent
 from qlora_profiles.plan import RunPlan
 from qlora_run.ending import Ending, ending, last_lines_of
+from qlora_run.report.view import View
 from qlora_run.restarts import Restarts
 from qlora_run.tail import Tail
 from qlora_run.tuning import Tuner
 from qlora_run.view.lines import LOG_NAME
-from qlora_run.view.run_view import View
 from qlora_run.view.state import RunState, fold
 
 POLL_SECONDS = 0.2

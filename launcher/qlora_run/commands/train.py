@@ -18,7 +18,7 @@ from qlora_run.needed import TRAINING, check_installed
 
 if TYPE_CHECKING:
     from qlora_run.planning import PlanInput
-    from qlora_run.view.run_view import View
+    from qlora_run.report.view import View
 
 
 def run(command: Command) -> int:

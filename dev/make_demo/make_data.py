@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib.resources import files
 from pathlib import Path
 from random import Random
 
-from .cafe import SEEN, UNSEEN, Pool, draw_order, say_order, ticket
-from .small_talk import EVERYDAY, Turn, conversation
+from make_demo.cafe import SEEN, UNSEEN, Pool, draw_order, say_order, ticket
+from make_demo.small_talk import EVERYDAY, Turn, conversation
+
+SHIPPED = Path(str(files("qlora_core") / "demo"))
+"""Where the core keeps what this writes."""
 
 SEED = 20261
 TRAIN_TICKETS = 1400
@@ -66,7 +70,7 @@ def write_data(folder: Path, seed: int = SEED) -> None:
 def main() -> None:
     """Write the bundled data anew."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "data")
+    parser.add_argument("--output", type=Path, default=SHIPPED / "data")
     parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args()
     write_data(arguments.output, arguments.seed)

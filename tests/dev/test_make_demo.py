@@ -9,9 +9,9 @@ from random import Random
 import pytest
 import yaml
 
-from qlora_core.demo import cafe, make_base, make_data, small_talk
+from make_demo import cafe, make_base, make_data, small_talk
 
-DEMO = Path(make_data.__file__).parent
+DEMO = make_data.SHIPPED
 BASE = DEMO / "base"
 MEBIBYTE = 1024**2
 

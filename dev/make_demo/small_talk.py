@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from string import ascii_letters
 
-from .cafe import (
+from make_demo.cafe import (
     EVERYTHING,
     FLAVOURS,
     NUMBERS,

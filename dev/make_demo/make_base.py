@@ -1,6 +1,6 @@
 """Make the demo's base model from nothing but a seed: corpus, tokenizer, a tiny Qwen3 trained on it.
 
-``python -m qlora_core.demo.make_base --output DIR``; about twenty minutes on one core. The same seed gives the
+``python -m make_demo.make_base --output DIR`` in ``dev/``; about twenty minutes on one core. The same seed gives the
 same corpus and tokenizer everywhere, and the same weights on the same kind of processor and torch version.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from .make_data import SEED, as_row
-from .small_talk import conversation
+from make_demo.make_data import SEED, as_row
+from make_demo.small_talk import conversation
 
 if TYPE_CHECKING:
     import torch

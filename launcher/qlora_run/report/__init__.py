@@ -1,0 +1,1 @@
+"""What a run said, folded into values and words; free of any display."""
