@@ -16,9 +16,9 @@ from qlora_profiles import codec, events
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import PERSON, Resolved, RunPlan, recipe_differences
 from qlora_profiles.suggest import hint
+from qlora_run.report.plan_changes import mixing_error
 from qlora_run.view.commands import on_run
 from qlora_run.view.lines import LOG_NAME
-from qlora_run.view.plan_diff import mixing_error
 from qlora_run.view.words import shown_path
 
 PLAN = "plan.json"

@@ -14,9 +14,10 @@ from qlora_profiles.hardware import Gpu
 from qlora_profiles.plan import Resolved
 from qlora_profiles.registry import lookup, parse, settings
 from qlora_run.cli.parser import parse_command
+from qlora_run.report.plan_changes import mixing_error
 from qlora_run.view.commands import start_command
 from qlora_run.view.console import make_console
-from qlora_run.view.plan_diff import mixing_error, plan_diff_text
+from qlora_run.view.plan_diff import plan_diff_text
 from qlora_run.view.plan_view import plan_text, print_plan
 
 NOTES = (

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from qlora_run.view import words
+from qlora_run.view import cells, words
 
 
 @pytest.mark.parametrize(
@@ -59,19 +59,19 @@ def test_foreign_text_cannot_touch_the_terminal() -> None:
 
 
 def test_cutting_counts_terminal_cells() -> None:
-    assert words.fit("退款三十天之后", 9) == "退款三..."
-    assert cell_len(words.fit("退款三十天之后", 8)) <= 8
-    assert words.fit("short", 5) == "short"
-    assert words.fit("longer", 2) == ".."
+    assert cells.fit("退款三十天之后", 9) == "退款三..."
+    assert cell_len(cells.fit("退款三十天之后", 8)) <= 8
+    assert cells.fit("short", 5) == "short"
+    assert cells.fit("longer", 2) == ".."
 
 
 def test_joining_breaks_only_between_parts() -> None:
-    assert words.join_fitting(["aaa", "bbb", "ccc"], ", ", 9) == ["aaa, bbb,", "ccc"]
-    assert words.join_fitting([], ", ", 9) == []
+    assert cells.join_fitting(["aaa", "bbb", "ccc"], ", ", 9) == ["aaa, bbb,", "ccc"]
+    assert cells.join_fitting([], ", ", 9) == []
 
 
 def test_wrapping_folds_long_words() -> None:
-    assert words.wrapped("ab " + "x" * 12, 10) == ["ab", "x" * 10, "xx"]
+    assert cells.wrapped("ab " + "x" * 12, 10) == ["ab", "x" * 10, "xx"]
 
 
 def test_words_of_a_command_are_quoted_only_where_needed() -> None:

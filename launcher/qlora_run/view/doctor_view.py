@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from qlora_run.doctor.findings import Diagnosis, Finding, Verdict
+from qlora_run.view.cells import wrapped
 from qlora_run.view.console import console_glyphs, make_console
-from qlora_run.view.words import one_line, wrapped
+from qlora_run.view.words import one_line
 
 STYLE: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "note": "cyan", "fail": "bold red", "skipped": "dim"}
 WORD: dict[Verdict, str] = {"ok": "ok", "warn": "warn", "note": "note", "fail": "FAIL", "skipped": "-"}

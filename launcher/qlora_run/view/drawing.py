@@ -5,10 +5,11 @@ from msgspec import Struct
 from qlora_profiles.events import AdaptationEvent, WarningEvent
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import human_seconds
+from qlora_run.view.cells import fit, wrapped
 from qlora_run.view.glyphs import Glyphs
 from qlora_run.view.lines import LOG_NAME, lasting_line, peak_text, speed_text, val_text
 from qlora_run.view.state import Phase, RunState
-from qlora_run.view.words import clock, ends_at, fit, loss_text, one_line, wrapped
+from qlora_run.view.words import clock, ends_at, loss_text, one_line
 
 BAR_CELLS, SPARK_CELLS = 20, 16
 LASTING = 3

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from qlora_profiles.plan import PERSON, Resolved, RunPlan
 from qlora_profiles.registry import settings
+from qlora_run.view.cells import join_fitting
 from qlora_run.view.glyphs import Glyphs
-from qlora_run.view.words import join_fitting, one_line, option, value_text
+from qlora_run.view.words import one_line, option, value_text
 
 ALWAYS = ("device", "backend", "compute_dtype", "token_budget", "layers_recomputed", "attention")
 """Parts of the execution that a person asks for even when nothing is to be said about them."""

@@ -9,11 +9,12 @@ from rich.text import Text
 from qlora_profiles.facts import DataFacts
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import human_seconds
+from qlora_run.view.cells import join_fitting, wrapped
 from qlora_run.view.commands import start_command
 from qlora_run.view.console import console_glyphs
 from qlora_run.view.glyphs import ASCII, UNICODE, Glyphs
 from qlora_run.view.plan_table import section_view, sections
-from qlora_run.view.words import in_unit, join_fitting, one_line, shown_path, size_unit, time_range, wrapped
+from qlora_run.view.words import in_unit, one_line, shown_path, size_unit, time_range
 
 TOO_SLOW_SECONDS = 24 * 3600
 NARROWEST = 60

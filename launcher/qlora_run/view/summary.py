@@ -9,13 +9,14 @@ from rich.text import Text
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import human_bytes, human_seconds
+from qlora_run.view.cells import fit, join_fitting
 from qlora_run.view.commands import on_run, start_command
 from qlora_run.view.console import console_glyphs, print_error
 from qlora_run.view.glyphs import Glyphs
 from qlora_run.view.lines import peak_text, val_text
 from qlora_run.view.state import RunState
 from qlora_run.view.verdict import Verdict, learned, row_changes
-from qlora_run.view.words import fit, join_fitting, one_line, shown_path, time_range
+from qlora_run.view.words import one_line, shown_path, time_range
 
 LABELS = {"lora_adapter": "adapter", "final_model": "model", "training_config.json": "settings"}
 MAX_SAMPLES = 3
