@@ -52,15 +52,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.first:
             torch.cuda.synchronize()
-            tally = self.trainer.tally
-            half = len(tally.step_tokens) // 2  # the first ones after a capture are slower
-            self.token_seconds = sum(tally.step_seconds[half:]) / sum(tally.step_tokens[half:])
+            stats = self.trainer.execution.stats
+            half = len(stats.step_tokens) // 2  # the first ones after a capture are slower
+            self.token_seconds = sum(stats.step_seconds[half:]) / sum(stats.step_tokens[half:])
             self.profile = profile(activities=[ProfilerActivity.CUDA])
             self.profile.__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.first < state.global_step < self.steps:
-            self.tokens += self.trainer.last.tokens
+            self.tokens += self.trainer.latest.result.tokens
         if state.global_step == self.steps - 1:  # the last one saves
             torch.cuda.synchronize()
             self.profile.__exit__(None, None, None)
@@ -130,7 +130,7 @@ def report(watch: Watch, plan: Any, options: argparse.Namespace, rate: float) ->
     )
     print(
         f"busy {busy / watch.token_seconds:.1%}: {1e3 * busy * watch.tokens / steps:.1f} ms a step; "
-        f"{1 / watch.token_seconds:,.0f} tokens/s; captures {getattr(watch.trainer.scorer, 'captures', 0)}"
+        f"{1 / watch.token_seconds:,.0f} tokens/s; captures {getattr(watch.trainer.execution.scorer, 'captures', 0)}"
     )
     print(
         f"floor {1e3 * floor:.1f} ms a step at {rate / 1e12:.0f} TFLOP/s; {sustained() / 1e12:.0f} TFLOP/s are what a "

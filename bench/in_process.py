@@ -13,7 +13,8 @@ from qlora_core import adapters, backends, device
 from qlora_core.events import EventLog
 from qlora_core.prepare import Prepared, prepare_data
 from qlora_core.stop import StopRequest
-from qlora_core.trainer import Job, StepTrainer
+from qlora_core.train.job import Job
+from qlora_core.trainer import StepTrainer
 from qlora_profiles.plan import Given, Request, RunPlan
 from qlora_run.planning import PlanInput, make_plan
 from qlora_run.resolve.footprint import GRAPHS_BYTES

@@ -90,7 +90,7 @@ class Bench:
         trainer.job.loaded.model.train()
         try:
             rehearsal._part("step", rehearsal._heaviest_step)
-            if trainer.runner.limits != Limits.of(plan.execution_values()):
+            if trainer.execution.limits != Limits.of(plan.execution_values()):
                 return {"oom": True}
             seconds = self._seconds(trainer, rehearsal)
             outside = trainer.job.memory.outside_now_bytes()
@@ -114,7 +114,7 @@ class Bench:
             trainer.job.memory.wait()
             start = time.perf_counter()
             trainer.job.loaded.model.zero_grad(set_to_none=True)
-            float(trainer.runner.run(rows).loss)
+            float(trainer.execution.run(rows).loss)
             rehearsal._optimizer_step()
             trainer.job.memory.wait()
             times.append(time.perf_counter() - start)
@@ -136,7 +136,7 @@ class Bench:
             measured = rehearsal.measure() | {"ceilings": rehearsal._ceilings()}
             event = MeasuredEvent(time_s=0.0, stage="preflight", **measured)
             plan = retuned(plan, calibrated_by(plan, measured_of(plan, event)))
-            trainer.runner.change("bench", Limits.of(plan.execution_values()))
+            trainer.execution.change("bench", Limits.of(plan.execution_values()))
             trainer.optimizer = None
         return plan
 

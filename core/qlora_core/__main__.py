@@ -11,7 +11,7 @@ from pathlib import Path
 from qlora_core.events import EventLog
 from qlora_core.session.environment import set_environment
 from qlora_core.stop import StopRequest
-from qlora_profiles import codec, events
+from qlora_profiles import codec
 from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_INTERRUPTED, Interrupted, QloraRunError
 from qlora_profiles.plan import RunPlan
 
@@ -65,8 +65,7 @@ def _is_device_failure(error: Exception) -> bool:
 
 
 def _failed(log: EventLog, start: float, status: str, code: int, message: str, fix: str | None) -> int:
-    log.write(
-        events.DoneEvent,
+    log.done(
         status=status,
         exit_code=code,
         step=0,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,14 @@ def set_stop(model: Any, tokenizer: Any, stop_ids: tuple[int, ...]) -> None:
     model.config.use_cache = True
 
 
-def save_training_config(plan: RunPlan, output: Path) -> Path:
-    """``training_config.json``: every setting's value, and the versions that computed it."""
-    values = {scope: {k: r.value for k, r in getattr(plan, scope).items()} for scope in ("recipe", "execution", "run")}
+def save_training_config(plan: RunPlan, ran_with: Mapping[str, Any], output: Path) -> Path:
+    """``training_config.json``: every setting's value as planned, the execution as it ran at the end (``ran_with``),
+    and the versions that computed it."""
+    values: dict[str, Any] = {}
+    for scope in ("recipe", "execution", "run"):
+        values[scope] = {name: resolved.value for name, resolved in getattr(plan, scope).items()}
+        if scope == "execution":
+            values["execution_at_end"] = dict(ran_with)
     path = output / CONFIG
     text = json.dumps(values | {"versions": versions()}, indent=2, ensure_ascii=False, default=list)
     path.write_text(text + "\n", encoding="utf-8")

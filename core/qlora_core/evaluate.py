@@ -8,7 +8,6 @@ from torch import Tensor
 
 from qlora_core.backends.protocol import Scorer
 from qlora_core.step.cutting import cut
-from qlora_core.step.oom import free_cached_memory, is_out_of_memory
 from qlora_core.step.packing import Example, Packed, pack, supervised_tokens
 
 
@@ -23,20 +22,9 @@ class HeldOut:
 def evaluate(
     scorer: Scorer, examples: Sequence[Example], token_budget: int, device: torch.device, pin_memory: bool = False
 ) -> HeldOut:
-    """Score rows without gradient, in micro-batches of at most ``token_budget`` tokens.
-
-    Out of memory halves the micro-batches and starts over; a single row that does not fit raises.
-    """
-    lengths = [len(example.input_ids) for example in examples]
-    while True:
-        try:
-            sums = _row_sums(scorer, examples, cut(lengths, token_budget), device, pin_memory)
-            break
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or token_budget <= max(lengths):
-                raise
-        token_budget //= 2
-        free_cached_memory(device)
+    """Score rows without gradient, in micro-batches of at most ``token_budget`` tokens or of one longer row."""
+    batches = cut([len(example.input_ids) for example in examples], token_budget)
+    sums = _row_sums(scorer, examples, batches, device, pin_memory)
     counts = [supervised_tokens(example) for example in examples]
     rows = tuple(total / max(1, count) for total, count in zip(sums, counts, strict=True))
     return HeldOut(loss=sum(sums) / max(1, sum(counts)), row_losses=rows)

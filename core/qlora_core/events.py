@@ -1,6 +1,7 @@
 """Writing ``events.jsonl``: whole lines, flushed one by one, so that a kill loses at most the line in hand."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,12 +11,16 @@ E = TypeVar("E", bound=schema.Event)
 
 
 class EventLog:
-    """The open event file of a run."""
+    """The open event file of a run.
+
+    ``in_force`` tells the limits that run now, for the last word; none before there is a model.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / schema.FILE_NAME
         _drop_broken_tail(self.path)
         self._file = self.path.open("a", encoding="utf-8", newline="\n")
+        self.in_force: Callable[[], dict[str, Any]] = dict
 
     def write(self, kind: type[E], **fields: Any) -> None:
         """Append an event of ``kind``, stamped with the time."""
@@ -29,6 +34,10 @@ class EventLog:
     def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
         """Say what is being done now."""
         self.write(schema.PhaseEvent, name=name, done=done, total=total)
+
+    def done(self, **fields: Any) -> None:
+        """Append the process's last word."""
+        self.write(schema.DoneEvent, limits=self.in_force(), **fields)
 
     def close(self) -> None:
         """Close the file."""

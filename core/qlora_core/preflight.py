@@ -20,7 +20,6 @@ import torch
 from qlora_core import adapters
 from qlora_core.ceilings import measure_ceilings
 from qlora_core.device import autocast
-from qlora_core.evaluate import evaluate
 from qlora_core.generate import Sampling, generate
 from qlora_core.room import OPTIMIZER_WAYS, SAMPLE_WAYS
 from qlora_core.rows import ArrowRows
@@ -82,7 +81,7 @@ def lengths_of(rows: Sequence[Example]) -> list[int]:
 
 def preflight(trainer: "StepTrainer", talk: Talk) -> None:
     """Measure, tell the launcher, and take the execution that it answers with, until both agree."""
-    job = trainer.job
+    job, execution = trainer.job, trainer.execution
     start = time.monotonic()
     for round_number in range(ROUNDS):
         job.log.phase(PHASE)
@@ -90,10 +89,10 @@ def preflight(trainer: "StepTrainer", talk: Talk) -> None:
         job.memory.cap_again(int(measured["outside_bytes"]))
         job.log.write(events.MeasuredEvent, stage="preflight", **measured)
         answer = job.stop.answer(ANSWER_SECONDS)
-        wished = Limits(**json.loads(answer)) if answer else trainer.runner.limits
-        if wished == trainer.runner.limits:
+        wished = Limits(**json.loads(answer)) if answer else execution.limits
+        if wished == execution.limits:
             return
-        trainer.start_from(CAUSE, wished)
+        execution.start_from(CAUSE, wished)
 
 
 def _measured(rehearsal: "Rehearsal") -> dict[str, Any]:
@@ -125,7 +124,7 @@ class Rehearsal:
     """One measuring: the parts of a run, each with its peak. A ``complete`` one has more than the step."""
 
     def __init__(self, trainer: "StepTrainer", talk: Talk, start: float, complete: bool) -> None:
-        self.trainer, self.job, self.talk = trainer, trainer.job, talk
+        self.trainer, self.job, self.execution, self.talk = trainer, trainer.job, trainer.execution, talk
         self.start, self.complete = start, complete
         self.lengths = lengths_of(self.job.train)
         self.longest = nlargest(self.job.plan.recipe_values().examples_per_step, self.lengths)
@@ -144,7 +143,7 @@ class Rehearsal:
             self._part("generation", self._generation)
         outside = self.job.memory.outside_now_bytes()
         ceilings = self._ceilings() if self.complete and self._in_time() else None
-        limits = self.trainer.runner.limits
+        limits = self.execution.limits
         return {
             "limits": asdict(limits),
             "largest_tokens": self._tokens(self.heaviest(limits.token_budget)),
@@ -177,17 +176,17 @@ class Rehearsal:
 
         Running out of memory makes the execution smaller; then the peak of the smaller one is what counts.
         """
-        model, runner = self.job.loaded.model, self.trainer.runner
+        model, execution = self.job.loaded.model, self.execution
         was = None
-        while was != runner.limits:
-            was = runner.limits
+        while was != execution.limits:
+            was = execution.limits
             model.zero_grad(set_to_none=True)
             self.job.memory.forget_peak()
-            runner.run(self._rows(self.heaviest(was.token_budget)))
+            execution.run(self._rows(self.heaviest(was.token_budget)))
             self._optimizer_step()
             if not self._several():
                 model.zero_grad(set_to_none=True)
-            runner.run(self._rows(self.heaviest(runner.limits.token_budget)))
+            execution.run(self._rows(self.heaviest(execution.limits.token_budget)))
 
     def _typical_step(self) -> None:
         """The first rows of the data as one step, against the clock; a short one once more, when nothing is new."""
@@ -201,7 +200,7 @@ class Rehearsal:
         self.job.memory.wait()
         start = time.perf_counter()
         self.job.loaded.model.zero_grad(set_to_none=True)
-        float(self.trainer.runner.run(rows).loss)
+        float(self.execution.run(rows).loss)
         self._optimizer_step()
         self.job.memory.wait()
         return time.perf_counter() - start
@@ -224,13 +223,9 @@ class Rehearsal:
         held_out = self.job.held_out
         if not held_out:
             return
-        budget = self.trainer.runner.limits.token_budget
-        rows = heaviest(lengths_of(held_out), budget, len(held_out))
+        rows = heaviest(lengths_of(held_out), self.execution.evaluation_token_budget, len(held_out))
         self.job.loaded.model.eval()
-        chosen = [held_out[i] for i in rows]
-        self.trainer.with_room(
-            lambda: evaluate(self.trainer.scorer, chosen, budget, self.job.memory.device), "--val-size 0"
-        )
+        self.execution.evaluate([held_out[i] for i in rows])
         self.job.loaded.model.train()
 
     def _checkpoint(self) -> None:
@@ -246,14 +241,14 @@ class Rehearsal:
             torch.save(optimizer.state_dict(), path)
             optimizer.state.clear()
             held = torch.load(path, map_location="cpu", weights_only=True)
-            self.trainer.with_room(lambda: optimizer.load_state_dict(held), OPTIMIZER_WAYS)
+            self.execution.with_room(lambda: optimizer.load_state_dict(held), OPTIMIZER_WAYS)
 
     def _generation(self) -> None:
         model, greedy = self.job.loaded.model, Sampling(temperature=0.0, max_new_tokens=NEW_TOKENS)
         model.eval()
         with autocast(self.job.plan.execution_values()):
             try:
-                self.trainer.with_room(
+                self.execution.with_room(
                     lambda: generate(
                         model, self.job.loaded.tokenizer, self.talk.prompt_ids, self.talk.stop_ids, greedy
                     ),
@@ -287,4 +282,4 @@ class Rehearsal:
 
     def _several(self) -> bool:
         """Whether a step of the longest rows has more than one micro-batch."""
-        return len(cut(self.longest, self.trainer.runner.limits.token_budget)) > 1
+        return len(cut(self.longest, self.execution.limits.token_budget)) > 1

@@ -6,20 +6,18 @@ Waiting for a step's loss before launching the next step would leave the card wi
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
 from qlora_core.checkpoints import mark_complete
-from qlora_core.evaluate import evaluate
 from qlora_core.step.runner import StepResult
+from qlora_core.train.execution import RunningExecution
+from qlora_core.train.job import Job
 from qlora_profiles import events
 from qlora_profiles.errors import UserError
-
-if TYPE_CHECKING:
-    from qlora_core.trainer import Job, StepTrainer
 
 AHEAD = {"cuda": 1}
 """Steps that may be launched before one is looked at, by device; a CPU computes while it launches."""
@@ -46,6 +44,15 @@ class Moment:
         return float(self._event.elapsed_time(later._event)) / 1e3
 
 
+@dataclass(slots=True)
+class Latest:
+    """What the trainer has of the step that it launched last. ``grad_norm`` is before clipping."""
+
+    result: StepResult | None = None
+    grad_norm: Tensor | None = None
+    learning_rate: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """A step that was launched. ``numbers`` are its loss and its gradient's norm, on their way from the device."""
@@ -63,15 +70,10 @@ class Step:
 class Reporter(TrainerCallback):
     """Writes the events, measures the held-out rows, marks checkpoints and obeys a stop."""
 
-    def __init__(self, trainer: "StepTrainer") -> None:
-        self.trainer = trainer
+    def __init__(self, job: Job, execution: RunningExecution, latest: Latest) -> None:
+        self.job, self.execution, self.latest = job, execution, latest
         self._begun: Moment | None = None
         self._open: deque[Step] = deque()
-
-    @property
-    def job(self) -> "Job":
-        """What the trainer stands on."""
-        return self.trainer.job
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Held-out loss before the first step; a resumed run has it already."""
@@ -102,22 +104,22 @@ class Reporter(TrainerCallback):
         self.job.log.write(events.CheckpointEvent, step=state.global_step, path=str(folder))
 
     def _launched(self, state: Any, device: torch.device) -> Step:
-        trainer = self.trainer
-        assert trainer.last is not None
+        latest = self.latest
         assert self._begun is not None
-        assert trainer.last_grad_norm is not None
-        numbers = torch.stack((trainer.last.loss.float(), trainer.last_grad_norm.float()))
+        assert latest.result is not None
+        assert latest.grad_norm is not None
+        numbers = torch.stack((latest.result.loss.float(), latest.grad_norm.float()))
         if device.type == "cuda":
             numbers = torch.empty(2, pin_memory=True).copy_(numbers, non_blocking=True)
         return Step(
             number=state.global_step,
             epoch=float(state.epoch or 0.0),
-            result=trainer.last,
-            learning_rate=trainer.last_learning_rate,
+            result=latest.result,
+            learning_rate=latest.learning_rate,
             numbers=numbers,
             begun=self._begun,
             ended=Moment(device),
-            captured=trainer.captured(),
+            captured=self.execution.captured(),
         )
 
     def _settle(self, step: Step) -> None:
@@ -131,13 +133,11 @@ class Reporter(TrainerCallback):
         if loss != loss or abs(loss) == float("inf"):
             raise UserError(
                 f"step {step.number}: the loss is {loss}; training fell apart",
-                f"--learning-rate {self.trainer.args.learning_rate / 4:g}",
+                f"--learning-rate {self.job.plan.recipe_values().learning_rate / 4:g}",
             )
         seconds = step.begun.seconds_until(step.ended)
         self._report(step, loss, norm if abs(norm) < float("inf") else None, seconds)
-        usual_seconds = None if step.captured else seconds
-        self.trainer.tally.add(step.result, usual_seconds)
-        self._watch(step.result, usual_seconds)
+        self.execution.after_step(step.result, None if step.captured else seconds)
 
     def _report(self, step: Step, loss: float, norm: float | None, seconds: float) -> None:
         last = step.result
@@ -156,20 +156,6 @@ class Reporter(TrainerCallback):
             vram_peak_bytes=self.job.memory.peak_bytes(),
         )
 
-    def _watch(self, last: StepResult, seconds: float | None) -> None:
-        """Shrink before memory spills silently; grow back when a smaller execution was too careful."""
-        trainer = self.trainer
-        cause = trainer.guard.after_step(last.tokens, seconds, *self.job.memory.pressure())
-        if cause is not None and trainer.runner.shrink(cause, last.lengths):
-            trainer.guard.shrunk()
-            trainer.tally.adapted = True
-        elif trainer.guard.may_grow():
-            larger = trainer.runner.limits.larger(trainer.most)
-            if larger is not None:
-                trainer.runner.change("it had been quiet for a while", larger)
-                trainer.tally.adapted = True
-            trainer.guard.grown()
-
     def _evaluate(self, step: int) -> None:
         if not self.job.held_out:
             return
@@ -177,17 +163,7 @@ class Reporter(TrainerCallback):
         self.job.log.phase("measuring the held-out rows")
         model = self.job.loaded.model
         model.eval()
-        execution = self.job.plan.execution_values()
-        held_out = self.trainer.with_room(
-            lambda: evaluate(
-                self.trainer.scorer,
-                self.job.held_out,
-                self.trainer.runner.limits.token_budget,
-                self.trainer.args.device,
-                execution.pin_memory,
-            ),
-            "--val-size 0",
-        )
+        held_out = self.execution.evaluate(self.job.held_out)
         model.train()
         if self.job.best is not None:
             self.job.best.offer(model, step, held_out.loss)

@@ -1,8 +1,8 @@
-"""Work beside a step's forward and backward that finds no room at first: it is done again after room was made."""
+"""Work that finds no room at first: it is done again after room was made."""
 
 from collections.abc import Callable
 from functools import wraps
-from itertools import count
+from itertools import chain
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -17,26 +17,46 @@ SAMPLE_WAYS = "qlora-run chat, once the run is over"
 OPTIMIZER_WAYS = "--optimizer adamw-8bit, or a smaller --lora-r"
 
 
-def patiently(work: Callable[[], T], device: torch.device, make_room: Callable[[], bool], ways: str) -> T:
-    """Do something that must not fail for want of memory, again after unused blocks were given back, then while
-    there is more to give. ``make_room`` gives up something that is held, and says whether there was anything.
+def retry_on_oom(
+    work: Callable[[], T],
+    device: torch.device,
+    make_room: Callable[[], bool],
+    problem: Callable[[str], EnvironmentProblem],
+) -> T:
+    """Do something, and again each time that memory ran out and ``make_room`` gave something up.
 
-    ``work`` must be such that a part of it may be done twice.
+    The error is gone before room is made: its traceback holds what the try had made so far. ``work`` must be such
+    that a part of it may be done twice.
 
     Raises:
-        EnvironmentProblem: memory ran out for good; ``ways`` are what helps.
+        EnvironmentProblem: what ``problem`` makes of the last error's words, once there is nothing left to give up.
     """
-    for number in count():
+    while True:
         try:
             return work()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             why = first_line(error).split(". ")[0][:100]
-        if number > 0 and not make_room():
-            break
+        if not make_room():
+            raise problem(why)
         free_cached_memory(device)
-    raise EnvironmentProblem(f"out of memory beside a step ({why})", ways)
+
+
+def patiently(work: Callable[[], T], device: torch.device, make_room: Callable[[], bool], ways: str) -> T:
+    """Do something that must not fail for want of memory, again after unused blocks were given back, then while
+    there is more to give. ``make_room`` gives up something that is held, and says whether there was anything.
+
+    Raises:
+        EnvironmentProblem: memory ran out for good; ``ways`` are what helps.
+    """
+    rooms = chain([True], iter(make_room, False))
+    return retry_on_oom(work, device, lambda: next(rooms, False), beside_a_step(ways))
+
+
+def beside_a_step(ways: str) -> Callable[[str], EnvironmentProblem]:
+    """What to say where memory ran out for good in other work than a step; ``ways`` are what helps."""
+    return lambda why: EnvironmentProblem(f"out of memory beside a step ({why})", ways)
 
 
 def keep_trying(optimizer: torch.optim.AdamW, device: torch.device, make_room: Callable[[], bool]) -> None:

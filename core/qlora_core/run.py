@@ -29,8 +29,9 @@ def run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool = False)
     checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest(), log.warn)
     log.phase(PHASE)
     data = prepare_data(plan, output, log, import_meanwhile(plan))
-    plan = agreed(plan, data.train, log, stop)
+    planned, plan = plan, agreed(plan, data.train, log, stop)
     trainer = _trainer(plan, data, log, stop, output)
+    log.in_force = trainer.execution.values
     if not measured and measured_first(plan):
         _preflight(trainer, data)
         _stop_if_asked(stop)
@@ -38,13 +39,13 @@ def run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool = False)
     _sample(plan, trainer, data, log, step=0 if checkpoint is None else None)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     done = trainer.state.global_step
-    trainer.say_measured()
+    _say_measured(trainer, log)
     if done < trainer.state.max_steps:
         _finish(log, "interrupted", EXIT_INTERRUPTED, done, start, {}, trainer)
         return EXIT_INTERRUPTED
     _take_best(trainer, log, done)
     _sample(plan, trainer, data, log, step=done)
-    files = _write_artifacts(plan, trainer, data, log, output)
+    files = _write_artifacts(planned, trainer, data, log, output)
     _finish(log, "finished", EXIT_OK, done, start, files, trainer)
     return EXIT_OK
 
@@ -73,7 +74,8 @@ def _make_trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: StopReques
     backend = backends.begin(plan)  # before transformers: it may have to be changed as it is imported
     import transformers
 
-    from qlora_core.trainer import Job, StepTrainer
+    from qlora_core.train.job import Job
+    from qlora_core.trainer import StepTrainer
 
     collect_from_here()
     recipe = plan.recipe_values()
@@ -109,6 +111,7 @@ def _preflight(trainer: Any, data: Prepared) -> None:
     from qlora_core.preflight import Talk, preflight
 
     preflight(trainer, Talk(prompt_ids=data.prompt_ids("Hello"), stop_ids=data.stop_ids))
+    trainer.execution.begin()
 
 
 def _best(plan: RunPlan, output: Path) -> "BestAdapter | None":
@@ -142,7 +145,15 @@ def _announce(plan: RunPlan, trainer: Any, checkpoint: Path | None, log: EventLo
         backend=plan.execution_values().backend,
         device=plan.execution_values().device,
         resumed_from=str(checkpoint) if checkpoint else None,
+        limits=trainer.execution.values(),
     )
+
+
+def _say_measured(trainer: Any, log: EventLog) -> None:
+    """Write down what the run held and took, where it computed in one way throughout."""
+    measured = trainer.execution.measured()
+    if measured is not None:
+        log.write(events.MeasuredEvent, stage="run", **measured)
 
 
 def _sample(plan: RunPlan, trainer: Any, data: Prepared, log: EventLog, step: int | None) -> None:
@@ -164,7 +175,7 @@ def _sample(plan: RunPlan, trainer: Any, data: Prepared, log: EventLog, step: in
             return [generate(model, tokenizer, data.prompt_ids(p), data.stop_ids, greedy) for p in prompts]
 
     try:
-        answers = trainer.with_room(answer, SAMPLE_WAYS)
+        answers = trainer.execution.with_room(answer, SAMPLE_WAYS)
     except EnvironmentProblem as problem:
         log.warn(f"the sample prompts are not answered: {problem.message}")
         return
@@ -177,13 +188,21 @@ def _sampled(prompt: str, answer: str) -> events.Sample:
     return events.Sample(prompt=prompt, answer=answer)
 
 
-def _write_artifacts(plan: RunPlan, trainer: Any, data: Prepared, log: EventLog, output: Path) -> dict[str, str]:
+def _write_artifacts(planned: RunPlan, trainer: Any, data: Prepared, log: EventLog, output: Path) -> dict[str, str]:
+    plan = trainer.job.plan
     log.phase("writing the adapter" if plan.recipe_values().method != "full" else "writing the model")
     trained = artifacts.save_trained(trainer.model, trainer.job.loaded.tokenizer, plan, data.stop_ids, output)
-    files = {trained.name: str(trained), artifacts.CONFIG: str(artifacts.save_training_config(plan, output))}
+    config = artifacts.save_training_config(planned, ran_with(trainer), output)
+    files = {trained.name: str(trained), artifacts.CONFIG: str(config)}
     if plan.run_values().merge and plan.recipe_values().method != "full":
         files[artifacts.MERGED] = str(_merge(trainer, log, trained, output, plan))
     return files
+
+
+def ran_with(trainer: Any) -> dict[str, Any]:
+    """Every value of the execution as it runs now."""
+    started = {name: resolved.value for name, resolved in trainer.job.plan.execution.items()}
+    return started | dict(trainer.execution.values())
 
 
 def _merge(trainer: Any, log: EventLog, adapter: Path, output: Path, plan: RunPlan) -> Path:
@@ -204,8 +223,7 @@ def _merge(trainer: Any, log: EventLog, adapter: Path, output: Path, plan: RunPl
 def _finish(
     log: EventLog, status: Any, code: int, step: int, start: float, files: dict[str, str], trainer: Any
 ) -> None:
-    log.write(
-        events.DoneEvent,
+    log.done(
         status=status,
         exit_code=code,
         step=step,

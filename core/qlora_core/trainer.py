@@ -4,85 +4,47 @@ One batch of its data loader is all examples of one optimizer step; ``gradient_a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from statistics import mean
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from qlora_core.backends.protocol import Backend, Loaded
-from qlora_core.best import BestAdapter
-from qlora_core.device import DeviceMemory
-from qlora_core.events import EventLog
-from qlora_core.guard import Guard
-from qlora_core.reporter import Reporter
-from qlora_core.room import OPTIMIZER_WAYS, drop_workspaces, keep_trying, patiently
+from qlora_core.reporter import Latest, Reporter
 from qlora_core.step.limits import Limits
 from qlora_core.step.packing import Example
-from qlora_core.step.runner import StepResult, StepRunner
-from qlora_core.stop import StopRequest
-from qlora_core.tally import Tally
-from qlora_profiles import events
+from qlora_core.train.execution import RunningExecution
+from qlora_core.train.job import Job
 from qlora_profiles.plan import RunPlan
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """Everything that a run of the trainer stands on."""
-
-    plan: RunPlan
-    backend: Backend
-    loaded: Loaded
-    train: Sequence[Example]
-    held_out: Sequence[Example]
-    log: EventLog
-    stop: StopRequest
-    memory: DeviceMemory
-    output: Path
-    best: BestAdapter | None = None
 
 
 class StepTrainer(Trainer):
-    """A Trainer whose step is ``StepRunner``'s."""
+    """A Trainer whose step is ``RunningExecution``'s."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.last: StepResult | None = None
-        self.last_grad_norm: Tensor | None = None
-        self.last_learning_rate = 0.0
         super().__init__(
             model=job.loaded.model,
             args=training_arguments(job.plan, job.output),
             train_dataset=job.train,
             data_collator=_as_they_are,
-            callbacks=[Reporter(self)],
         )
         self.remove_callback(PrinterCallback)
         self._trained = [parameter for parameter in job.loaded.model.parameters() if parameter.requires_grad]
         self._drop_gradients = dropping(self._trained)
         job.loaded.model.zero_grad = self._drop_gradients  # torch's own walks through every module of the model
-        self.guard = Guard()
-        self.tally = Tally()
-        self._captures = 0
-        self.runner = self._make_runner()
-        self.most = self.runner.limits
-
-    def start_from(self, cause: str, limits: Limits) -> None:
-        """Compute within other limits than the plan's from here on, and never grow beyond them."""
-        self.runner.change(cause, limits)
-        self.most = limits
+        self.latest = Latest()
+        self.execution = self._make_execution()
+        self.add_callback(Reporter(job, self.execution, self.latest))
 
     def create_optimizer(self, model: Any = None) -> Any:
         """transformers' choice, which tries again where a step finds no room for its state."""
         optimizer = super().create_optimizer(model)
         if isinstance(optimizer, torch.optim.AdamW):
-            keep_trying(optimizer, self.args.device, self._make_room)
+            self.execution.keep_trying(optimizer)
         return optimizer
 
     def clip_gradients(self) -> Tensor:
@@ -92,96 +54,34 @@ class StepTrainer(Trainer):
         def clip() -> Tensor:
             return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
-        return patiently(clip, self.args.device, self._make_room, OPTIMIZER_WAYS)
+        return self.execution.for_optimizer(clip)
 
     def _clip_grad_norm(self, model: Any) -> Tensor:
-        self.last_grad_norm = self.clip_gradients()
-        return self.last_grad_norm
+        self.latest.grad_norm = self.clip_gradients()
+        return self.latest.grad_norm
 
-    def _make_room(self) -> bool:
-        """Free what expanded weights or CUDA graphs hold, or else the workspaces of products; False where there are
-        none."""
-        after = self.runner.limits.less_held()
-        if after is None:
-            return drop_workspaces()
-        self.runner.change("out of memory for the optimizer's step", after)
-        self.guard.shrunk()
-        self.tally.adapted = True
-        return True
-
-    def with_room(self, work: Callable[[], T], ways: str) -> T:
-        """Do something beside the steps. CUDA graphs, then expanded weights make room for it where they must, and are
-        made again after.
-
-        Raises:
-            EnvironmentProblem: memory runs out all the same; ``ways`` are what helps.
-        """
-        return patiently(work, self.args.device, lambda: self._release_held() or drop_workspaces(), ways)
-
-    def _release_held(self) -> bool:
-        release = getattr(self.scorer, "release", None)
-        return bool(release and release())
-
-    def captured(self) -> bool:
-        """Whether graphs were captured since the last call: such a step's time says nothing of the others."""
-        before, self._captures = self._captures, getattr(self.scorer, "captures", 0)
-        return self._captures != before
-
-    def _make_runner(self) -> StepRunner:
+    def _make_execution(self) -> RunningExecution:
         job, execution = self.job, self.job.plan.execution_values()
-        self.scorer = job.backend.apply(job.loaded, Limits.of(execution))
-        return StepRunner(
-            loss_sum=self.scorer,
+        return RunningExecution(
+            limits=Limits.of(execution),
+            apply=partial(job.backend.apply, job.loaded),
+            num_layers=job.backend.num_layers(job.loaded),
+            can_rebuild=execution.adapter_kernel == "fused" and execution.layer_kernels == "liger",
             backward=self.accelerator.backward,
             drop_gradients=self._drop_gradients,
-            limits=Limits.of(execution),
-            num_layers=job.backend.num_layers(job.loaded),
-            device=self.args.device,
+            memory=job.memory,
+            write=job.log.write,
+            step_in_hand=lambda: self.state.global_step + 1,
             pin_memory=execution.pin_memory,
-            on_change=self._adapt,
-            can_rebuild=execution.adapter_kernel == "fused" and execution.layer_kernels == "liger",
-        )
-
-    def _adapt(self, cause: str, before: Limits, after: Limits) -> None:
-        """Apply what the runner decided, and write it down."""
-        self.scorer = self.runner.loss_sum = self.job.backend.apply(self.job.loaded, after)
-        changed = [f.name for f in fields(Limits) if getattr(before, f.name) != getattr(after, f.name)]
-        self.job.log.write(
-            events.AdaptationEvent,
-            step=self.state.global_step + 1,
-            cause=cause,
-            before={name: getattr(before, name) for name in changed},
-            after={name: getattr(after, name) for name in changed},
         )
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """The gradient of one whole optimizer step; returns its loss per supervised token."""
         if not model.training:
             model.train()
-        self.last_learning_rate = self._get_learning_rate()
-        was = self.runner.limits
-        self.last = self.runner.run(inputs["examples"])
-        if self.runner.limits != was:
-            self.guard.shrunk()
-            self.tally.adapted = True
-        return self.last.loss
-
-    def say_measured(self) -> None:
-        """Write down what the run held and took, where it computed in one way throughout."""
-        reserved = self.job.memory.reserved_peak_bytes()
-        if reserved is None or self.tally.adapted or not self.tally.step_seconds:
-            return
-        self.job.log.write(
-            events.MeasuredEvent,
-            stage="run",
-            limits=asdict(self.runner.limits),
-            largest_tokens=self.tally.largest_tokens,
-            several_micro_batches=self.tally.several_micro_batches,
-            reserved_bytes=reserved,
-            outside_bytes=self.job.memory.outside_now_bytes(),
-            step_tokens=mean(self.tally.step_tokens),
-            step_seconds=mean(self.tally.step_seconds),
-        )
+        self.latest.learning_rate = self._get_learning_rate()
+        self.latest.result = self.execution.run(inputs["examples"])
+        return self.latest.result.loss
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the inputs are no tensors."""

@@ -1,7 +1,7 @@
 """After a death that the core could not handle itself: the same run once more, from its last checkpoint, smaller."""
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,14 @@ class Restarts:
         saved = end.state.checkpoint.step if end.state.checkpoint else 0
         say(f"{_first_line(end)}. Going on from step {saved}, smaller (restart {self.made} of {MOST_RESTARTS}).")
         plan = codec.load(self.plan_path, RunPlan)
-        codec.save(self._next_plan(plan, saved + 1), self.plan_path)
+        codec.save(self._next_plan(plan, end.state.limits, saved + 1), self.plan_path)
         return True
 
-    def _next_plan(self, plan: RunPlan, step: int) -> RunPlan:
-        before = Limits.of(plan.execution_values())
+    def _next_plan(self, plan: RunPlan, ran: Mapping[str, Any], step: int) -> RunPlan:
+        """The plan of a process that begins smaller than the one that died had become, ``ran`` by name."""
+        before = limits_in_force(plan, ran)
         after = before.smaller(usual_lengths(plan), plan.model.num_layers) or before
-        changed = {f.name for f in fields(Limits) if getattr(before, f.name) != getattr(after, f.name)}
+        changed = [f.name for f in fields(Limits) if getattr(before, f.name) != getattr(after, f.name)]
         log = EventLog(self.output)
         log.write(
             events.AdaptationEvent,
@@ -55,9 +56,20 @@ class Restarts:
             after={name: getattr(after, name) for name in changed},
         )
         log.close()
-        execution = {name: _set(plan.execution[name], getattr(after, name)) for name in changed}
+        execution = {f.name: _set(plan.execution[f.name], getattr(after, f.name)) for f in fields(Limits)}
         run = {"resume": _set(plan.run["resume"], "auto"), "overwrite": _set(plan.run["overwrite"], False)}
         return msgspec.structs.replace(plan, execution=plan.execution | execution, run=plan.run | run)
+
+
+def limits_in_force(plan: RunPlan, ran: Mapping[str, Any]) -> Limits:
+    """What a process of ``plan`` computes within, after the changes that it told of; ``ran`` by name."""
+    known = {f.name for f in fields(Limits)}
+    return replace(Limits.of(plan.execution_values()), **{name: ran[name] for name in ran if name in known})
+
+
+def is_restart(plan: RunPlan) -> bool:
+    """Whether the plan was made smaller because a process of its run had died."""
+    return any(resolved.reason == REASON for resolved in plan.execution.values())
 
 
 def usual_lengths(plan: RunPlan) -> list[int]:

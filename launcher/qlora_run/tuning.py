@@ -13,17 +13,22 @@ from qlora_run.calibration import Measured, calibrated_by, load, record
 from qlora_run.calibration.measured import limits_of, run_key
 from qlora_run.learned import learned
 from qlora_run.resolve import retuned
+from qlora_run.restarts import is_restart
 
 TAKEN = "what the card took"
 
 
 class Tuner:
-    """Follows the plan of a run: takes in its measurements, and answers the first ones with a better execution."""
+    """Follows the plan of a run: takes in its measurements, and answers the first ones with a better execution.
+
+    Not where the plan was made smaller after a death: what died may look like the better one, and is not tried again.
+    """
 
     def __init__(self, plan_path: Path) -> None:
         self.plan_path = plan_path
         self.plan = codec.load(plan_path, RunPlan)
         self.ceilings: Ceilings | None = None
+        self.settled = is_restart(self.plan)
 
     def measured_before(self) -> bool:
         """Whether this very run with this execution was measured on this machine already."""
@@ -42,7 +47,7 @@ class Tuner:
         gave_up = [n for n in ("cuda_graphs",) if self.plan.execution[n].value and not ran.execution[n].value]
         self.ceilings = event.ceilings or self.ceilings  # measured once: the card and its host stay what they are
         measured = replace(measured_of(ran, event), ceilings=self.ceilings)
-        better = retuned(ran, calibrated_by(ran, measured), learned(self.plan.report), gave_up)
+        better = ran if self.settled else retuned(ran, calibrated_by(ran, measured), learned(self.plan.report), gave_up)
         if better != self.plan:
             self.plan = better
             with suppress(OSError):  # a full disk: the run goes on, and its events tell what changed

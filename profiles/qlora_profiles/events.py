@@ -23,7 +23,7 @@ class _Event(Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class RunEvent(_Event, frozen=True, kw_only=True, tag="run"):
-    """A process began or resumed: written once the first step can start."""
+    """A process began or resumed: written once the first step can start, within ``limits``."""
 
     steps_total: int
     first_step: int
@@ -32,6 +32,7 @@ class RunEvent(_Event, frozen=True, kw_only=True, tag="run"):
     backend: str
     device: str
     resumed_from: str | None = None
+    limits: dict[str, Any] = {}
 
 
 class PhaseEvent(_Event, frozen=True, kw_only=True, tag="phase"):
@@ -93,7 +94,11 @@ class CheckpointEvent(_Event, frozen=True, kw_only=True, tag="checkpoint"):
 
 
 class AdaptationEvent(_Event, frozen=True, kw_only=True, tag="adaptation"):
-    """The execution changed in mid-run, the recipe did not; the step was done again from its start."""
+    """The execution changed in mid-run, the recipe did not; a step that ran out of memory was done again.
+
+    ``before`` and ``after`` have what changed, by name: limits, and ``evaluation_token_budget`` (tokens) where held-out
+    rows need smaller micro-batches than a step.
+    """
 
     step: int
     cause: str
@@ -130,7 +135,10 @@ class WarningEvent(_Event, frozen=True, kw_only=True, tag="warning"):
 
 
 class DoneEvent(_Event, frozen=True, kw_only=True, tag="done"):
-    """The last line of a process. ``exit_code`` as in ``errors``; ``message`` and ``fix`` when it failed."""
+    """The last line of a process. ``exit_code`` as in ``errors``; ``message`` and ``fix`` when it failed.
+
+    ``limits`` are those in force at the end, which may be others than the plan's; none where there was no model yet.
+    """
 
     status: Literal["finished", "interrupted", "failed"]
     exit_code: int
@@ -140,6 +148,7 @@ class DoneEvent(_Event, frozen=True, kw_only=True, tag="done"):
     fix: str | None = None
     artifacts: dict[str, str] = {}
     vram_peak_bytes: int | None = None
+    limits: dict[str, Any] = {}
 
 
 Event = (

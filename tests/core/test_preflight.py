@@ -23,8 +23,8 @@ from qlora_core.preflight import CAUSE, KEPT_BACK_BYTES, PHASE, ROUNDS, heaviest
 from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
 from qlora_core.step.recompute import decoder_layers
-from qlora_core.step.runner import StepRunner
 from qlora_core.stop import StopRequest
+from qlora_core.train.execution import RunningExecution
 from qlora_profiles import events
 from qlora_profiles.errors import EnvironmentProblem
 
@@ -103,9 +103,9 @@ def test_nothing_is_learned_and_no_random_number_is_used_up(trained: Any) -> Non
 
 def test_what_is_measured_is_a_training_step(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers recompute only while training: else every execution would seem to need the same memory."""
-    modes, run = [], StepRunner.run
+    modes, run = [], RunningExecution.run
 
-    def watched(self: StepRunner, examples: Any) -> Any:
+    def watched(self: RunningExecution, examples: Any) -> Any:
         modes.append(all(layer.training and layer.gradient_checkpointing for layer in decoder_layers(found[0])))
         return run(self, examples)
 
@@ -117,7 +117,7 @@ def test_what_is_measured_is_a_training_step(trained: Any, monkeypatch: pytest.M
         found.append(loaded.model)
         return loaded
 
-    monkeypatch.setattr(StepRunner, "run", watched)
+    monkeypatch.setattr(RunningExecution, "run", watched)
     monkeypatch.setattr(PeftBackend, "load", loading)
     trained("measured", True, layers_recomputed=3)
     assert len(modes) > 4
@@ -178,9 +178,9 @@ def test_an_optimizer_without_room_is_given_what_is_held(
 def test_what_does_not_fit_with_memory_kept_back_is_tried_with_all_of_it(
     trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, kept, run = trained("plain", False), list[int](), StepRunner.run
+    plain, kept, run = trained("plain", False), list[int](), RunningExecution.run
 
-    def tight(self: StepRunner, examples: Any) -> Any:
+    def tight(self: RunningExecution, examples: Any) -> Any:
         if held[0].kept_back_bytes:
             kept.append(held[0].kept_back_bytes)
             raise EnvironmentProblem("out of memory", "less")
@@ -194,7 +194,7 @@ def test_what_does_not_fit_with_memory_kept_back_is_tried_with_all_of_it(
         return held[0]
 
     monkeypatch.setattr(device, "prepare", prepared)
-    monkeypatch.setattr(StepRunner, "run", tight)
+    monkeypatch.setattr(RunningExecution, "run", tight)
     said = trained("tight", True)
     assert kept == [KEPT_BACK_BYTES]
     assert len([e for e in said if isinstance(e, events.MeasuredEvent)]) == 1

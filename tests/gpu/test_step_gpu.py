@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from support.executions import running
 from support.models import FAMILIES, random_examples, tiny_model
 
 from qlora_core.adapters import initialise
+from qlora_core.device import DeviceMemory
 from qlora_core.step.attention import VARLEN, implementation
 from qlora_core.step.forward import packed_loss
 from qlora_core.step.limits import Limits
 from qlora_core.step.packing import pack
-from qlora_core.step.recompute import recompute_layers
-from qlora_core.step.runner import StepRunner
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,17 +45,8 @@ def adapted(family: str, attention: str, **changes: Any) -> Any:
 
 def gradient(model: Any, attention: str, kernel: str, examples: list[Any], budget: int) -> tuple[float, torch.Tensor]:
     loss = packed_loss(model, attention=attention, kernel=kernel, chunk_tokens=64, autocast_dtype=torch.bfloat16)
-    runner = StepRunner(
-        loss_sum=loss,
-        backward=lambda loss: loss.backward(),
-        drop_gradients=lambda: model.zero_grad(set_to_none=True),
-        limits=Limits(token_budget=budget, layers_recomputed=0),
-        num_layers=3,
-        device=CARD,
-        pin_memory=True,
-        on_change=lambda cause, before, after: recompute_layers(model.get_base_model(), after.layers_recomputed, False),
-    )
-    result = runner.run(examples)
+    limits = Limits(token_budget=budget, layers_recomputed=0)
+    result = running(model, limits, loss, memory=DeviceMemory(device=CARD)).run(examples)
     flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.zero_grad(set_to_none=True)
     return float(result.loss), flat

@@ -15,13 +15,14 @@ from support.witness import Witness
 from qlora_profiles import codec, events
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.hardware import HardwareReport
-from qlora_profiles.plan import RunPlan
+from qlora_profiles.plan import RunPlan, with_execution
 from qlora_profiles.settings import KERNELS
 from qlora_profiles.units import GIB, MIB
 from qlora_run.calibration import load
 from qlora_run.calibration.measured import run_key
 from qlora_run.learned import Trial, remember
 from qlora_run.resolve import as_measured, resolve
+from qlora_run.restarts import REASON
 from qlora_run.supervise import run_core
 from qlora_run.tuning import Tuner
 
@@ -189,6 +190,22 @@ def test_what_was_measured_gives_way_to_a_person_and_to_what_is_much_faster(tmp_
     Tuner(tmp_path / "plan.json").answer(measured(slow))
     fresh = plan_in(tmp_path)
     assert as_measured(fresh, load(REPORT)).execution_values().layers_recomputed < 36
+
+
+def test_after_a_death_nothing_larger_is_answered_than_what_was_measured(tmp_path: Path) -> None:
+    """A card with much room left would call for the execution that died."""
+    plan = plan_in(tmp_path)
+    smaller = {"token_budget": plan.execution_values().token_budget // 4, "layers_recomputed": plan.model.num_layers}
+    roomy = measured(with_execution(plan, smaller, REASON), 0.5)
+    codec.save(with_execution(plan, smaller, "by hand"), tmp_path / "plan.json")
+    assert json.loads(Tuner(tmp_path / "plan.json").answer(roomy)) != roomy.limits
+    codec.save(with_execution(plan, smaller, REASON), tmp_path / "plan.json")
+    tuner = Tuner(tmp_path / "plan.json")
+    ran_out = msgspec.structs.replace(roomy, limits=roomy.limits | {"token_budget": 512})
+    for event in (roomy, ran_out):
+        assert json.loads(tuner.answer(event)) == event.limits
+        on_disk = codec.load(tmp_path / "plan.json", RunPlan).execution_values()
+        assert {name: getattr(on_disk, name) for name in event.limits} == event.limits
 
 
 def test_measured_ceilings_scale_the_predicted_time(tmp_path: Path) -> None:

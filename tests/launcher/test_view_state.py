@@ -1,5 +1,6 @@
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,3 +165,22 @@ def test_the_peak_is_the_highest_of_all_steps() -> None:
     assert fold(steps).vram_peak_bytes == 9
     assert fold([*steps, done_event(3, vram_peak_bytes=11)]).vram_peak_bytes == 11
     assert fold([step_event(1, vram_peak_bytes=None)]).vram_peak_bytes is None
+
+
+def test_the_limits_in_force_are_those_of_the_last_word_about_them() -> None:
+    begun = fold([msgspec.structs.replace(run_event(50), limits={"token_budget": 4096, "layers_recomputed": 22})])
+    shrunk = begun.after(step_event(1)).after(adaptation(2))
+    assert shrunk.limits == {"token_budget": 2048, "layers_recomputed": 22}
+    assert shrunk.after(step_event(2)).limits == shrunk.limits
+    done = shrunk.after(done_event(2, limits={"token_budget": 1024}))
+    assert done.limits == {"token_budget": 1024}
+    assert done.closed().limits == {}  # the next process begins as planned
+
+
+def test_before_its_first_step_only_what_changed_is_known() -> None:
+    assert fold([*loading(), adaptation(1)]).limits == {"token_budget": 2048, "layers_recomputed": 22}
+
+
+def test_what_a_killed_process_computed_within_is_not_what_the_next_one_does() -> None:
+    killed = fold([run_event(50), step_event(1), adaptation(2), step_event(2), run_event(50, first_step=2)])
+    assert killed.limits == {}

@@ -85,6 +85,22 @@ def test_a_run_that_did_not_learn_never_ends_cheerfully() -> None:
     assert lines[-1].startswith("again")
 
 
+def test_what_ran_at_the_end_is_said_where_it_is_not_the_plan() -> None:
+    ran = {"token_budget": 1024, "layers_recomputed": 29, "cuda_graphs": False, "evaluation_token_budget": 512}
+    line = "Ran at the end with token-budget 1,024 (plan 4,096), layers-recomputed 29 (plan"
+    found = closing(finished(limits=ran))
+    assert found[1:3] == [line.removesuffix(" layers-recomputed 29 (plan"), "layers-recomputed 29 (plan 22)"]
+    stopped: list[Event] = [
+        run_event(366),
+        step_event(1),
+        checkpoint_event(1),
+        done_event(1, "interrupted", 130, limits=ran),
+    ]
+    assert closing(stopped, width=120)[1:] == [f"{line} 22)"]
+    as_planned = {"token_budget": 4096, "layers_recomputed": 22}
+    assert closing(finished(limits=as_planned)) == closing(finished())
+
+
 def test_a_run_too_short_to_judge_says_so() -> None:
     lines = closing([run_event(2), step_event(1), step_event(2), done_event(2)])
     assert "Cannot tell whether it learned: train loss 2.18 -> 2.15: 2 steps are too few to tell" in lines

@@ -112,6 +112,12 @@ class StandIn:
             os._exit(77)
         return self.done("finished", 0, first + 1)
 
+    def shrinking(self) -> int:
+        """A fragile one that became smaller before it dies, as it is told in a file."""
+        for told in json.loads((self.output / "shrinking.json").read_text(encoding="utf-8")):
+            self.write(events.AdaptationEvent, step=1, cause="out of memory", before={}, after=told)
+        return self.fragile()
+
     def until_stopped(self) -> int:
         """Steps until the launcher says stop, or is gone."""
         self.begin()

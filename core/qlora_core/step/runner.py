@@ -1,8 +1,6 @@
-"""The step itself: cut, compute, and do it again in smaller pieces when memory runs out.
+"""One pass over a step: cut it and compute.
 
-Every micro-batch is divided by the supervised tokens of the *whole* step, so any cut gives the same
-gradient. Out of memory drops the gradients of the step, makes the execution smaller and starts the same
-step over: nothing is skipped, nothing is counted twice.
+Every micro-batch is divided by the supervised tokens of the *whole* step, so any cut gives the same gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,10 +10,7 @@ import torch
 from torch import Tensor
 
 from qlora_core.step.cutting import cut
-from qlora_core.step.limits import Limits
-from qlora_core.step.oom import free_cached_memory, is_out_of_memory
 from qlora_core.step.packing import Example, Packed, pack_all, supervised_tokens
-from qlora_profiles.errors import EnvironmentProblem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,75 +33,40 @@ class StepRunner:
     """Computes the gradient of one optimizer step into the parameters' ``grad``.
 
     Args:
-        loss_sum: summed loss of a packed micro-batch.
         backward: accumulates gradients of a scalar (the trainer's, for loss scaling).
-        drop_gradients: forgets the gradients of the step.
-        limits: where the execution starts.
-        num_layers: decoder layers that could recompute.
-        can_rebuild: whether norms' and activations' results can be made again.
-        on_change: told of each change as (cause, before, after); applies all of it but the token budget, which
-            is the runner's own.
+        device: that computes.
+        pin_memory: whether micro-batches travel to it from pinned memory.
+        total_supervised: from this process's supervised tokens of a step to those of all.
     """
 
     def __init__(
         self,
         *,
-        loss_sum: Callable[[Packed], Tensor],
         backward: Callable[[Tensor], None],
-        drop_gradients: Callable[[], None],
-        limits: Limits,
-        num_layers: int,
         device: torch.device,
         pin_memory: bool,
-        on_change: Callable[[str, Limits, Limits], None],
         total_supervised: Callable[[int], int] = lambda own: own,
-        can_rebuild: bool = False,
     ) -> None:
-        self.limits = limits
-        self.loss_sum = loss_sum
         self._backward = backward
-        self._drop_gradients = drop_gradients
-        self._num_layers = num_layers
-        self._can_rebuild = can_rebuild
         self._device = device
         self._pin_memory = pin_memory
-        self._on_change = on_change
         self._total_supervised = total_supervised
 
-    def run(self, examples: Sequence[Example]) -> StepResult:
-        """The gradient of all ``examples`` together.
+    def run(self, examples: Sequence[Example], loss_sum: Callable[[Packed], Tensor], token_budget: int) -> StepResult:
+        """The gradient of all ``examples`` together, in micro-batches of at most ``token_budget`` tokens.
 
-        Raises:
-            EnvironmentProblem: not even the smallest execution fits.
+        ``loss_sum`` is the summed loss of a micro-batch. Gradients are added to those there are; a pass that runs out
+        of memory leaves those of a part.
         """
-        while (result := self._attempt(examples)) is None:
-            self._drop_gradients()
-            self._shrink_or_give_up(examples)
-            free_cached_memory(self._device)
-        return result
-
-    def _attempt(self, examples: Sequence[Example]) -> StepResult | None:
-        """One pass over the step, or ``None`` when memory ran out on the way.
-
-        The error must be gone before memory is freed: its traceback holds the activations.
-        """
-        try:
-            return self._compute(examples)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        return None
-
-    def _compute(self, examples: Sequence[Example]) -> StepResult:
         lengths = [len(example.input_ids) for example in examples]
         own = sum(supervised_tokens(example) for example in examples)
         share = 1.0 / max(1, self._total_supervised(own))
-        batches = cut(lengths, self.limits.token_budget)
+        batches = cut(lengths, token_budget)
         total = torch.zeros((), device=self._device)
         for packed in pack_all([[examples[i] for i in batch] for batch in batches], self._device, self._pin_memory):
             if len(packed.targets) == 0:
                 continue
-            loss = self.loss_sum(packed) * share
+            loss = loss_sum(packed) * share
             self._backward(loss)
             total += loss.detach()
         return StepResult(
@@ -118,23 +78,3 @@ class StepRunner:
             largest_tokens=max(sum(lengths[i] for i in batch) for batch in batches),
             lengths=tuple(lengths),
         )
-
-    def change(self, cause: str, after: Limits) -> None:
-        """Compute from now on within ``after``."""
-        before, self.limits = self.limits, after
-        self._on_change(cause, before, after)
-
-    def shrink(self, cause: str, lengths: Sequence[int]) -> bool:
-        """Take the next smaller execution that would cut a step of these lengths otherwise; False at the end."""
-        after = self.limits.smaller(lengths, self._num_layers, self._can_rebuild)
-        if after is not None:
-            self.change(cause, after)
-        return after is not None
-
-    def _shrink_or_give_up(self, examples: Sequence[Example]) -> None:
-        lengths = [len(example.input_ids) for example in examples]
-        if not self.shrink("out of memory", lengths):
-            raise EnvironmentProblem(
-                f"out of memory on an example of {max(lengths)} tokens, with every saving in use",
-                f"--max-length {max(64, max(lengths) // 2)}",
-            )

@@ -83,6 +83,7 @@ class RunState(Struct, frozen=True, kw_only=True):
 
     ``recent`` holds the last steps of this process and ``phases`` what it has been doing since its last step.
     ``earlier_seconds`` are those of processes that ended; ``started_s`` is when the present one began.
+    ``limits`` has what the present process computes within, by name, as far as it said; the rest is as planned.
     """
 
     run: RunEvent | None = None
@@ -96,6 +97,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     sample_now: SampleEvent | None = None
     checkpoint: CheckpointEvent | None = None
     adaptations: tuple[AdaptationEvent, ...] = ()
+    limits: dict[str, Any] = {}
     warnings: tuple[WarningEvent, ...] = ()
     done: DoneEvent | None = None
     vram_peak_bytes: int | None = None
@@ -122,6 +124,7 @@ class RunState(Struct, frozen=True, kw_only=True):
             done=None,
             phases=(),
             recent=(),
+            limits={},
         )
 
     def elapsed_seconds(self, now_s: float | None = None) -> float:
@@ -184,6 +187,7 @@ def _on_run(state: RunState, event: RunEvent) -> RunState:
     return _with(
         state,
         run=event,
+        limits=event.limits or state.limits,
         step=first - 1,
         losses=state.losses.before(first),
         evals=tuple(e for e in state.evals if e.step < first),
@@ -225,7 +229,7 @@ def _on_checkpoint(state: RunState, event: CheckpointEvent) -> RunState:
 
 
 def _on_adaptation(state: RunState, event: AdaptationEvent) -> RunState:
-    return _with(state, adaptations=(*state.adaptations, event))
+    return _with(state, adaptations=(*state.adaptations, event), limits=state.limits | event.after)
 
 
 def _on_measured(state: RunState, event: MeasuredEvent) -> RunState:
@@ -240,7 +244,13 @@ def _on_warning(state: RunState, event: WarningEvent) -> RunState:
 
 
 def _on_done(state: RunState, event: DoneEvent) -> RunState:
-    return _with(state, done=event, phases=(), vram_peak_bytes=_highest(state.vram_peak_bytes, event.vram_peak_bytes))
+    return _with(
+        state,
+        done=event,
+        limits=event.limits or state.limits,
+        phases=(),
+        vram_peak_bytes=_highest(state.vram_peak_bytes, event.vram_peak_bytes),
+    )
 
 
 def _highest(one: int | None, other: int | None) -> int | None:

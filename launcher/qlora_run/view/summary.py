@@ -16,7 +16,7 @@ from qlora_run.view.glyphs import Glyphs
 from qlora_run.view.lines import peak_text, val_text
 from qlora_run.view.state import RunState
 from qlora_run.view.verdict import Verdict, learned, row_changes
-from qlora_run.view.words import one_line, shown_path, time_range
+from qlora_run.view.words import one_line, option, shown_path, time_range, value_text
 
 LABELS = {"lora_adapter": "adapter", "final_model": "model", "training_config.json": "settings"}
 MAX_SAMPLES = 3
@@ -51,7 +51,7 @@ def _interrupted(state: RunState, plan: RunPlan, output: Path, width: int) -> li
         return ["Stopped. Nothing was saved yet.", f"Again: {start_command(plan)}"]
     lost = "nothing lost" if saved.step >= state.step else "what came after it is lost"
     parts = (f"Stopped. Saved step {saved.step}, {lost}.", f"Continue: {on_run('resume', output)}")
-    return join_fitting(parts, "    ", width)
+    return [*join_fitting(parts, "    ", width), *_ran_otherwise(state, plan, width)]
 
 
 def _finished(state: RunState, plan: RunPlan, output: Path, width: int) -> Iterator[tuple[str, str]]:
@@ -62,10 +62,22 @@ def _finished(state: RunState, plan: RunPlan, output: Path, width: int) -> Itera
     planned = time_range(plan.time.seconds_low, plan.time.seconds_high)
     peak = peak_text(state, plan)
     yield f"Done in {human_seconds(state.elapsed_seconds())} (plan {planned})" + (f" · peak {peak}" if peak else ""), ""
+    yield from ((line, "") for line in _ran_otherwise(state, plan, width))
     yield from ((line, "bold green" if verdict.outcome == "learned" else "") for line in _losses(state, verdict))
     yield from ((line, "") for line in _artifacts(state))
     yield from ((line, "") for line in _samples(state, width))
     yield from ((line, "bold") for line in _next(state, plan, output, failed))
+
+
+def _ran_otherwise(state: RunState, plan: RunPlan, width: int) -> list[str]:
+    """What of the execution ran at the end, where the plan had something else."""
+    ran = state.done.limits if state.done else {}
+    parts = [
+        f"{option(name)} {value_text(name, value)} (plan {value_text(name, plan.execution[name].value)})"
+        for name, value in ran.items()
+        if name in plan.execution and plan.execution[name].value != value
+    ]
+    return join_fitting([f"Ran at the end with {parts[0]}", *parts[1:]], ", ", width) if parts else []
 
 
 def _not_learned(verdict: Verdict) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.executions import running
 from support.models import FAMILIES, PlainExample, random_examples, tiny_model
 
 from qlora_core.adapters import initialise
@@ -13,9 +14,11 @@ from qlora_core.step.forward import PackedLoss, packed_loss
 from qlora_core.step.limits import Limits
 from qlora_core.step.packing import Packed, pack, pack_all, supervised_tokens
 from qlora_core.step.recompute import decoder_layers, recompute_layers
-from qlora_core.step.runner import StepResult, StepRunner
+from qlora_core.step.runner import StepResult
 from qlora_core.step.spread import spread
+from qlora_core.train.execution import RunningExecution
 from qlora_profiles.errors import EnvironmentProblem
+from qlora_profiles.events import AdaptationEvent
 
 CPU = torch.device("cpu")
 
@@ -39,23 +42,12 @@ def scorer(model: Any, kernel: str = "chunked") -> PackedLoss:
 
 
 def runner(
-    model: Any, budget: int, loss_sum: Callable[[Packed], torch.Tensor] | None = None, told: list[Any] | None = None
-) -> StepRunner:
-    def on_change(cause: str, before: Limits, after: Limits) -> None:
-        if told is not None:
-            told.append((before, after))
-        recompute_layers(model.get_base_model(), after.layers_recomputed, False)
-
-    return StepRunner(
-        loss_sum=loss_sum or scorer(model),
-        backward=lambda loss: loss.backward(),
-        drop_gradients=lambda: model.zero_grad(set_to_none=True),
-        limits=Limits(token_budget=budget, layers_recomputed=0),
-        num_layers=3,
-        device=CPU,
-        pin_memory=False,
-        on_change=on_change,
-    )
+    model: Any,
+    budget: int,
+    loss_sum: Callable[[Packed], torch.Tensor] | None = None,
+    told: list[AdaptationEvent] | None = None,
+) -> RunningExecution:
+    return running(model, Limits(token_budget=budget, layers_recomputed=0), loss_sum or scorer(model), told)
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -120,10 +112,10 @@ def test_out_of_memory_redoes_the_same_step(fails_at: int, message: str) -> None
             raise RuntimeError(message)
         return score(packed)
 
-    told: list[tuple[Limits, Limits]] = []
+    told: list[AdaptationEvent] = []
     result = runner(model, 140, failing, told).run(examples)
     assert_same(gradients(model), expected)
-    assert [after.token_budget < before.token_budget for before, after in told] == [True]
+    assert [e.after["token_budget"] < e.before["token_budget"] for e in told] == [True]
     assert result.tokens == sum(len(e.input_ids) for e in examples)
 
 
@@ -137,7 +129,7 @@ def test_repeated_out_of_memory_shrinks_until_all_layers_recompute() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return score(packed)
 
-    told: list[tuple[Limits, Limits]] = []
+    told: list[AdaptationEvent] = []
     run = runner(model, 10_000, small_card, told)
     run.run(examples)
     assert_same(gradients(model), expected)

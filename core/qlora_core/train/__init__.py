@@ -1,0 +1,1 @@
+"""A training run: its loop, its step, and what runs now."""

@@ -1,0 +1,29 @@
+"""What a run of the trainer stands on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qlora_core.backends.protocol import Backend, Loaded
+from qlora_core.best import BestAdapter
+from qlora_core.device import DeviceMemory
+from qlora_core.events import EventLog
+from qlora_core.step.packing import Example
+from qlora_core.stop import StopRequest
+from qlora_profiles.plan import RunPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything that a run of the trainer stands on. ``plan`` is where its execution starts, not what runs later."""
+
+    plan: RunPlan
+    backend: Backend
+    loaded: Loaded
+    train: Sequence[Example]
+    held_out: Sequence[Example]
+    log: EventLog
+    stop: StopRequest
+    memory: DeviceMemory
+    output: Path
+    best: BestAdapter | None = None

@@ -1,0 +1,43 @@
+"""A running execution around a model that a test made itself, without a plan and a trainer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from qlora_core.device import DeviceMemory
+from qlora_core.step.limits import Limits
+from qlora_core.step.packing import Packed
+from qlora_core.step.recompute import decoder_layers, recompute_layers
+from qlora_core.train.execution import RunningExecution
+from qlora_profiles.events import AdaptationEvent
+
+
+def running(
+    model: Any,
+    limits: Limits,
+    score: Callable[[Packed], torch.Tensor],
+    told: list[AdaptationEvent] | None = None,
+    memory: DeviceMemory | None = None,
+) -> RunningExecution:
+    """Computes ``model`` on a CPU, or where ``memory`` is; ``told`` gets what it writes down."""
+
+    def apply(limits: Limits) -> Any:
+        recompute_layers(model.get_base_model(), limits.layers_recomputed, False)
+        return score
+
+    def write(kind: type[AdaptationEvent], **fields: Any) -> None:
+        if told is not None:
+            told.append(kind(time_s=0.0, **fields))
+
+    return RunningExecution(
+        limits=limits,
+        apply=apply,
+        num_layers=len(decoder_layers(model)),
+        backward=lambda loss: loss.backward(),
+        drop_gradients=lambda: model.zero_grad(set_to_none=True),
+        memory=memory or DeviceMemory(device=torch.device("cpu")),
+        write=write,
+        step_in_hand=lambda: 1,
+        pin_memory=memory is not None,
+    )
