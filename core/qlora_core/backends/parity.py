@@ -11,10 +11,8 @@ the model once. Forward and backward, recomputed layers and kept ones, and bound
 
 import hashlib
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ import msgspec
 
 from qlora_core.artifacts import versions
 from qlora_core.data import Encoded
+from qlora_core.session import child_process
 from qlora_profiles import codec
 from qlora_profiles.errors import Interrupted, QloraRunError, UserError
 from qlora_profiles.places import cache_folder
@@ -138,30 +137,19 @@ def key(plan: RunPlan) -> str:
 
 
 def _in_child(plan: RunPlan, name: str, examples: Sequence[Sequence[int]], stop: "StopRequest") -> Steps:
-    """One side, in a process that ends with it."""
+    """One side, in a process that ends with it; it is killed when the run is to stop, or when it takes too long."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         job, said = Path(folder) / "job.json", Path(folder) / "said.txt"
         codec.save(on_backend(plan, name, "compared"), Path(folder) / "plan.json")
         job.write_text(json.dumps({"plan": str(job.with_name("plan.json")), "examples": examples}), encoding="utf-8")
         command = [sys.executable, "-m", "qlora_core.backends.parity", str(job)]
-        with said.open("w", encoding="utf-8") as out:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
-            _wait(child, stop)
-        return _answer(name, child.returncode, said.read_text(encoding="utf-8", errors="replace"))
-
-
-def _wait(child: "subprocess.Popen[bytes]", stop: "StopRequest") -> None:
-    """Until the child ends; it is killed when the run is to stop, or when it takes too long."""
-    end = time.monotonic() + MOST_SECONDS
-    try:
-        while child.poll() is None and time.monotonic() < end and not stop:
-            time.sleep(0.1)
-    finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-    if stop:
-        raise Interrupted("stopped before the first step; nothing to save")
+        with said.open("wb") as out:
+            environment = child_process.python_environment()
+            child = child_process.start(command, f"the comparison with {name}", output=out, environment=environment)
+            child.ended_by_itself(lambda: stop, MOST_SECONDS)
+        if stop:
+            raise Interrupted("stopped before the first step; nothing to save")
+        return _answer(name, child.exit_code, said.read_text(encoding="utf-8", errors="replace"))
 
 
 def _answer(name: str, code: int, text: str) -> Steps:
