@@ -106,7 +106,7 @@ def measure(model: str, method: str, options: argparse.Namespace) -> None:
 
 def keep(plan: Any, row: dict[str, Any]) -> None:
     """Put a point into this machine's measurements, where later plans find it."""
-    from qlora_run.calibration import Measured, record
+    from qlora_run.calibration.measured import Measured, record
 
     point = Measured(
         execution=plan.execution_values(),

@@ -28,7 +28,7 @@ from qlora_profiles.errors import QloraRunError
 from qlora_profiles.events import MeasuredEvent
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
-from qlora_run.calibration import calibrated_by
+from qlora_run.calibration.measured import calibrated_by
 from qlora_run.resolve import retuned
 from qlora_run.tuning import measured_of
 

@@ -4,9 +4,6 @@ The doctor tries and remembers; a plan asks. Results hold for one environment: t
 and every package that matters. When one of them changes, nothing is known any more.
 """
 
-import hashlib
-import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +11,11 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from qlora_profiles.codec import from_json, keep
-from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
-from qlora_profiles.places import cache_folder
+from qlora_profiles.machine_key import digest, machine_key
+from qlora_profiles.machine_store import MachineStore
 
-FOLDER = "learned"
+KIND = "selftest_results"
 
 State = Literal["ok", "fail", "crashed", "hung", "unavailable", "skipped"]
 BROKEN: tuple[State, ...] = ("fail", "crashed", "hung")
@@ -68,35 +64,23 @@ def _in_short(said: str) -> str:
 
 def learned(report: HardwareReport, folder: Path | None = None) -> Learned:
     """What was tried in this environment; nothing where it changed, was never tried, or cannot be read."""
-    path = path_of(report, folder)
-    try:
-        found = from_json(path.read_text(encoding="utf-8"), Learned, str(path))
-    except (OSError, UnicodeDecodeError, UserError):
-        return Learned()
-    return found if found.environment == environment_of(report) else Learned()
+    environment = environment_of(report)
+    found = store(folder).read(environment).value
+    return found if found and found.environment == environment else Learned()
 
 
 def remember(report: HardwareReport, trials: Mapping[str, Trial], folder: Path | None = None) -> Path | None:
     """Keep the results of trials; ``None`` where the cache cannot be written, which stops nobody."""
-    value = Learned(environment=environment_of(report), time_s=time.time(), trials=dict(trials))
-    return keep(value, path_of(report, folder))
+    environment = environment_of(report)
+    value = Learned(environment=environment, time_s=time.time(), trials=dict(trials))
+    return store(folder).write(environment, value)
 
 
-def path_of(report: HardwareReport, folder: Path | None = None) -> Path:
-    """The file of an environment."""
-    return (folder or cache_folder(FOLDER)) / f"{environment_of(report)}.json"
+def store(folder: Path | None = None) -> MachineStore[Learned]:
+    """Where results lie, by environment."""
+    return MachineStore(KIND, Learned, folder)
 
 
 def environment_of(report: HardwareReport) -> str:
     """A digest of everything that decides whether a library works here; the interpreter's place is part of it."""
-    cards = [(gpu.vendor, gpu.name, gpu.driver, gpu.capability, gpu.mig) for gpu in report.gpus]
-    platform = report.platform
-    said = {
-        "cards": cards,
-        "cuda": report.cuda_driver,
-        "platform": (platform.system, platform.release, platform.build, platform.wsl, platform.python),
-        "torch": (report.torch.version, report.torch.build, report.torch.cuda),
-        "packages": sorted(report.packages.items()),
-        "python": sys.prefix,
-    }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8")).hexdigest()[:16]
+    return digest(machine_key(report))

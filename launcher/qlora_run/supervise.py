@@ -7,17 +7,14 @@ end of that input means the same. What it measures before its first step is answ
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
 
-import psutil
-
-from qlora_profiles.errors import EnvironmentProblem
+from qlora_core.session import child_process
+from qlora_core.session.child_process import ChildProcess
 from qlora_profiles.events import FILE_NAME, MeasuredEvent
 from qlora_profiles.plan import RunPlan
 from qlora_run.ending import Ending, ending, last_lines_of
@@ -72,9 +69,17 @@ def supervise(
         log_start = log.seek(0, os.SEEK_END)
         watch = _Watch(tail, view, fold(tail.new_events()).closed(), tuner)
         with _interrupts() as interrupts:
-            child = _start(command, child_environment(tuner.plan, env or {}), log)
+            # the terminal's Ctrl-C is ours to pass on
+            child = child_process.start(
+                command,
+                "the training process",
+                output=log,
+                environment=child_environment(tuner.plan, env or {}),
+                told=True,
+                own_group=True,
+            )
             killed = _follow(child, watch, interrupts)
-    end = ending(child.returncode, watch.state, killed, output, last_lines_of(log_path, log_start))
+    end = ending(child.exit_code, watch.state, killed, output, last_lines_of(log_path, log_start))
     if not goes_on(end, watch.say):
         watch.end(end)
     return end
@@ -88,31 +93,11 @@ def _core(plan_path: Path, tuner: Tuner) -> list[str]:
 
 def child_environment(plan: RunPlan, extra: Mapping[str, str]) -> dict[str, str]:
     """The environment of the core. What a person set for torch stays; ``extra`` wins over all."""
-    ours = {
-        "PYTHONUTF8": "1",
-        "PYTHONIOENCODING": "utf-8",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONSAFEPATH": "1",  # a random.py in the current folder must not become the standard library's
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }
+    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     weak = {"TOKENIZERS_PARALLELISM": "true"}
     if plan.execution_values().expandable_segments:
         weak["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-    return weak | dict(os.environ) | ours | dict(extra)
-
-
-def _start(command: Sequence[str], env: dict[str, str], log: BinaryIO) -> subprocess.Popen[bytes]:
-    """Start the child out of reach of the terminal's Ctrl-C, which is the launcher's to pass on."""
-    try:
-        if sys.platform == "win32":
-            flags = subprocess.CREATE_NEW_PROCESS_GROUP
-            return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, creationflags=flags
-            )
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, start_new_session=True)
-    except OSError as error:
-        raise EnvironmentProblem(f"the training process cannot be started: {error}", "qlora-run doctor") from error
+    return child_process.python_environment(weak=weak, strong=quiet | dict(extra))
 
 
 class _Interrupts:
@@ -195,54 +180,23 @@ class _Watch:
                 self.view.end(end.state, end.problem)
 
 
-def _follow(child: subprocess.Popen[bytes], watch: _Watch, interrupts: _Interrupts) -> bool:
+def _follow(child: ChildProcess, watch: _Watch, interrupts: _Interrupts) -> bool:
     """Watch the child until it is gone; returns whether it was killed on request."""
     asked = 0
     try:
         watch.begin()
-        while not _ended(child):
+        while not child.ended_within(POLL_SECONDS):
             watch.look()
             while watch.answers:
-                _tell(child, f"go {watch.answers.pop(0)}")
+                child.tell(f"go {watch.answers.pop(0)}")
             if interrupts.count > asked:
                 asked += 1
                 watch.say(STOPPING if asked == 1 else KILLING)
-                _tell(child, "stop") if asked == 1 else _kill(child)
+                child.tell("stop") if asked == 1 else child.kill()
         watch.look()
     finally:
-        _hang_up(child)
-        while not _ended(child):  # the launcher fails: what was learned is saved first
+        child.hang_up()  # one that still runs, because we fail, saves and ends
+        while not child.ended_within(POLL_SECONDS):
             if interrupts.count > asked:
-                _kill(child)
+                child.kill()
     return asked > 1
-
-
-def _ended(child: subprocess.Popen[bytes]) -> bool:
-    try:
-        child.wait(POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def _tell(child: subprocess.Popen[bytes], line: str) -> None:
-    with suppress(OSError):
-        assert child.stdin is not None
-        child.stdin.write(f"{line}\n".encode())
-        child.stdin.flush()
-
-
-def _hang_up(child: subprocess.Popen[bytes]) -> None:
-    """Close the child's standard input: one that still runs, because we fail, saves and ends."""
-    with suppress(OSError):
-        assert child.stdin is not None
-        child.stdin.close()
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    """End the child and all that it started."""
-    with suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(child.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-    child.kill()

@@ -9,9 +9,10 @@ from qlora_profiles import codec
 from qlora_profiles.events import MeasuredEvent
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan, with_execution
-from qlora_run.calibration import Measured, calibrated_by, load, record
-from qlora_run.calibration.measured import limits_of, run_key
+from qlora_run.calibration import load
+from qlora_run.calibration.measured import Measured, calibrated_by, record
 from qlora_run.learned import learned
+from qlora_run.machine.run_key import limits_of, run_key
 from qlora_run.resolve import retuned
 from qlora_run.restarts import is_restart
 

@@ -40,16 +40,6 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def keep(value: Any, path: Path) -> Path | None:
-    """Save to a cache, its folder made; ``None`` where it cannot be written, which must stop nobody."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(value, path)
-    except OSError:
-        return None
-    return path
-
-
 def load(path: Path, kind: type[T]) -> T:
     """Read a contract value.
 

@@ -19,6 +19,7 @@ from qlora_core.events import EventLog
 from qlora_core.stop import StopRequest
 from qlora_profiles import events
 from qlora_profiles.errors import EnvironmentProblem, Interrupted
+from qlora_profiles.machine_store import MachineStore
 from qlora_profiles.plan import RunPlan
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -130,10 +131,8 @@ def test_a_side_that_cannot_be_computed_leaves_the_plain_backend(on_unsloth: Run
 def test_a_comparison_is_kept_and_believed(
     on_unsloth: RunPlan, loss_apart: float, norm_apart: float, kept: str
 ) -> None:
-    folder = Path(on_unsloth.run_values().output).parent / "cache" / "parity"
-    folder.mkdir(parents=True)
-    outcome = msgspec.json.encode(Kept(loss_apart=loss_apart, norm_apart=norm_apart))
-    (folder / f"{key(on_unsloth)}.json").write_bytes(outcome)
+    store = MachineStore(parity.KIND, Kept)
+    assert store.write(key(on_unsloth), Kept(loss_apart=loss_apart, norm_apart=norm_apart))
     assert settled(on_unsloth).execution_values().backend == kept
     assert (kept == "peft") == any("losses differ by 3.0e-02" in message for message in warnings_of(on_unsloth))
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.calibrations import write_often
+from support.calibrations import record_often
 from support.planning_facts import asking, card_report, cpu_report, data_of, known
 
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB, MIB
-from qlora_run.calibration import Calibration, Measured, calibrated_by, load, record
-from qlora_run.calibration.measured import run_key
+from qlora_run.calibration import Calibration, load
+from qlora_run.calibration.measured import Measured, calibrated_by, record
 from qlora_run.calibration.records import (
     FIRST_SHARE,
     MOST_MEASUREMENTS,
@@ -27,7 +27,8 @@ from qlora_run.calibration.records import (
     fitted,
     machine_of,
 )
-from qlora_run.calibration.store import cache_folder, path_of
+from qlora_run.calibration.store import store
+from qlora_run.machine.run_key import run_key
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve import resolve
 from qlora_run.resolve.estimate import estimate_memory
@@ -194,7 +195,7 @@ def test_a_foreign_file_of_the_same_name_is_left_alone(tmp_path: Path) -> None:
     path = record(plan, measured(plan), tmp_path)
     assert path is not None
     foreign = json.loads(path.read_text(encoding="utf-8"))
-    foreign["machine"]["gpu"] = "another card"
+    foreign["machine"]["cards"][0]["name"] = "another card"
     path.write_text(json.dumps(foreign), encoding="utf-8")
     assert load(REPORT, tmp_path).records == ()
 
@@ -217,21 +218,25 @@ def test_what_makes_no_sense_is_not_recorded(tmp_path: Path) -> None:
 
 def test_the_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QLORA_RUN_CACHE", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine" / "calibration"
     plan = plan_on()
     path = record(plan, measured(plan))
     assert path is not None
-    assert path.is_relative_to(tmp_path)
+    assert path.parent == store().folder
+    assert path.is_relative_to(tmp_path / "mine")
     assert load(REPORT).records
     monkeypatch.delenv("QLORA_RUN_CACHE")
-    assert "qlora-run" in str(cache_folder())
+    assert "qlora-run" in str(store().folder)
 
 
-def test_two_processes_that_write_at_once_leave_a_whole_file(tmp_path: Path) -> None:
+def test_two_launchers_at_once_lose_no_measurement_and_tear_no_file(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
+    plan, times = plan_on(), MOST_MEASUREMENTS // 2
+    contexts = 200 * MIB, 400 * MIB
     processes = [
-        context.Process(target=write_often, args=(REPORT, plan_on().execution_values(), str(tmp_path), size))
-        for size in (1, 2)
+        context.Process(
+            target=record_often, args=(plan, replace(measured(plan), outside_bytes=outside), str(tmp_path), times)
+        )
+        for outside in contexts
     ]
     for process in processes:
         process.start()
@@ -240,8 +245,7 @@ def test_two_processes_that_write_at_once_leave_a_whole_file(tmp_path: Path) -> 
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    calibration = load(REPORT, tmp_path)
-    assert {m.context_bytes for m in calibration.records[0].measurements} in ({1}, {2})
-    machine = machine_of(REPORT)
-    assert machine is not None
-    assert list(tmp_path.iterdir()) == [path_of(machine, calibration.records[0].kernels, tmp_path)]
+    (found,) = load(REPORT, tmp_path).records
+    assert sorted(m.context_bytes for m in found.measurements) == sorted(contexts * times)
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    assert not list(tmp_path.glob("*.part"))

@@ -173,7 +173,7 @@ def test_the_doctor_looks_at_this_machine(tmp_path: Path) -> None:
     assert line_of(text, "4-bit").startswith(" ok ")
     assert line_of(text, "network").startswith(" note ")
     assert (done.stderr, "Ready" in text, "[/]" in text) == (b"", False, False)
-    assert len(list((tmp_path / "cache" / "learned").iterdir())) == 1
+    assert len(list((tmp_path / "cache" / "machine" / "selftest_results").glob("*.json"))) == 1
 
 
 def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

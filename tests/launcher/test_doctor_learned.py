@@ -12,7 +12,7 @@ from support.planning_facts import asking, card_report, cpu_report, data_of, kno
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import Request, RunPlan
-from qlora_run.learned import Learned, Trial, environment_of, learned, path_of, remember
+from qlora_run.learned import Learned, Trial, environment_of, learned, remember, store
 from qlora_run.planning import PlanInput, make_plan
 from qlora_run.resolve import default_model, resolve
 
@@ -65,7 +65,7 @@ def test_free_memory_and_temperature_are_no_other_environment(tmp_path: Path) ->
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"environment": "another", "trials": {}}'])
 def test_a_damaged_file_is_nothing_learned(text: str, tmp_path: Path) -> None:
-    path_of(machine(), tmp_path).write_text(text, encoding="utf-8")
+    store(tmp_path).path(environment_of(machine())).write_text(text, encoding="utf-8")
     assert learned(machine(), tmp_path) == Learned()
 
 

@@ -11,7 +11,7 @@ from qlora_profiles.catalogue import load_profile
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import Profile, Request, RunPlan
 from qlora_run.calibration.records import Kernels, machine_of
-from qlora_run.calibration.store import FOLDER, path_of
+from qlora_run.calibration.store import name_of, store
 from qlora_run.planning import PlanInput, make_plan
 
 
@@ -73,7 +73,8 @@ def test_measurements_that_cannot_be_read_are_a_note(home: Path, tmp_path: Path)
     plan = planned(home)
     machine = machine_of(plan.report)
     assert machine is not None
-    path = path_of(machine, Kernels.of(plan.execution_values()), tmp_path / "cache" / FOLDER)
+    path = store().path(name_of(machine, Kernels.of(plan.execution_values())))
+    assert path.is_relative_to(tmp_path / "cache")
     path.parent.mkdir(parents=True)
     path.write_text("not json", encoding="utf-8")
     again = planned(home)

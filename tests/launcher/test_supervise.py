@@ -3,13 +3,13 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import support.standin_core
+from support.children import PATIENCE_SECONDS, is_gone
 from support.run_plans import run_plan
 from support.witness import Witness, kill_children
 
@@ -24,7 +24,6 @@ from qlora_run.view.plain import PlainView
 from qlora_run.view.state import RunState
 
 STAND_IN = Path(support.standin_core.__file__)
-PATIENCE_SECONDS = 60
 
 
 def interrupt_after(*steps: int) -> Callable[[RunState], None]:
@@ -93,19 +92,7 @@ def test_a_second_ctrl_c_kills_the_child_and_its_children(output: Path) -> None:
     assert ending.problem.fix is not None
     assert ending.problem.fix.startswith("qlora-run resume ")
     grandchild = int((output / "grandchild").read_text(encoding="utf-8"))
-    assert _is_gone(grandchild)
-
-
-def _is_gone(pid: int) -> bool:
-    """Dead, or dead and not yet reaped by whoever inherited it."""
-    for _ in range(PATIENCE_SECONDS * 10):
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.1)
-    return False
+    assert is_gone(grandchild)
 
 
 def test_a_child_that_dies_is_explained_and_can_be_resumed(output: Path) -> None:

@@ -19,8 +19,8 @@ from qlora_profiles.plan import RunPlan, with_execution
 from qlora_profiles.settings import KERNELS
 from qlora_profiles.units import GIB, MIB
 from qlora_run.calibration import load
-from qlora_run.calibration.measured import run_key
 from qlora_run.learned import Trial, remember
+from qlora_run.machine.run_key import run_key
 from qlora_run.resolve import as_measured, resolve
 from qlora_run.restarts import REASON
 from qlora_run.supervise import run_core

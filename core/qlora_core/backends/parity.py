@@ -9,14 +9,10 @@ the model once. Forward and backward, recomputed layers and kept ones, and bound
 ``python -m qlora_core.backends.parity JOB.json`` is one side; the last line of its output is the answer.
 """
 
-import hashlib
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from qlora_core.data import Encoded
+from qlora_core.session import child_process
 from qlora_core.session.environment import set_environment, versions
 from qlora_profiles import codec
-from qlora_profiles.errors import Interrupted, QloraRunError, UserError
-from qlora_profiles.places import cache_folder
+from qlora_profiles.errors import Interrupted, QloraRunError
+from qlora_profiles.machine_key import digest, machine_key
+from qlora_profiles.machine_store import MachineStore
 from qlora_profiles.plan import Resolved, RunPlan
 
 if TYPE_CHECKING:
@@ -39,6 +37,8 @@ PLAIN = "peft"
 COMPARED = ("unsloth",)
 """Backends that are not believed before they agreed with the plain one."""
 
+KIND = "backend_comparisons"
+"""In the store of the machine."""
 PHASE = "comparing unsloth with peft"
 STEPS, EXAMPLES, EXAMPLE_TOKENS = 3, 8, 128
 LEARNING_RATE = 1e-3
@@ -111,13 +111,14 @@ def compared(plan: RunPlan, rows: Sequence[Encoded], stop: "StopRequest") -> Kep
         Failed: one of them did not run.
         Interrupted: the run is to stop.
     """
-    path = cache_folder("parity") / f"{key(plan)}.json"
-    with suppress(UserError, OSError):  # not there, or damaged: it is made again
-        return codec.load(path, Kept)
+    store, name = MachineStore(KIND, Kept), key(plan)
+    before = store.read(name).value
+    if before is not None:
+        return before
     examples = [row.input_ids[:EXAMPLE_TOKENS] for row in islice(rows, EXAMPLES)]
     plain, other = (_in_child(plan, name, examples, stop) for name in (PLAIN, plan.execution_values().backend))
     outcome = Kept(loss_apart=apart(plain.losses, other.losses), norm_apart=apart(plain.norms, other.norms))
-    codec.keep(outcome, path)
+    store.write(name, outcome)
     return outcome
 
 
@@ -130,38 +131,26 @@ def apart(expected: Sequence[float], found: Sequence[float]) -> float:
 def key(plan: RunPlan) -> str:
     """What a comparison holds for: versions, card, model and whatever picks a kernel."""
     recipe, execution = plan.recipe_values(), plan.execution_values()
-    cards = [(card.name, card.capability, card.driver) for card in plan.report.cuda_gpus]
+    cards = machine_key(plan.report).of_cuda_cards(packages=())  # versions are asked here, where the backends are
     model = (plan.model.fingerprint, plan.model.model_type, recipe.method, recipe.lora_r, recipe.target_modules)
     kernels = (execution.backend, execution.compute_dtype, execution.attention, execution.loss_kernel)
-    told = json.dumps([versions(), cards, model, kernels, STEPS, EXAMPLE_TOKENS], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:24]
+    return digest(versions(), cards, model, kernels, STEPS, EXAMPLE_TOKENS)
 
 
 def _in_child(plan: RunPlan, name: str, examples: Sequence[Sequence[int]], stop: "StopRequest") -> Steps:
-    """One side, in a process that ends with it."""
+    """One side, in a process that ends with it; it is killed when the run is to stop, or when it takes too long."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         job, said = Path(folder) / "job.json", Path(folder) / "said.txt"
         codec.save(on_backend(plan, name, "compared"), Path(folder) / "plan.json")
         job.write_text(json.dumps({"plan": str(job.with_name("plan.json")), "examples": examples}), encoding="utf-8")
         command = [sys.executable, "-m", "qlora_core.backends.parity", str(job)]
-        with said.open("w", encoding="utf-8") as out:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
-            _wait(child, stop)
-        return _answer(name, child.returncode, said.read_text(encoding="utf-8", errors="replace"))
-
-
-def _wait(child: "subprocess.Popen[bytes]", stop: "StopRequest") -> None:
-    """Until the child ends; it is killed when the run is to stop, or when it takes too long."""
-    end = time.monotonic() + MOST_SECONDS
-    try:
-        while child.poll() is None and time.monotonic() < end and not stop:
-            time.sleep(0.1)
-    finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-    if stop:
-        raise Interrupted("stopped before the first step; nothing to save")
+        with said.open("wb") as out:
+            environment = child_process.python_environment()
+            child = child_process.start(command, f"the comparison with {name}", output=out, environment=environment)
+            child.ended_by_itself(lambda: stop, MOST_SECONDS)
+        if stop:
+            raise Interrupted("stopped before the first step; nothing to save")
+        return _answer(name, child.exit_code, said.read_text(encoding="utf-8", errors="replace"))
 
 
 def _answer(name: str, code: int, text: str) -> Steps:

@@ -1,22 +1,22 @@
 """From a run's peak to a measurement in the cache."""
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from qlora_core.step.buckets import sizes
-from qlora_profiles.errors import UserError
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan
-from qlora_profiles.settings import SEARCHED, Execution, values_of
-from qlora_run.calibration.records import Calibration, Kernels, Machine, Measurement, Record, machine_of
-from qlora_run.calibration.store import path_of, read, write
+from qlora_profiles.settings import Execution
+from qlora_run.calibration.records import Calibration, Kernels, Measurement, Record, machine_of
+from qlora_run.calibration.store import name_of, store
+from qlora_run.machine.run_key import limits_of, run_key
 from qlora_run.model_facts.targets import discover_targets
-
-if TYPE_CHECKING:
-    from qlora_run.resolve.memory import Costs
+from qlora_run.resolve.estimate import costs_of
+from qlora_run.resolve.footprint import own_context_bytes
+from qlora_run.resolve.memory import Costs, passing_bytes, peak
+from qlora_run.resolve.setup import Setup
+from qlora_run.resolve.situation import torch_version
+from qlora_run.resolve.speed import rates, step_seconds, work_of_step
 
 CONTEXT_AT_MOST = 2**31
 """More outside the allocator than this is somebody else's memory."""
@@ -53,9 +53,15 @@ def record(plan: RunPlan, measured: Measured, folder: Path | None = None) -> Pat
     sensible = 0 < measured.outside_bytes <= CONTEXT_AT_MOST and measured.reserved_bytes > 0
     if machine is None or measured.execution.device != "cuda" or not sensible:
         return None
-    before = _record(machine, Kernels.of(measured.execution), folder)
-    ceilings = measured.ceilings or before.ceilings
-    return write(before.plus(measurement_of(plan, measured, ceilings), ceilings), folder)
+    new = Record(machine=machine, kernels=Kernels.of(measured.execution))
+
+    def plus(found: Record | None) -> Record:
+        same = found is not None and (found.machine, found.kernels) == (new.machine, new.kernels)
+        before = found if found and same else new
+        ceilings = measured.ceilings or before.ceilings
+        return before.plus(measurement_of(plan, measured, ceilings), ceilings)
+
+    return store(folder).update(name_of(new.machine, new.kernels), plus)
 
 
 def calibrated_by(plan: RunPlan, measured: Measured) -> Calibration:
@@ -68,33 +74,8 @@ def calibrated_by(plan: RunPlan, measured: Measured) -> Calibration:
     return Calibration(records=(found.plus(measurement_of(plan, measured, ceilings)),), own_run=True)
 
 
-def run_key(plan: RunPlan, execution: Execution) -> str:
-    """Identity of a run in the cache of measurements: all that decides what it holds and takes, but for what is
-    searched, and for the budget, which is a little different at each start."""
-    left_out = (*SEARCHED, "vram_budget_bytes")
-    said = sorted((name, value) for name, value in values_of(execution).items() if name not in left_out)
-    return hashlib.sha256(f"{plan.recipe_digest()} {said}".encode()).hexdigest()[:16]
-
-
-def limits_of(execution: Execution, names: Iterable[str] = SEARCHED) -> dict[str, Any]:
-    """What is searched of an execution, or other settings of it, by name."""
-    return {name: getattr(execution, name) for name in names}
-
-
-def _record(machine: Machine, kernels: Kernels, folder: Path | None) -> Record:
-    try:
-        found = read(path_of(machine, kernels, folder))
-    except UserError:
-        return Record(machine=machine, kernels=kernels)
-    return found if (found.machine, found.kernels) == (machine, kernels) else Record(machine=machine, kernels=kernels)
-
-
 def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None = None) -> Measurement:
     """The peak beside what is predicted for just that micro-batch without any measurement."""
-    from qlora_run.resolve.estimate import costs_of
-    from qlora_run.resolve.footprint import own_context_bytes
-    from qlora_run.resolve.memory import passing_bytes, peak
-
     recipe = plan.recipe_values()
     targets = discover_targets(plan.model, recipe.target_modules)
     costs = costs_of(plan.model, targets, recipe, measured.execution, plan.report)
@@ -117,12 +98,8 @@ def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None 
     )
 
 
-def _predicted_seconds(plan: RunPlan, measured: Measured, costs: "Costs", ceilings: Ceilings | None) -> float | None:
+def _predicted_seconds(plan: RunPlan, measured: Measured, costs: Costs, ceilings: Ceilings | None) -> float | None:
     """The time of a step of so many tokens as the model has it before any measurement but the card's ceilings."""
-    from qlora_run.resolve.setup import Setup
-    from qlora_run.resolve.situation import torch_version
-    from qlora_run.resolve.speed import rates, step_seconds, work_of_step
-
     if measured.step_seconds is None or measured.step_tokens is None:
         return None
     recipe, execution = plan.recipe_values(), measured.execution

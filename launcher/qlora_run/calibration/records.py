@@ -9,8 +9,12 @@ from msgspec import Struct, structs
 
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.machine_key import MachineKey, machine_key
 from qlora_profiles.settings import Execution
 from qlora_profiles.units import MIB
+
+ALLOCATING = ("torch", "bitsandbytes")
+"""Libraries that take memory on the card."""
 
 MOST_MEASUREMENTS = 20
 """Older ones are forgotten: drivers and libraries age too."""
@@ -25,15 +29,6 @@ NOISE_SHARE, NOISE_BYTES = 0.01, 60 * MIB
 """How far single steps lie from such a line. Points of an H200, each predicted by one other of the same model and
 kernels, are then within 3% but for the worst hundredth on either side, which in proportion alone is off by more than 5%
 (tests/launcher/test_memory.py): a step in which little passes says nothing of one in which much does."""
-
-
-class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a measurement holds for: the card with its driver, and the libraries that allocate on it."""
-
-    gpu: str
-    driver: str | None
-    torch: str | None
-    bitsandbytes: str | None
 
 
 class Kernels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +69,7 @@ class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A cache file: the measurements of one machine with one set of kernels, the newest last, and its ceilings."""
 
     schema: Literal[1] = 1
-    machine: Machine
+    machine: MachineKey
     kernels: Kernels
     measurements: tuple[Measurement, ...] = ()
     ceilings: Ceilings | None = None
@@ -191,14 +186,8 @@ class Calibration(Struct, frozen=True, kw_only=True):
         return found
 
 
-def machine_of(report: HardwareReport) -> Machine | None:
-    """The machine as a key; ``None`` without a card."""
+def machine_of(report: HardwareReport) -> MachineKey | None:
+    """What a measurement holds for: the card with its driver, and what allocates on it; ``None`` without a card."""
     if not report.cuda_gpus:
         return None
-    gpu, packages = report.cuda_gpus[0], {name.lower(): version for name, version in report.packages.items()}
-    return Machine(
-        gpu=gpu.name,
-        driver=gpu.driver or report.cuda_driver,
-        torch=report.torch.version,
-        bitsandbytes=packages.get("bitsandbytes"),
-    )
+    return machine_key(report).of_cuda_cards(ALLOCATING, numbers=(0,))

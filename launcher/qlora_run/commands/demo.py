@@ -1,21 +1,19 @@
 """``demo``: the whole main job on an embedded tiny base, on the same road as ``--auto``."""
 
 import json
-import subprocess
-import sys
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml
 
+from qlora_core.session import child_process
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.jobs import ChatJob, ExactMatchJob
 from qlora_profiles.plan import Given, Request
 from qlora_profiles.registry import lookup, parse
-from qlora_run.child import child_environment
+from qlora_run.child import child_environment, job_command
 from qlora_run.cli.commands import Command
 from qlora_run.commands.asked import plan_input
 
@@ -79,12 +77,13 @@ def exact_shares(folder: Path, output: Path) -> dict[str, float]:
         "merged": ChatJob(target=str(output), merged=True),
     }
     job = ExactMatchJob(data=str(folder / "data" / "held_out.jsonl"), models=models)
-    command = [sys.executable, "-m", "qlora_core.exact_match", msgspec.json.encode(job).decode("utf-8")]
-    child = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment())
-    if child.returncode != 0:
-        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+    command = job_command("qlora_core.exact_match", job)
+    child = child_process.start(command, "the counting", output="pipes", environment=child_environment())
+    lines, errors = child.said()
+    if child.exit_code != 0:
+        last = errors[-1] if errors else "no message"
         raise EnvironmentProblem(f"the demo's answers could not be counted: {last}", "qlora-run doctor")
-    shares: dict[str, float] = json.loads(child.stdout.strip().splitlines()[-1])
+    shares: dict[str, float] = json.loads(lines[-1])
     return shares
 
 

@@ -1,19 +1,17 @@
 """The processes that trials run in: a crash or a hang of one is a result, and Ctrl-C leaves none behind."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import IO, Any
 
+from qlora_core.session import child_process
+from qlora_core.session.child_process import ChildProcess, LineReader
+from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.hardware import HardwareReport
-from qlora_run.child import child_environment
 from qlora_run.learned import BROKEN, Trial
 
 FIRST_SECONDS = 90
@@ -42,12 +40,12 @@ class Plan:
 class _Running:
     """The processes at work, so that all of them can be ended at once."""
 
-    processes: list["subprocess.Popen[str]"] = field(default_factory=list)
+    processes: list[ChildProcess] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: bool = False
 
-    def start(self, command: Sequence[str]) -> "subprocess.Popen[str] | None":
-        """A new process, or ``None`` once everything was stopped. Raises OSError."""
+    def start(self, command: Sequence[str]) -> ChildProcess | None:
+        """A new process, or ``None`` once everything was stopped. Raises EnvironmentProblem."""
         with self.lock:
             if self.stopped:
                 return None
@@ -59,7 +57,7 @@ class _Running:
         with self.lock:
             self.stopped = True
             for process in self.processes:
-                _end(process)
+                process.end()
 
 
 def run_groups(groups: Sequence[Sequence[Plan]], command: Sequence[str]) -> list[Trial]:
@@ -127,20 +125,19 @@ class _Child:
         first = self._plans[0].test
         try:
             process = running.start(self._command)
-        except OSError as error:
-            yield Trial(test=first, state="crashed", said=f"could not be started: {error}")
+        except EnvironmentProblem as problem:
+            yield Trial(test=first, state="crashed", said=f"could not be started: {problem.__cause__}")
             return
         if process is None:
             yield Trial(test=first, state="skipped", said=STOPPED)
             return
-        errors = _Reader(process.stderr)
-        lines = _Reader(process.stdout)
         try:
-            yield from self._results(process, lines, errors)
+            yield from self._results(process)
         finally:
-            _end(process)
+            process.end()
 
-    def _results(self, process: "subprocess.Popen[str]", lines: "_Reader", errors: "_Reader") -> Iterator[Trial]:
+    def _results(self, process: ChildProcess) -> Iterator[Trial]:
+        lines, errors = process.pipes()
         for number, plan in enumerate(self._plans):
             limit = plan.limit_seconds if number else max(plan.limit_seconds, FIRST_SECONDS)
             result = _result(lines, plan.test, limit)
@@ -149,52 +146,25 @@ class _Child:
                 continue
             if lines.ended:
                 process.wait()
-                last = errors.last_line() or "no message"
-                said = f"the process ended ({_exit_words(process.returncode)}): {last}"
+                last = (errors.rest() or ["no message"])[-1]
+                said = f"the process ended ({_exit_words(process.exit_code)}): {last}"
                 yield Trial(test=plan.test, state="crashed", said=said)
             else:
                 yield Trial(test=plan.test, state="hung", said=f"did not end within {limit:.0f} s", seconds=limit)
             return
 
 
-def _started(command: Sequence[str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        env=_environment(),
-        **_own_group(),
-    )
+def _started(command: Sequence[str]) -> ChildProcess:
+    return child_process.start(command, "a trial", output="pipes", environment=_environment(), own_group=True)
 
 
 def _environment() -> dict[str, str]:
     """Ours in UTF-8, and nothing that a library would fetch or report."""
     quiet = {"HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "BITSANDBYTES_NOWELCOME": "1"}
-    return {**child_environment(), "PYTHONIOENCODING": "utf-8:replace", **quiet}
+    return child_process.python_environment("utf-8:replace", strong=quiet)
 
 
-def _own_group() -> dict[str, Any]:
-    """Children of the child must not outlive it: where there are sessions it gets one of its own."""
-    return {} if sys.platform == "win32" else {"start_new_session": True}
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    """Kill what still runs, its children too."""
-    if process.poll() is not None:
-        return
-    if sys.platform == "win32":
-        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
-    else:
-        import signal
-
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _result(lines: "_Reader", test: str, limit_seconds: float) -> Trial | None:
+def _result(lines: LineReader, test: str, limit_seconds: float) -> Trial | None:
     """The test's own result; ``None`` when the time is up or the process ended."""
     until = time.monotonic() + limit_seconds
     while (line := lines.next_line(until - time.monotonic())) is not None:
@@ -212,37 +182,3 @@ def _exit_words(code: int) -> str:
     if code < 0:
         return f"signal {-code}"
     return f"0x{code:08X}" if code > 0xFFFF else f"exit {code}"
-
-
-class _Reader:
-    """Reads a pipe in a thread of its own, so that waiting for a line can end."""
-
-    def __init__(self, pipe: IO[str] | None) -> None:
-        assert pipe is not None
-        self.ended = False
-        self._lines: SimpleQueue[str | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True, name="trial-reader")
-        self._thread.start()
-
-    def _read(self, pipe: IO[str]) -> None:
-        with pipe:
-            for line in pipe:
-                self._lines.put(line)
-        self._lines.put(None)
-
-    def next_line(self, wait_seconds: float) -> str | None:
-        """The next line; ``None`` when none comes in time or the pipe ended."""
-        try:
-            line = self._lines.get(timeout=max(0.0, wait_seconds))
-        except Empty:
-            return None
-        self.ended = self.ended or line is None
-        return line
-
-    def last_line(self) -> str:
-        """What was said last, once the process has ended."""
-        self._thread.join(timeout=5)
-        said = []
-        while (line := self.next_line(0)) is not None:
-            said.append(line.strip())
-        return next((line for line in reversed(said) if line), "")

@@ -7,9 +7,9 @@ from msgspec import structs
 
 from qlora_profiles.plan import PERSON, Given, RunPlan, with_execution
 from qlora_profiles.settings import KERNELS, SEARCHED
-from qlora_run.calibration.measured import run_key
 from qlora_run.calibration.records import Calibration
 from qlora_run.learned import Learned
+from qlora_run.machine.run_key import run_key
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.fit import Fit, runner_up, search_for, settle
 from qlora_run.resolve.planner import plan_time

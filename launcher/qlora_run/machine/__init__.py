@@ -1,0 +1,1 @@
+"""What is known of this machine from earlier: measurements, self-test results, compiled modules."""
