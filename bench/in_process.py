@@ -15,15 +15,15 @@ from qlora_core.prepare import Prepared, prepare_data
 from qlora_core.stop import StopRequest
 from qlora_core.train.job import Job
 from qlora_core.trainer import StepTrainer
-from qlora_profiles.plan import Given, Request, RunPlan
+from qlora_profiles.plan import Given, Request, RunPlan, strongest
 from qlora_run.planning import PlanInput, make_plan
 from qlora_run.resolve.footprint import GRAPHS_BYTES
 
 
 def plan_of(values: dict[str, Any]) -> RunPlan:
-    """The planner's plan on this machine with these wishes."""
+    """The planner's plan on this machine with these values; ``None`` leaves a setting to it."""
     given = {name: Given(value=value, source="cli") for name, value in values.items()}
-    return make_plan(PlanInput(request=Request(given=given)))
+    return make_plan(PlanInput(request=Request(given=strongest(given))))
 
 
 @dataclass

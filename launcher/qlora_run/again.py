@@ -1,6 +1,9 @@
 """A run once more: its recipe held fast, its execution worked out for this machine as it is now."""
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from msgspec import structs
 
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import PATHS_IN_RECIPE, PERSON, Given, Request, Resolved, RunPlan
@@ -36,15 +39,18 @@ def input_from(plan: RunPlan, changes: Request) -> Request:
     Every recipe value is given; of the execution and the run what a person had decided, but for where and how
     that run was started. ``changes`` win.
     """
-    held = {name: held_value(name, r) for name, r in plan.recipe.items()}
     others = {name: r for name, r in {**plan.execution, **plan.run}.items() if name not in OF_ONE_START}
-    held |= {name: held_value(name, r) for name, r in others.items() if r.source in PERSON}
-    return Request(given=held | changes.given, notes=changes.notes)
+    decided = {name: r for name, r in others.items() if r.source in PERSON}
+    return structs.replace(changes, given=held(plan.recipe | decided) | changes.given)
 
 
-def held_value(name: str, resolved: Resolved) -> Given:
-    """A plan's value to be kept, by whom it was decided; a profile that decided it is not asked again."""
-    value = shown_path(resolved.value) if name in PATHS_IN_RECIPE else resolved.value
+def held(resolved: Mapping[str, Resolved]) -> dict[str, Given]:
+    """Values of a plan to be kept, by whom they were decided; a profile that decided one is not asked again."""
+    return {name: _held(name, r) for name, r in resolved.items()}
+
+
+def _held(name: str, resolved: Resolved) -> Given:
+    given = resolved.given()
     if resolved.source == "profile":
-        return Given(value=value, source="config", reason=f"as in {PLAN}")
-    return Given(value=value, source=resolved.source, reason=resolved.reason)
+        given = structs.replace(given, source="config", reason=f"as in {PLAN}")
+    return structs.replace(given, value=shown_path(given.value)) if name in PATHS_IN_RECIPE else given

@@ -6,11 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qlora_profiles.catalogue import load_profile
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.machines import load_machine
-from qlora_profiles.plan import Given, Profile, Request, RunPlan
+from qlora_profiles.plan import Given, Request, RunPlan
 from qlora_profiles.registry import lookup
 from qlora_profiles.settings import Recipe, Run
 from qlora_run.backends import backend_reasons
@@ -18,7 +17,7 @@ from qlora_run.calibration import Calibration, load
 from qlora_run.learned import Learned, learned
 from qlora_run.model_facts import read_model_facts
 from qlora_run.probe import probe
-from qlora_run.resolve import as_measured, default_model, merged_wishes, resolve, usual_length
+from qlora_run.resolve import as_measured, default_model, resolve, usual_length
 
 if TYPE_CHECKING:
     from qlora_profiles.facts import DataFacts, ModelFacts
@@ -34,39 +33,32 @@ class PlanInput:
     """
 
     request: Request = field(default_factory=Request)
-    profile: Profile | None = None
     report: HardwareReport | None = None
     machine: str | None = None
     only_planning: bool = False
     learned: Learned | None = None
 
 
-def profile_named(name: str | None) -> Profile | None:
-    """A profile of the catalogue, or none. Raises UserError for a name that is not there."""
-    return load_profile(name) if name else None
-
-
-def make_plan(asked: PlanInput) -> RunPlan:
+def make_plan(inputs: PlanInput) -> RunPlan:
     """The plan of an input. Raises UserError or EnvironmentProblem for what cannot be."""
-    if not asked.only_planning:
-        check_data_named(asked.request)
-    report = machine_report(asked)
-    calibration, known = load(report), asked.learned or learned(report)
-    request = with_model(asked, report, calibration, known)
-    wished = Request(given=merged_wishes(request, asked.profile))
+    if not inputs.only_planning:
+        check_data_named(inputs.request)
+    report = machine_report(inputs)
+    calibration, known = load(report), inputs.learned or learned(report)
+    request = with_model(inputs.request, report, calibration, known)
     model = read_model_facts(
-        wished.value("model"),
-        cache=_path(wished.value("cache")),
-        local_dir=_path(wished.value("local_dir")),
-        revision=wished.value("revision"),
-        allow_known=asked.only_planning,
+        request.value("model"),
+        cache=_path(request.value("cache")),
+        local_dir=_path(request.value("local_dir")),
+        revision=request.value("revision"),
+        allow_known=inputs.only_planning,
     )
-    check_own_code(model_folder(wished), wished.value("model"), wished.value("trust_remote_code", False))
-    data = read_data_facts(wished, model, asked.only_planning)
+    check_own_code(model_folder(request), request.value("model"), request.value("trust_remote_code", False))
+    data = read_data_facts(request, model, inputs.only_planning)
     backends = backend_reasons(report)
     if "unsloth" in backends and (broken := known.problem("unsloth", "triton")):
         backends["unsloth"] = backends["unsloth"] or f"failed here: {broken}"
-    plan = resolve(report, request, model, data, asked.profile, backends, calibration, known)
+    plan = resolve(report, request, model, data, backends, calibration, known)
     return as_measured(plan, calibration, known)
 
 
@@ -83,36 +75,30 @@ def check_data_named(request: Request) -> None:
     raise UserError(f"no --data was given, and there is no {usual} here", f"--data {here[0] if here else 'FILE'}")
 
 
-def machine_report(asked: PlanInput) -> HardwareReport:
+def machine_report(inputs: PlanInput) -> HardwareReport:
     """The machine that is planned for."""
-    if asked.report is not None:
-        return asked.report
-    if asked.machine:
-        return load_machine(asked.machine)
-    return probe(_path(asked.request.value("output")), _path(asked.request.value("cache")))
+    if inputs.report is not None:
+        return inputs.report
+    if inputs.machine:
+        return load_machine(inputs.machine)
+    return probe(_path(inputs.request.value("output")), _path(inputs.request.value("cache")))
 
 
 def with_model(
-    asked: PlanInput, report: HardwareReport, calibration: Calibration, known: Learned | None = None
+    request: Request, report: HardwareReport, calibration: Calibration, known: Learned | None = None
 ) -> Request:
-    """The request with a model: the one asked for, or one that suits the machine and the data."""
-    wished = merged_wishes(asked.request, asked.profile)
-    if "model" in wished:
-        return asked.request
-    pick = default_model(report, rows_without_model(Request(given=wished)), calibration, known)
-    model = Given(value=pick.name, source="probe", reason=pick.reason)
-    return Request(
-        given=asked.request.given | {"model": model},
-        profile=asked.request.profile,
-        notes=asked.request.notes,
-    )
+    """The request with a model: the one given, or one that suits the machine and the data."""
+    if "model" in request.given:
+        return request
+    pick = default_model(report, rows_without_model(request), calibration, known)
+    return request.giving("model", Given(value=pick.name, source="probe", reason=pick.reason))
 
 
-def rows_without_model(wished: Request) -> "DataFacts | None":
+def rows_without_model(request: Request) -> "DataFacts | None":
     """The rows as far as they can be known before there is a tokenizer; ``None`` where there are none to read yet."""
     from qlora_core.data.planning import estimated_facts
 
-    recipe = _recipe(wished, usual_length())
+    recipe = _recipe(request, usual_length())
     try:
         return estimated_facts(recipe) if Path(recipe.data).exists() else None
     except UserError:
@@ -120,7 +106,7 @@ def rows_without_model(wished: Request) -> "DataFacts | None":
 
 
 def model_folder(request: Request) -> Path | None:
-    """The folder on this disk that holds the model asked for: its own, ``local_dir``, or one of the hub's cache."""
+    """The folder on this disk that holds the model of a request: its own, ``local_dir``, or one of the hub's cache."""
     for folder in filter(None, (_path(request.value("model")), _path(request.value("local_dir")))):
         if (folder / "config.json").is_file():
             return folder
@@ -168,11 +154,11 @@ def read_data_facts(request: Request, model: "ModelFacts", only_planning: bool) 
     return read_facts(recipe, run)
 
 
-def _recipe(wished: Request, length: int, most: int | None = None) -> Recipe:
-    """The wishes as a recipe, as far as reading data needs one; rows are cut at ``length`` unless they say else."""
+def _recipe(request: Request, length: int, most: int | None = None) -> Recipe:
+    """A request as a recipe, as far as reading data needs one; rows are cut at ``length`` unless it says else."""
     names = Recipe.__struct_fields__
     values: dict[str, Any] = {"model": "", "method": "qlora-4", "max_length": length}
-    values |= {name: given.value for name, given in wished.given.items() if name in names}
+    values |= {name: given.value for name, given in request.given.items() if name in names}
     values["max_length"] = min(values["max_length"], most or values["max_length"])
     return Recipe(**values)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qlora_profiles.plan import PERSON, Machine, Profile, RunPlan
+from qlora_profiles.plan import PERSON, MachineClass, Profile, RunPlan
 from qlora_profiles.registry import settings
 from qlora_profiles.units import GIB
 
@@ -27,12 +27,12 @@ def _settings(plan: RunPlan) -> dict[str, Any]:
     return kept
 
 
-def _machine(plan: RunPlan) -> Machine:
+def _machine(plan: RunPlan) -> MachineClass:
     if plan.execution_values().device == "cpu":
-        return Machine(cpu=True)
+        return MachineClass(cpu=True)
     total = plan.report.cuda_gpus[0].vram_total_bytes
     system = plan.report.platform.system
-    return Machine(
+    return MachineClass(
         system=system if system in ("windows", "linux") else None, vram_gib=round(total / GIB) if total else None
     )
 

@@ -1,8 +1,8 @@
 """Foreign names: how a flag or key of another training script is read here.
 
-A script's wish is taken for what it *means*: renamed, converted, split over two settings, put together with a
+What a script writes is taken for what it *means*: renamed, converted, split over two settings, put together with a
 second one (batch x accumulation), or left out with the reason. The rows are in :mod:`qlora_profiles.aliases`;
-wishes that count together are put together in :mod:`qlora_profiles.alias_parts`.
+values that count together are put together in :mod:`qlora_profiles.alias_parts`.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,6 +71,13 @@ def word_of(raw: Any) -> str:
     """A raw value as the word that tables of words are written in: ``True`` is ``"true"``, ``None`` is ``"null"``."""
     text = str(raw).strip().lower()
     return "null" if text in NULL_WORDS else text
+
+
+def shown(raw: Any) -> str:
+    """A raw value as it is quoted in a message: ``true``, ``none``, ``q_proj,v_proj``."""
+    if isinstance(raw, bool):
+        return str(raw).lower()
+    return ",".join(map(str, raw)) if isinstance(raw, list | tuple) else "none" if raw is None else str(raw)
 
 
 def meaning(alias: Alias, raw: Any) -> dict[str, Any]:

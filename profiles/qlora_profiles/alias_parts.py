@@ -1,30 +1,11 @@
-"""Wishes that only count together: batch x accumulation, and the switches that choose a method."""
+"""Values that only count together: batch x accumulation, and the switches that choose a method."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import NamedTuple
 
-from msgspec import Struct
-
+from qlora_profiles.alias import shown
 from qlora_profiles.errors import UserError
-
-
-class Part(Struct, frozen=True, kw_only=True):
-    """One written wish: its foreign ``name``, the name and place as written, the value read and the raw one."""
-
-    name: str
-    label: str
-    value: Any
-    raw: Any = None
-    place: str = ""
-
-
-class Whole(Struct, frozen=True, kw_only=True):
-    """A setting put together from its parts."""
-
-    value: Any
-    reason: str
-    note: str = ""
-
+from qlora_profiles.plan import Given, Source, Written
 
 PARTS: dict[str, str] = {
     "batch": "examples_per_step",
@@ -46,44 +27,54 @@ ACCUMULATION_OF = {"batch_size": 4}
 """What scripts take for the accumulation when only the batch is given: mostly 16, those with ``batch_size`` 4."""
 
 
-def put_together(setting: str, parts: Mapping[str, Part]) -> Whole:
-    """The value of ``setting`` from its parts (part -> written wish).
+def put_together(setting: str, parts: Mapping[str, Given], source: Source) -> Given:
+    """The value of ``setting`` from its parts (part -> what was given for it).
 
     Raises:
         UserError: the parts contradict each other; names both.
     """
-    return _WHOLES[setting](parts)
+    whole = _WHOLES[setting](parts)
+    label = " and ".join(_label(part) for part in parts.values())
+    written = Written(name=setting, raw=f"({setting} {whole.value})", label=label)
+    return Given(value=whole.value, source=source, reason=whole.reason, note=whole.note, written=written)
 
 
-def _examples_per_step(parts: Mapping[str, Part]) -> Whole:
+class _Whole(NamedTuple):
+    value: int | str
+    reason: str
+    note: str = ""
+
+
+def _examples_per_step(parts: Mapping[str, Given]) -> _Whole:
     batch, accumulation = parts.get("batch"), parts.get("accumulation")
     rows = batch.value if batch else ASSUMED_BATCH
-    assumed = ACCUMULATION_OF.get(batch.name if batch else "", ASSUMED_ACCUMULATION)
+    assumed = ACCUMULATION_OF.get(batch.written.name if batch else "", ASSUMED_ACCUMULATION)
     times = accumulation.value if accumulation else assumed
     reason = f"your batch {rows} x accumulation {times}"
-    given = batch or accumulation
-    if given is None or (batch and accumulation):
-        return Whole(value=rows * times, reason=reason)
+    alone = batch or accumulation
+    if alone is None or (batch and accumulation):
+        return _Whole(rows * times, reason)
     missing = f"accumulation {times}" if batch else f"batch {rows}"
-    note = f"{given.label} {given.value} alone: read with {missing}, so {rows * times} examples per step"
-    return Whole(value=rows * times, reason=f"{reason} ({missing} assumed)", note=note)
+    note = f"{_label(alone)} {alone.value} alone: read with {missing}, so {rows * times} examples per step"
+    return _Whole(rows * times, f"{reason} ({missing} assumed)", note)
 
 
-def _method(parts: Mapping[str, Part]) -> Whole:
+def _method(parts: Mapping[str, Given]) -> _Whole:
     bits, loose = _bits(parts)
     use_lora, use_qlora = parts.get("use_lora"), parts.get("use_qlora")
     if bits and use_lora and not use_lora.value and not use_qlora:
-        raise UserError(f"{use_lora.label} {use_lora.raw}: training everything needs an unquantised base", _DROP)
+        text = f"{_label(use_lora)} {use_lora.written.raw}: training everything needs an unquantised base"
+        raise UserError(text, _DROP)
     value = f"qlora-{bits}" if bits else "full" if use_lora and not use_lora.value else "lora"
-    reason = "your " + ", ".join(f"{part.label} {_shown(part.raw)}" for part in parts.values())
-    note = f"{loose.label} {loose.raw} counts only with quantisation switched on" if loose else ""
-    return Whole(value=value, reason=reason, note=note)
+    reason = "your " + ", ".join(_words(part) for part in parts.values())
+    note = f"{_label(loose)} {loose.written.raw} counts only with quantisation switched on" if loose else ""
+    return _Whole(value, reason, note)
 
 
 _DROP = "remove one of them"
 
 
-def _bits(parts: Mapping[str, Part]) -> tuple[int | None, Part | None]:
+def _bits(parts: Mapping[str, Given]) -> tuple[int | None, Given | None]:
     """(bits of the base or None, a part that counts for nothing). Raises UserError on a contradiction."""
     said = {bits: parts[f"load_in_{bits}bit"] for bits in (4, 8) if _is_true(parts.get(f"load_in_{bits}bit"))}
     use_qlora, number = parts.get("use_qlora"), parts.get("bits")
@@ -99,19 +90,23 @@ def _bits(parts: Mapping[str, Part]) -> tuple[int | None, Part | None]:
     return (number.value if number else loaded or (4 if use_qlora else None)), None
 
 
-def _is_true(part: Part | None) -> bool:
+def _is_true(part: Given | None) -> bool:
     return part is not None and bool(part.value)
 
 
-def _contradiction(one: Part, other: Part) -> UserError:
-    return UserError(f"{one.label} {_shown(one.raw)} contradicts {other.label} {_shown(other.raw)}", _DROP)
+def _contradiction(one: Given, other: Given) -> UserError:
+    return UserError(f"{_words(one)} contradicts {_words(other)}", _DROP)
 
 
-def _shown(raw: Any) -> str:
-    return str(raw).lower() if isinstance(raw, bool) else str(raw)
+def _words(part: Given) -> str:
+    return f"{_label(part)} {shown(part.written.raw)}"
 
 
-_WHOLES: dict[str, Callable[[Mapping[str, Part]], Whole]] = {
+def _label(part: Given) -> str:
+    return part.written.label.lstrip("-")
+
+
+_WHOLES: dict[str, Callable[[Mapping[str, Given]], _Whole]] = {
     "examples_per_step": _examples_per_step,
     "method": _method,
 }

@@ -1,4 +1,4 @@
-"""The values that flow from a person's wish to a run: Profile, Request, RunPlan. All frozen.
+"""The values that flow from what a person wrote to a run: Written, Given, Request, Resolved, RunPlan. All frozen.
 
 Every resolved setting says where it comes from; later sources win:
 default < probe / tuner < profile < config file < command line.
@@ -14,38 +14,20 @@ from msgspec import Struct, field, structs
 
 from qlora_profiles.facts import DataFacts, MemoryEstimate, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.registry import lookup
 from qlora_profiles.settings import Execution, Recipe, Run
 
 Source = Literal["default", "probe", "tuner", "data", "profile", "config", "cli"]
 PERSON: tuple[Source, ...] = ("profile", "config", "cli")
 """Sources that are somebody's decision: such a value is kept or refused, never changed."""
+WHY_GIVEN = {"cli": "you asked for it", "config": "your config file says so", "profile": "the profile says so"}
 
 S = TypeVar("S")
 
 PATHS_IN_RECIPE = ("model", "data", "local_dir")
 
 
-class Given(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A value that somebody asked for, already of its setting's type."""
-
-    value: Any
-    source: Source
-    reason: str = ""
-
-
-class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything asked for, the strongest source of each setting only."""
-
-    given: dict[str, Given] = field(default_factory=dict)
-    profile: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def value(self, name: str, otherwise: Any = None) -> Any:
-        """What was asked for ``name``, or ``otherwise``."""
-        return self.given[name].value if name in self.given else otherwise
-
-
-class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MachineClass(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The class of machine that a profile is made for."""
 
     system: Literal["windows", "linux"] | None = None
@@ -58,17 +40,81 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: str
     about: str
-    machine: Machine
+    machine: MachineClass
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-class Resolved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Written(Struct, frozen=True, kw_only=True):
+    """A name and a raw value as somebody wrote them.
+
+    ``label`` is the name as written (``--lora_r``, ``lora_config.r``), ``place`` the file and line if it has one,
+    ``family`` the family of the config section that it stands in.
+    """
+
+    name: str
+    raw: Any
+    label: str
+    place: str = ""
+    family: str | None = None
+
+
+NOBODY = Written(name="", raw=None, label="")
+"""What a value was read from that a program gave."""
+
+
+class Given(Struct, frozen=True, kw_only=True):
+    """A value that somebody gave, already of its setting's type.
+
+    ``note`` is told as long as the value counts; ``written`` is what it was read from.
+    """
+
+    value: Any
+    source: Source
+    reason: str = ""
+    note: str = ""
+    written: Written = NOBODY
+
+    def resolved(self) -> "Resolved":
+        """The value kept as it is."""
+        return Resolved(self.value, self.source, self.reason or WHY_GIVEN.get(self.source, "given"))
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """Everything given, merged: of each setting what counts, never ``None`` where that leaves it to the planner.
+
+    The values of ``profile`` are among them; it is kept to be compared with the machine.
+    """
+
+    given: dict[str, Given] = field(default_factory=dict)
+    profile: Profile | None = None
+    notes: tuple[str, ...] = ()
+
+    def value(self, name: str, otherwise: Any = None) -> Any:
+        """What was given for ``name``, or ``otherwise``."""
+        return self.given[name].value if name in self.given else otherwise
+
+    def giving(self, name: str, given: Given) -> "Request":
+        """The same with one value more, or another one."""
+        return structs.replace(self, given=self.given | {name: given})
+
+
+def strongest(*levels: Mapping[str, Given]) -> dict[str, Given]:
+    """Of each setting what the last level that names it gives; ``None`` hands one that is tuned to the planner."""
+    merged = {name: given for level in levels for name, given in level.items()}
+    return {name: given for name, given in merged.items() if given.value is not None or not lookup(name).tuned}
+
+
+class Resolved(Struct, frozen=True, forbid_unknown_fields=True):
     """A setting's value in a plan, where it comes from, why, and what another value would do."""
 
     value: Any
     source: Source
     reason: str = ""
     if_changed: str | None = None
+
+    def given(self) -> Given:
+        """The value to be kept in another plan, by whom it was decided."""
+        return Given(value=self.value, source=self.source, reason=self.reason)
 
 
 class RunPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

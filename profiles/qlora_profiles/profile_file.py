@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from qlora_profiles.codec import explain
 from qlora_profiles.errors import UserError
-from qlora_profiles.plan import Machine, Profile
+from qlora_profiles.plan import MachineClass, Profile
 from qlora_profiles.registry import lookup, parse
 
 Loader = Callable[[str], Profile]
@@ -18,7 +18,7 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     """A profile that stands alone: its name is the file's."""
 
     about: str
-    machine: Machine
+    machine: MachineClass
     settings: dict[str, Any]
 
 
@@ -27,7 +27,7 @@ class _Extension(Struct, frozen=True, forbid_unknown_fields=True):
 
     extends: str
     about: str | None = None
-    machine: Machine | None = None
+    machine: MachineClass | None = None
     settings: dict[str, Any] = {}
 
 

@@ -33,10 +33,10 @@ def load(tmp_path: Path, text: str | bytes, name: str = "run.yaml") -> Any:
 
 
 def raw_values(config: Any) -> dict[str, Any]:
-    return {wish.label: wish.raw for wish in config.wishes}
+    return {written.label: written.raw for written in config.written}
 
 
-def test_sections_are_opened_and_every_wish_knows_its_line(tmp_path: Path) -> None:
+def test_sections_are_opened_and_every_setting_knows_its_line(tmp_path: Path) -> None:
     config = load(tmp_path, SECTIONED)
     assert raw_values(config) == {
         "model_name_or_path": "Qwen/Qwen2.5-7B-Instruct",
@@ -50,8 +50,8 @@ def test_sections_are_opened_and_every_wish_knows_its_line(tmp_path: Path) -> No
         "lora_config.bias": "none",
         "training_args.learning_rate": "2e-4",
     }
-    assert config.wishes[-1].place == "run.yaml:15"
-    assert config.wishes[-1].family == "training"
+    assert config.written[-1].place == "run.yaml:15"
+    assert config.written[-1].family == "training"
 
 
 def test_json_is_read_as_json_with_its_lines(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_json_is_read_as_json_with_its_lines(tmp_path: Path) -> None:
         "sample_prompts": ["\U0001f600 a/b", "c"],
         "lora_target_modules": None,
     }
-    assert [wish.place for wish in config.wishes] == ["run.json:2", "run.json:3", "run.json:4", "run.json:5"]
+    assert [written.place for written in config.written] == ["run.json:2", "run.json:3", "run.json:4", "run.json:5"]
 
 
 def test_what_json_writes_is_read_back(tmp_path: Path) -> None:
@@ -103,12 +103,12 @@ def test_columns_may_be_a_mapping_and_ignored_keys_may_hold_anything(tmp_path: P
     text = "field: {messages: mesages, system: sys}\ngradient_checkpointing_kwargs: {use_reentrant: false}\n"
     config = load(tmp_path, text)
     assert raw_values(config)["field"] == ["messages=mesages", "system=sys"]
-    assert len(config.wishes) == 2
+    assert len(config.written) == 2
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "lora_config:\n"])
 def test_an_empty_file_asks_for_nothing(tmp_path: Path, text: str) -> None:
-    assert load(tmp_path, text).wishes == ()
+    assert load(tmp_path, text).written == ()
 
 
 @pytest.mark.parametrize(

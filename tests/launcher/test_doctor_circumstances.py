@@ -17,7 +17,7 @@ from qlora_profiles.plan import Given, Request
 from qlora_run.doctor import circumstances, network, requirements
 from qlora_run.doctor.architectures import has_code_for
 from qlora_run.doctor.circumstances import Doors, gather, nearest, symlink_problem, torch_folders, write_problem
-from qlora_run.doctor.known_bad import BadPair, Machine, known_bad, table
+from qlora_run.doctor.known_bad import BadPair, MachineVersions, known_bad, table
 from qlora_run.doctor.needs import PROCESS_BYTES, needs_of
 from qlora_run.planning import PlanInput, make_plan
 
@@ -237,17 +237,17 @@ def test_every_entry_of_the_table_can_be_read_and_has_a_remedy() -> None:
 def test_a_pair_holds_where_everything_under_when_does(when: dict[str, str], system: Any, bad: bool) -> None:
     mend = table()[0].fix_with
     pair = BadPair(when=when, what="x", consequence="y", verdict="warn", fix_with=mend, system=system)
-    assert bool(list(known_bad(Machine.of(machine()), [pair]))) is bad
+    assert bool(list(known_bad(MachineVersions.of(machine()), [pair]))) is bad
 
 
 def test_wsl_is_a_system_of_its_own() -> None:
-    assert Machine.of(machine("wsl-16gb")).system == "wsl"
-    assert Machine.of(machine("windows-12gb")).system == "windows"
+    assert MachineVersions.of(machine("wsl-16gb")).system == "wsl"
+    assert MachineVersions.of(machine("windows-12gb")).system == "windows"
 
 
 def test_any_of_several_cards_counts() -> None:
     old = with_card("linux-2x24gb", capability=(7, 0))
-    assert [known.pair.verdict for known in known_bad(Machine.of(old))] == ["fail"]
+    assert [known.pair.verdict for known in known_bad(MachineVersions.of(old))] == ["fail"]
 
 
 # --- what torch has code for

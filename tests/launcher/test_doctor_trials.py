@@ -14,7 +14,7 @@ from support.doctor_subjects import machine, with_card
 from qlora_core.selftest.registry import TESTS
 from qlora_profiles.units import GIB
 from qlora_run.doctor import trials
-from qlora_run.doctor.trial_child import Plan, _exit_words
+from qlora_run.doctor.trial_child import TrialPlan, _exit_words
 from qlora_run.doctor.trials import TRIALS, _excused, try_all
 from qlora_run.learned import Trial
 
@@ -96,7 +96,7 @@ def test_a_crash_costs_one_test_and_the_others_get_a_new_child(starts: Path, mon
 
 def test_a_hang_ends_and_is_told(starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = tuple(
-        Plan(test=p.test, child=p.child, limit_seconds=0.5 if p.test == "adamw" else 30, missing=p.missing)
+        TrialPlan(test=p.test, child=p.child, limit_seconds=0.5 if p.test == "adamw" else 30, missing=p.missing)
         for p in TRIALS
     )
     monkeypatch.setattr(trials, "TRIALS", short)

@@ -29,8 +29,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(home: Path, profile: Profile | None = None, **wishes: Any) -> RunPlan:
-    request = asking(model=str(home / "tiny"), data=str(home / "rows.jsonl"), val_size=2.0, **wishes)
-    return make_plan(PlanInput(request=request, profile=profile, report=card_report(8)))
+    request = asking(model=str(home / "tiny"), data=str(home / "rows.jsonl"), val_size=2.0, profile=profile, **wishes)
+    return make_plan(PlanInput(request=request, report=card_report(8)))
 
 
 def with_settings(**settings: Any) -> Profile:
@@ -53,9 +53,8 @@ def test_auto_undoes_a_profiles_length(home: Path) -> None:
 
 
 def test_a_profiles_model_is_the_one_that_is_read(home: Path) -> None:
-    request = asking(data=str(home / "rows.jsonl"))
-    profile = with_settings(model=str(home / "tiny"))
-    plan = make_plan(PlanInput(request=request, profile=profile, report=card_report(8)))
+    request = asking(data=str(home / "rows.jsonl"), profile=with_settings(model=str(home / "tiny")))
+    plan = make_plan(PlanInput(request=request, report=card_report(8)))
     assert plan.model.name == "tiny"
     assert plan.recipe["model"].source == "profile"
 

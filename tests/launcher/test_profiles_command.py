@@ -12,7 +12,7 @@ from qlora_profiles import codec
 from qlora_profiles.catalogue import load_profile, profile_names
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.machines import load_machine
-from qlora_profiles.plan import Machine, Profile, Request, RunPlan
+from qlora_profiles.plan import MachineClass, Profile, RunPlan
 from qlora_run.planning import PlanInput, make_plan
 from qlora_run.profile_of import profile_of
 from qlora_run.resolve import resolve
@@ -44,7 +44,7 @@ def test_a_plan_is_saved_shown_listed_and_used(here: Path, capsys: Caught) -> No
     text = said(capsys, "profiles", "save", "mine", "--from", "runs/a")
     assert text.splitlines()[-1] == "Next: qlora-run --profile mine --data FILE"
     shown = msgspec.json.decode(said(capsys, "profiles", "show", "mine", "--json"), type=Profile)
-    assert shown.machine == Machine(system="windows", vram_gib=12)
+    assert shown.machine == MachineClass(system="windows", vram_gib=12)
     assert shown.settings["model"] == "Qwen/Qwen3-4B"
     assert (shown.settings["lora_r"], shown.settings["workers"]) == (48, 0)
     assert {"method", "max_length"} <= shown.settings.keys()
@@ -57,9 +57,19 @@ def test_a_plan_is_saved_shown_listed_and_used(here: Path, capsys: Caught) -> No
     assert plan.recipe["lora_r"].source == "profile"
 
 
+def test_auto_on_the_command_line_undoes_a_profiles_value(capsys: Caught) -> None:
+    line = ("plan", "--profile", "linux-12gb", "--as", "linux-12gb", "--json")
+    held, freed = (said(capsys, *line, *more) for more in ((), ("--max-length", "auto")))
+    by_profile, free = (codec.from_json(text, RunPlan, "out").recipe["max_length"] for text in (held, freed))
+    assert (by_profile.source, by_profile.reason) == ("profile", "the profile says so")
+    assert free.source == "default"
+
+
 def test_a_saved_plan_makes_the_same_recipe_again() -> None:
     plan = plan_with(lora_r=48, target_modules="q_proj,v_proj", warmup_steps=3, max_length=1024)
-    again = resolve(load_machine("windows-12gb"), Request(), known("Qwen/Qwen3-4B"), data_of(), profile_of(plan, "x"))
+    again = resolve(
+        load_machine("windows-12gb"), asking(profile=profile_of(plan, "x")), known("Qwen/Qwen3-4B"), data_of()
+    )
     assert msgspec.structs.replace(again.recipe_values(), model="") == msgspec.structs.replace(
         plan.recipe_values(), model=""
     )
@@ -67,7 +77,7 @@ def test_a_saved_plan_makes_the_same_recipe_again() -> None:
 
 def test_a_plan_on_a_cpu_is_a_profile_for_one() -> None:
     plan = resolve(cpu_report(), asking(), known("Qwen/Qwen3-0.6B"), data_of())
-    assert profile_of(plan, "x").machine == Machine(cpu=True)
+    assert profile_of(plan, "x").machine == MachineClass(cpu=True)
 
 
 def test_saving_needs_a_plan_and_a_free_name(here: Path, capsys: Caught) -> None:
@@ -107,7 +117,7 @@ def test_every_shipped_profile_plans_its_model_on_its_machine_without_running_ou
         busy = msgspec.structs.replace(gpu, vram_free_bytes=int(0.92 * (gpu.vram_free_bytes or 0)), drives_display=True)
         reports.append(msgspec.structs.replace(report, gpus=(busy,)))
     for one in reports:
-        plan = make_plan(PlanInput(request=Request(profile=name), profile=profile, report=one, only_planning=True))
+        plan = make_plan(PlanInput(request=asking(profile=profile), report=one, only_planning=True))
         assert plan.model.source == profile.settings["model"]
         assert plan.recipe_values().method == profile.settings["method"]
         assert plan.recipe_values().max_length == profile.settings["max_length"]

@@ -7,7 +7,7 @@ import pytest
 from qlora_profiles.alias import Alias
 from qlora_profiles.aliases import ROWS
 from qlora_profiles.errors import UserError
-from qlora_profiles.plan import Machine, Profile, Request
+from qlora_profiles.plan import MachineClass, Profile, Request
 from qlora_profiles.registry import settings
 from qlora_run.cli.parser import parse_command
 from qlora_run.cli.request import build_request, config_of, with_config_options
@@ -22,7 +22,7 @@ def asked(cwd: Path, line: str, config: str | None = None, profile: dict[str, An
         line += " --config run.yaml"
     made = None
     if profile is not None:
-        made = Profile(name="small", about="", machine=Machine(), settings=profile)
+        made = Profile(name="small", about="", machine=MachineClass(), settings=profile)
     return build_request(parse_command(shlex.split(line)), made, cwd)
 
 
@@ -73,7 +73,19 @@ def test_later_ones_win(tmp_path: Path) -> None:
         "epochs": "cli",
         "method": "profile",
     }
-    assert request.profile == "small"
+    assert request.profile is not None
+    assert request.profile.name == "small"
+
+
+def test_a_value_knows_what_it_was_read_from(tmp_path: Path) -> None:
+    request = asked(tmp_path, "--num_train_epochs 5", "lora_config:\n  r: 16\n", {"lora_alpha": 8})
+    read = {name: (given.written.label, given.written.place) for name, given in request.given.items()}
+    assert read == {
+        "lora_alpha": ("lora_alpha", "profile small"),
+        "lora_r": ("lora_config.r", "run.yaml:2"),
+        "epochs": ("--num_train_epochs", ""),
+    }
+    assert request.given["epochs"].reason == "your num_train_epochs 5"
 
 
 def test_auto_hands_a_tuned_setting_back_and_none_is_a_value_elsewhere(tmp_path: Path) -> None:

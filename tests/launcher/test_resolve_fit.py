@@ -4,14 +4,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.planning_facts import asking, card_report, cpu_report, data_of, known
+from support.planning_facts import asking, card_report, cpu_report, data_of, given_values, known
 
 from qlora_profiles.catalogue import load_profile
 from qlora_profiles.codec import from_json, to_json
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.hardware import Disk
-from qlora_profiles.plan import Profile, Request, RunPlan
+from qlora_profiles.plan import Profile, Request, RunPlan, strongest
 from qlora_profiles.units import GIB
 from qlora_run.resolve import largest_length, resolve
 
@@ -187,22 +187,24 @@ def test_sources_win_in_their_order() -> None:
         machine=load_profile("linux-12gb").machine,
         settings={"max_length": 512, "lora_r": 8, "epochs": 1, "method": "qlora-8"},
     )
-    given = asking("config", max_length=768, epochs=2).given | asking("cli", epochs=5, method="auto").given
-    plan = resolve(card_report(12), Request(given=given), MODEL, data_of(), profile)
+    given = strongest(
+        asking(profile=profile).given,
+        given_values("config", max_length=768, epochs=2),
+        given_values("cli", epochs=5, method="auto"),
+    )
+    plan = resolve(card_report(12), Request(given=given, profile=profile), MODEL, data_of())
     found = {name: (plan.recipe[name].value, plan.recipe[name].source) for name in ("lora_r", "max_length", "epochs")}
     assert found == {"lora_r": (8, "profile"), "max_length": (768, "config"), "epochs": (5.0, "cli")}
     assert plan.recipe["method"].source == "probe"
     assert plan.profile == "own"
-    guessed = Request(given=asking("probe", model="Qwen/Qwen3-8B", lora_r=4).given)
-    assert resolve(card_report(12), guessed, MODEL, data_of(), profile).recipe["lora_r"].value == 8
 
 
 def test_a_profile_of_a_larger_machine_is_refused_with_the_fitting_one() -> None:
     with pytest.raises(UserError) as caught:
-        resolve(card_report(8), asking(), known("Qwen/Qwen3-32B"), data_of(), load_profile("linux-48gb"))
+        resolve(card_report(8), asking(profile=load_profile("linux-48gb")), known("Qwen/Qwen3-32B"), data_of())
     assert str(caught.value.fix).startswith("--profile linux-8gb")
     with pytest.raises(UserError, match="made for an NVIDIA card"):
-        resolve(cpu_report(), asking(), MODEL, data_of(), load_profile("linux-48gb"))
+        resolve(cpu_report(), asking(profile=load_profile("linux-48gb")), MODEL, data_of())
 
 
 def test_checkpoints_that_are_quantised_already() -> None:

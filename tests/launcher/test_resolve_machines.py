@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.planning_facts import data_of, known
+from support.planning_facts import asking, data_of, known
 
 from qlora_profiles.catalogue import load_profile, profile_names
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.machines import load_machine, machine_names
-from qlora_profiles.plan import Profile, Request, RunPlan
+from qlora_profiles.plan import Profile, RunPlan
 from qlora_profiles.units import gib
 from qlora_run.resolve import default_model, resolve
 
@@ -27,7 +27,7 @@ def outcome(machine: str, profile_name: str | None) -> RunPlan | QloraRunError:
     profile: Profile | None = load_profile(profile_name) if profile_name else None
     model = profile.settings["model"] if profile else default_model(report, DATA).name
     try:
-        return resolve(report, Request(), known(model), DATA, profile)
+        return resolve(report, asking(profile=profile), known(model), DATA)
     except QloraRunError as error:
         return error
 

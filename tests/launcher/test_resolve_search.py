@@ -19,7 +19,7 @@ from qlora_run.resolve import resolve
 from qlora_run.resolve.fit import search_for
 from qlora_run.resolve.planner import _decide
 from qlora_run.resolve.search import NEAR_TIE, Candidate, Search, Variant
-from qlora_run.resolve.situation import Situation, merged_wishes
+from qlora_run.resolve.situation import Situation
 
 LIGER = {"bitsandbytes": "0.50.2", "liger-kernel": "0.8.5", "triton": "3.7.0"}
 NAMES = st.sampled_from(("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "google/gemma-3-4b-it", "microsoft/phi-4"))
@@ -29,8 +29,8 @@ def situation(vram_gib: float, name: str, longest: int, packages: dict[str, str]
     """Everything decided but what the search decides."""
     memory = Memory(ram_total_bytes=int(ram_gib * GIB), ram_available_bytes=int(ram_gib * GIB))
     report = card_report(vram_gib, packages=packages, memory=memory)
-    wishes = merged_wishes(asking(max_length=8192), None)
-    found = Situation(report=report, model=known(name), data=data_of(longest=longest), wishes=wishes, backends={})
+    values = asking(max_length=8192).given
+    found = Situation(report=report, model=known(name), data=data_of(longest=longest), given=values, backends={})
     found.backends = {"peft": None}
     _decide(found)
     return found

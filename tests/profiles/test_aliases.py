@@ -3,9 +3,10 @@ from typing import Any
 import pytest
 
 from qlora_profiles.alias import Alias, meaning, word_of
-from qlora_profiles.alias_parts import PARTS, Part, put_together
+from qlora_profiles.alias_parts import PARTS, put_together
 from qlora_profiles.aliases import ROWS, SECTIONS, find
 from qlora_profiles.errors import UserError
+from qlora_profiles.plan import Given, Written
 from qlora_profiles.registry import lookup, parse, settings
 
 TRAIN_ROWS = [row for row in ROWS if "train" in row.where]
@@ -239,8 +240,12 @@ def test_words(raw: Any, word: str) -> None:
     assert word_of(raw) == word
 
 
-def _parts(**values: Any) -> dict[str, Part]:
-    return {key: Part(name=key, label=key, value=value, raw=value) for key, value in values.items()}
+def _part(name: str, value: Any, label: str = "") -> Given:
+    return Given(value=value, source="cli", written=Written(name=name, raw=value, label=label or name))
+
+
+def _parts(**values: Any) -> dict[str, Given]:
+    return {key: _part(key, value) for key, value in values.items()}
 
 
 @pytest.mark.parametrize(
@@ -265,7 +270,7 @@ def _parts(**values: Any) -> dict[str, Part]:
     ],
 )
 def test_the_method_that_switches_choose_together(parts: dict[str, Any], method: str) -> None:
-    assert put_together("method", _parts(**parts)).value == method
+    assert put_together("method", _parts(**parts), "cli").value == method
 
 
 @pytest.mark.parametrize(
@@ -279,13 +284,13 @@ def test_the_method_that_switches_choose_together(parts: dict[str, Any], method:
 )
 def test_switches_that_contradict_each_other_are_refused_by_name(parts: dict[str, Any]) -> None:
     with pytest.raises(UserError) as caught:
-        put_together("method", _parts(**parts))
+        put_together("method", _parts(**parts), "cli")
     assert any(name in str(caught.value) for name in parts)
     assert caught.value.fix == "remove one of them"
 
 
 def test_bits_that_count_for_nothing_are_told() -> None:
-    assert "bits 4 counts only" in put_together("method", _parts(use_qlora=False, bits=4)).note
+    assert "bits 4 counts only" in put_together("method", _parts(use_qlora=False, bits=4), "cli").note
 
 
 @pytest.mark.parametrize(
@@ -297,13 +302,13 @@ def test_bits_that_count_for_nothing_are_told() -> None:
     ],
 )
 def test_batch_times_accumulation_is_examples_per_step(parts: dict[str, Any], rows: int, reason: str) -> None:
-    whole = put_together("examples_per_step", _parts(**parts))
+    whole = put_together("examples_per_step", _parts(**parts), "cli")
     assert (whole.value, whole.reason) == (rows, reason)
     assert bool(whole.note) == (len(parts) == 1)
 
 
 def test_scripts_with_batch_size_accumulate_four_times() -> None:
-    part = Part(name="batch_size", label="--batch_size", value=2, raw="2")
-    whole = put_together("examples_per_step", {"batch": part})
+    part = _part("batch_size", 2, label="--batch_size")
+    whole = put_together("examples_per_step", {"batch": part}, "cli")
     assert whole.value == 8
-    assert whole.note == "--batch_size 2 alone: read with accumulation 4, so 8 examples per step"
+    assert whole.note == "batch_size 2 alone: read with accumulation 4, so 8 examples per step"

@@ -11,7 +11,7 @@ from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.machines import load_machine
 from qlora_profiles.own_profiles import own_folder, own_names
 from qlora_profiles.places import config_folder
-from qlora_profiles.plan import Machine, Profile
+from qlora_profiles.plan import MachineClass, Profile
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def write(folder: Path, name: str, text: str) -> None:
 MINE = Profile(
     name="mine",
     about="for the 写作 model",
-    machine=Machine(system="windows", vram_gib=12),
+    machine=MachineClass(system="windows", vram_gib=12),
     settings={"model": "Qwen/Qwen3-4B", "lora_r": 64, "target_modules": ("q_proj", "v_proj"), "double_quant": False},
 )
 
@@ -80,7 +80,7 @@ def test_a_profile_extends_another(folder: Path) -> None:
     longest = load_profile("longest")
     assert longest.settings["max_length"] is None
     assert longest.settings["workers"] == 2
-    assert (longest.about, longest.machine) == ("even longer", Machine(cpu=True))
+    assert (longest.about, longest.machine) == ("even longer", MachineClass(cpu=True))
 
 
 @pytest.mark.parametrize(

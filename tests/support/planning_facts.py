@@ -8,7 +8,7 @@ from typing import Any
 
 from qlora_profiles.facts import DataFacts, ModelFacts
 from qlora_profiles.hardware import Gpu, HardwareReport, Memory, Platform, Torch
-from qlora_profiles.plan import Given, Request, Source
+from qlora_profiles.plan import Given, Profile, Request, Source, strongest
 from qlora_profiles.registry import lookup, parse
 from qlora_profiles.units import GIB
 from qlora_run.model_facts import known_facts
@@ -84,9 +84,15 @@ def cpu_report(ram_gib: float = 16.0) -> HardwareReport:
     )
 
 
-def asking(source: Source = "cli", **values: Any) -> Request:
-    """A request for settings by name."""
-    return Request(given={k: Given(value=parse(lookup(k), v), source=source) for k, v in values.items()})
+def given_values(source: Source, **values: Any) -> dict[str, Given]:
+    """Settings by name, as given by ``source``."""
+    return {k: Given(value=parse(lookup(k), v), source=source) for k, v in values.items()}
+
+
+def asking(source: Source = "cli", profile: Profile | None = None, **values: Any) -> Request:
+    """A request for settings by name, over those of ``profile``."""
+    weaker = given_values("profile", **profile.settings) if profile else {}
+    return Request(given=strongest(weaker, given_values(source, **values)), profile=profile)
 
 
 def write_checkpoint(

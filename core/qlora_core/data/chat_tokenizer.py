@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qlora_core.data.bad import BadRow, BadRows, Reject
 from qlora_core.data.bounds import TokenBounds, can_bound
 from qlora_core.data.chat_template import TemplateFault
-from qlora_core.data.choose_template import Choice, choose_template
+from qlora_core.data.choose_template import TemplateChoice, choose_template
 from qlora_core.data.encoded import Encoded, Rendered, mark
 from qlora_core.data.extent import Extent, extent_of
 from qlora_core.data.options import Conversation, Turn
@@ -34,7 +34,7 @@ class ChatTokenizer:
     ``stop_tokens`` and ``stop_ids`` are what generation ends on: the trained end of turn first.
     """
 
-    def __init__(self, files: TokenizerFiles, choice: Choice) -> None:
+    def __init__(self, files: TokenizerFiles, choice: TemplateChoice) -> None:
         self._files = files
         self._tokenizer = files.tokenizer
         self._template = choice.template

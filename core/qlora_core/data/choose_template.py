@@ -15,7 +15,7 @@ PROBE = "\ue0e8"  # stands for the answer while its end is looked for
 NEVER_STOPS = "never ends an answer with a stop token"
 
 
-class Choice(NamedTuple):
+class TemplateChoice(NamedTuple):
     """A template, what it is called, why it was taken, and the token that ends an answer in it."""
 
     template: ChatTemplate
@@ -24,7 +24,7 @@ class Choice(NamedTuple):
     stop_token: str
 
 
-def choose_template(files: TokenizerFiles, wanted: str | None, today: date | None) -> Choice:
+def choose_template(files: TokenizerFiles, wanted: str | None, today: date | None) -> TemplateChoice:
     """The template that was asked for, else the tokenizer's own, else the one its special tokens call for."""
     if wanted is not None:
         return _asked_for(files, wanted, today)
@@ -34,7 +34,7 @@ def choose_template(files: TokenizerFiles, wanted: str | None, today: date | Non
     stop = stop_token_of(template, files)
     if stop is None:
         return _picked(files, f"the template in {files.template_file} {NEVER_STOPS}", today)
-    return Choice(template, "own", f"the model's own, from {files.template_file}", stop)
+    return TemplateChoice(template, "own", f"the model's own, from {files.template_file}", stop)
 
 
 def stop_token_of(template: ChatTemplate, files: TokenizerFiles) -> str | None:
@@ -50,7 +50,7 @@ def stop_token_of(template: ChatTemplate, files: TokenizerFiles) -> str | None:
     return max((token for token in candidates if behind.startswith(token)), key=len, default=None)
 
 
-def _asked_for(files: TokenizerFiles, wanted: str, today: date | None) -> Choice:
+def _asked_for(files: TokenizerFiles, wanted: str, today: date | None) -> TemplateChoice:
     if wanted in FAMILIES:
         if has_tokens(wanted, files.added_tokens):
             return _own(files, wanted, f"--chat-template {wanted}", today)
@@ -63,7 +63,7 @@ def _asked_for(files: TokenizerFiles, wanted: str, today: date | None) -> Choice
     return _from_file(files, wanted, today)
 
 
-def _from_file(files: TokenizerFiles, wanted: str, today: date | None) -> Choice:
+def _from_file(files: TokenizerFiles, wanted: str, today: date | None) -> TemplateChoice:
     path = Path(wanted).expanduser()
     if path.suffix not in TEMPLATE_SUFFIXES:
         raise UserError(
@@ -79,10 +79,10 @@ def _from_file(files: TokenizerFiles, wanted: str, today: date | None) -> Choice
     stop = stop_token_of(template, files)
     if stop is None:
         raise UserError(f"--chat-template {wanted}: it {NEVER_STOPS}", "write {{ eos_token }} after the answer")
-    return Choice(template, path.name, f"--chat-template {wanted}", stop)
+    return TemplateChoice(template, path.name, f"--chat-template {wanted}", stop)
 
 
-def _picked(files: TokenizerFiles, why: str, today: date | None) -> Choice:
+def _picked(files: TokenizerFiles, why: str, today: date | None) -> TemplateChoice:
     name = pick_family(files.added_tokens)
     because = (
         f"the tokenizer has {' '.join(family(name).needs)}"
@@ -92,7 +92,7 @@ def _picked(files: TokenizerFiles, why: str, today: date | None) -> Choice:
     return _own(files, name, f"{why}; {because}", today)
 
 
-def _own(files: TokenizerFiles, name: str, reason: str, today: date | None) -> Choice:
+def _own(files: TokenizerFiles, name: str, reason: str, today: date | None) -> TemplateChoice:
     """One of our own templates. A bos token is written where the tokenizer would add it."""
     template, _, stop = family(name)
     stop = stop or files.special_tokens.get("eos_token")
@@ -101,4 +101,4 @@ def _own(files: TokenizerFiles, name: str, reason: str, today: date | None) -> C
             "this tokenizer has no token that ends a text", 'set "eos_token" in the model\'s tokenizer_config.json'
         )
     source = (with_bos(template) if files.adds_bos else template).strip() + "\n"
-    return Choice(ChatTemplate(source, files.special_tokens, today), name, reason, stop)
+    return TemplateChoice(ChatTemplate(source, files.special_tokens, today), name, reason, stop)

@@ -1,1 +1,1 @@
-"""What a person wishes, from the words they wrote: command line, config files, foreign names, help."""
+"""What a person gives, from the words they wrote: command line, config files, foreign names, help."""

@@ -15,10 +15,11 @@ from msgspec import Struct
 from qlora_profiles.alias import word_of
 from qlora_profiles.aliases import SECTIONS, find, known_names
 from qlora_profiles.errors import UserError
+from qlora_profiles.plan import Written
 from qlora_profiles.registry import settings
 from qlora_profiles.suggest import hint
 from qlora_run.cli.commands import CONFIG_OPTIONS, options_of
-from qlora_run.cli.level import LEFT_OUT, Wish, located
+from qlora_run.cli.level import LEFT_OUT, located
 from qlora_run.cli.names import canonical, nearest
 from qlora_run.cli.parser import parse_option
 
@@ -27,10 +28,10 @@ _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "
 
 
 class ConfigFile(Struct, frozen=True, kw_only=True):
-    """A config file's wishes, and the options in it that are no settings, typed."""
+    """A config file's settings as written, and the options in it that are no settings, typed."""
 
     name: str
-    wishes: tuple[Wish, ...]
+    written: tuple[Written, ...]
     options: dict[str, Any]
 
 
@@ -42,18 +43,18 @@ def load_config(path: Path, name: str) -> ConfigFile:
     """
     entries = _entries(path, name)
     options = {entry.name: _option(entry) for entry in entries if _is_option(entry) and word_of(entry.raw) != "null"}
-    return ConfigFile(name=name, options=options, wishes=tuple(entry for entry in entries if not _is_option(entry)))
+    return ConfigFile(name=name, options=options, written=tuple(entry for entry in entries if not _is_option(entry)))
 
 
-def _is_option(wish: Wish) -> bool:
-    return wish.family is None and wish.name in CONFIG_OPTIONS
+def _is_option(written: Written) -> bool:
+    return written.family is None and written.name in CONFIG_OPTIONS
 
 
-def _option(wish: Wish) -> Any:
+def _option(written: Written) -> Any:
     try:
-        return parse_option(options_of("train")[wish.name], wish.raw, wish.label)
+        return parse_option(options_of("train")[written.name], written.raw, written.label)
     except UserError as error:
-        raise UserError(located(wish.place, error.message), error.fix) from error
+        raise UserError(located(written.place, error.message), error.fix) from error
 
 
 def _text(path: Path, name: str) -> str:
@@ -67,8 +68,8 @@ def _text(path: Path, name: str) -> str:
         raise UserError(f"--config {name}: {reason}{near}") from error
 
 
-def _entries(path: Path, name: str) -> list[Wish]:
-    """The wishes of a file in order, sections opened, every key checked."""
+def _entries(path: Path, name: str) -> list[Written]:
+    """The settings of a file in order, sections opened, every key checked."""
     text = _text(path, name)
     is_json = path.suffix.lower() == ".json"
     try:
@@ -91,14 +92,14 @@ class _Reader:
     def __init__(self, name: str, json_text: str | None) -> None:
         self.name, self.json_text = name, json_text
 
-    def entries(self, root: yaml.Node) -> Iterator[Wish]:
-        """Wishes of the whole file. Raises UserError with the line."""
+    def entries(self, root: yaml.Node) -> Iterator[Written]:
+        """Settings and options of the whole file. Raises UserError with the line."""
         for key, node in self._items(root, "a config file"):
             if key.value not in SECTIONS:
-                yield self._wish(key, node, None)
+                yield self._written(key, node, None)
             elif not _is_null(node):
                 for inner, leaf in self._items(node, f"section {key.value}"):
-                    yield self._wish(inner, leaf, key.value)
+                    yield self._written(inner, leaf, key.value)
 
     def _items(self, node: yaml.Node, what: str) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
         """Key and value nodes of a mapping; a key twice is refused."""
@@ -114,14 +115,14 @@ class _Reader:
             lines[name] = key.start_mark.line + 1
         return list(node.value)
 
-    def _wish(self, key: yaml.ScalarNode, node: yaml.Node, section: str | None) -> Wish:
+    def _written(self, key: yaml.ScalarNode, node: yaml.Node, section: str | None) -> Written:
         name, family = canonical(key.value), SECTIONS[section] if section else None
         row = find(name, "train", family)
         if not (row or name in settings() or (section is None and name in CONFIG_OPTIONS)):
             raise self._error(key, self._unknown(key.value, family))
         label = f"{section}.{key.value}" if section else key.value
         raw = LEFT_OUT if row and not row.to and not row.words else self._value(node, label)
-        return Wish(name=name, raw=raw, label=label, place=self._place(key), family=family)
+        return Written(name=name, raw=raw, label=label, place=self._place(key), family=family)
 
     def _unknown(self, key: str, family: str | None) -> str:
         known = [*settings(), *CONFIG_OPTIONS, *known_names("train", (None, family)), *SECTIONS]

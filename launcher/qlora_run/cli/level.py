@@ -1,18 +1,18 @@
-"""One level of wishes (a profile, a config file, the command line) read as typed settings.
+"""Levels of settings (a profile, a config file, the command line) read as typed values and merged, each exactly once.
 
 Own and foreign names are taken together here, so this is where two of them are found to contradict each other.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from msgspec import Struct
+from msgspec import structs
 
-from qlora_profiles.alias import meaning, word_of
-from qlora_profiles.alias_parts import LASTING, PARTS, Part, put_together
+from qlora_profiles.alias import Alias, meaning, shown, word_of
+from qlora_profiles.alias_parts import LASTING, PARTS, put_together
 from qlora_profiles.aliases import find
 from qlora_profiles.errors import UserError
-from qlora_profiles.plan import Given, Source
+from qlora_profiles.plan import Given, Source, Written, strongest
 from qlora_profiles.registry import lookup, parse
 from qlora_run.cli.names import canonical
 
@@ -22,44 +22,8 @@ LEFT_OUT = "..."
 PREPARING = ("input", "format", "instruction_col", "input_col", "output_col", "system_col")
 PREPARED_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
-
-class Wish(Struct, frozen=True, kw_only=True):
-    """A name and a raw value as somebody wrote them.
-
-    ``label`` is the name as written (``--lora_r``, ``lora_config.r``), ``place`` the file and line if it has one,
-    ``family`` the family of the config section that it stands in.
-    """
-
-    name: str
-    raw: Any
-    label: str
-    place: str = ""
-    family: str | None = None
-
-
-class Level(Struct, frozen=True, kw_only=True):
-    """What one level asks for. A ``None`` in ``given`` hands a setting back to the planner.
-
-    ``parts`` still count in stronger levels; ``assumed`` says what was assumed for a setting's missing part.
-    """
-
-    given: dict[str, Given | None]
-    parts: dict[str, Part]
-    notes: tuple[str, ...] = ()
-    assumed: dict[str, str] = {}
-
-
-class _Claim(Struct, frozen=True, kw_only=True):
-    """One wish's value for one setting or part."""
-
-    wish: Wish
-    value: Any
-    reason: str = ""
-    adds: bool = False
-
-    @property
-    def label(self) -> str:
-        return self.wish.label
+_Found = dict[str, list[Given]]
+"""What one level gives for a setting, or for a part of one: once for each name that it uses."""
 
 
 def located(place: str, message: str) -> str:
@@ -67,115 +31,107 @@ def located(place: str, message: str) -> str:
     return f"{place}    {message}" if place else message
 
 
-def read_level(wishes: Iterable[Wish], source: Source, weaker: Mapping[str, Part] | None = None) -> Level:
-    """The typed wishes of a level; ``weaker`` holds parts of lower levels that still count.
+class Levels:
+    """What counts of the levels read so far; each is stronger than those before it.
 
-    Raises:
-        UserError: a value out of range or of another type, or two names that contradict each other.
+    ``given`` holds the typed values, ``notes`` what was read and set nothing. Parts of a setting still count in
+    stronger levels: a config file's accumulation with the command line's batch.
     """
-    claims: dict[str, list[_Claim]] = {}
-    notes: list[str] = []
-    wishes = list(wishes)
-    for wish in wishes:
-        _claim(wish, claims, notes)
-    own = {key: _part(_agreed(claims.pop(key))) for key in [k for k in claims if k in PARTS]}
-    parts = {k: p for k, p in (weaker or {}).items() if PARTS[k] not in claims} | own
-    assumed: dict[str, str] = {}
-    for setting in dict.fromkeys(PARTS[key] for key in own):
-        _claim_whole(setting, parts, claims, assumed)
-    _leave_out_prepared_file(wishes, claims, notes)
-    given = {name: _given(name, _agreed(found), source) for name, found in claims.items()}
-    lasting = {key: part for key, part in parts.items() if PARTS[key] in LASTING}
-    return Level(given=given, parts=lasting, notes=tuple(dict.fromkeys(notes)), assumed=assumed)
+
+    def __init__(self) -> None:
+        self.given: dict[str, Given] = {}
+        self.notes: list[str] = []
+        self._parts: dict[str, Given] = {}
+
+    def read(self, written: Iterable[Written], source: Source) -> None:
+        """Read one more level.
+
+        Raises:
+            UserError: a value out of range or of another type, or two names that contradict each other.
+        """
+        level = list(written)
+        found: _Found = {}
+        for each in level:
+            for key, given in self._meant(each, source):
+                found.setdefault(key, []).append(given)
+        self._put_together(found, source)
+        self._leave_out_prepared_file(level, found)
+        self.given = strongest(self.given, {name: _agreed(given) for name, given in found.items()})
+
+    def _meant(self, written: Written, source: Source) -> Iterator[tuple[str, Given]]:
+        """Setting or part, and what is given for it."""
+        row = _row(written)
+        try:
+            meant = meaning(row, written.raw) if row else {written.name: written.raw}
+        except UserError as error:
+            fix = error.fix or f"qlora-run help {written.name}"
+            raise UserError(located(written.place, f"{written.label}: {error.message}"), fix) from error
+        if row and not meant and word_of(written.raw) != "null":
+            value = "" if written.raw == LEFT_OUT else f" {shown(written.raw)}"
+            self.notes.append(located(written.place, f"{written.label}{value} sets nothing: {row.note}"))
+        reason = f"your {written.label.lstrip('-')} {shown(written.raw)}" if row and row.name not in row.to else ""
+        for key, raw in meant.items():
+            value = raw if key in PARTS else _typed(key, raw, written)
+            yield key, Given(value=value, source=source, reason=reason, written=written)
+
+    def _put_together(self, found: _Found, source: Source) -> None:
+        """Replace the parts in ``found`` by the settings that they make, with parts of weaker levels."""
+        own = {key: _agreed(found.pop(key)) for key in [key for key in found if key in PARTS]}
+        parts = {key: part for key, part in self._parts.items() if PARTS[key] not in found} | own
+        for setting in dict.fromkeys(PARTS[key] for key in own):
+            mine = {key: part for key, part in parts.items() if PARTS[key] == setting}
+            found.setdefault(setting, []).append(_whole(setting, mine, source))
+        self._parts = {key: part for key, part in parts.items() if PARTS[key] in LASTING}
+
+    def _leave_out_prepared_file(self, level: list[Written], found: _Found) -> None:
+        """A data script's ``--output rows.jsonl`` names a copy that nobody needs: rows are read where they lie."""
+        output = found.get("output", [])
+        prepared = [given for given in output if str(given.value).lower().endswith(PREPARED_SUFFIXES)]
+        if prepared and len(prepared) == len(output) and any(written.name in PREPARING for written in level):
+            del found["output"]
+            what = f"{prepared[0].written.label} {prepared[0].value}"
+            self.notes.append(f"{what}: no prepared copy is written, rows are read where they lie")
 
 
-def _claim(wish: Wish, claims: dict[str, list[_Claim]], notes: list[str]) -> None:
-    row = find(wish.name, "train", wish.family)
-    reason = f"your {wish.label.lstrip('-')} {_shown(wish.raw)}" if row and row.name not in row.to else ""
-    try:
-        meant = meaning(row, wish.raw) if row else {wish.name: wish.raw}
-    except UserError as error:
-        fix = error.fix or f"qlora-run help {wish.name}"
-        raise UserError(located(wish.place, f"{wish.label}: {error.message}"), fix) from error
-    if row and not meant and word_of(wish.raw) != "null":
-        value = "" if wish.raw == LEFT_OUT else f" {_shown(wish.raw)}"
-        notes.append(located(wish.place, f"{wish.label}{value} sets nothing: {row.note}"))
-    for key, raw in meant.items():
-        value = raw if key in PARTS else _typed(key, raw, wish)
-        claims.setdefault(key, []).append(_Claim(wish=wish, value=value, reason=reason, adds=bool(row and row.adds)))
+def _row(written: Written) -> Alias | None:
+    return find(written.name, "train", written.family)
 
 
-def _typed(name: str, raw: Any, wish: Wish) -> Any:
+def _typed(name: str, raw: Any, written: Written) -> Any:
     setting = lookup(name)
     try:
         return parse(setting, raw)
     except UserError as error:
-        message = error.message.replace(f"{name}:", f"{wish.label}:", 1)
-        raise UserError(located(wish.place, message), f"qlora-run help {name}") from error
+        message = error.message.replace(f"{name}:", f"{written.label}:", 1)
+        raise UserError(located(written.place, message), f"qlora-run help {name}") from error
 
 
-def _agreed(claims: list[_Claim]) -> _Claim:
-    """The one value that all claims share. Lists that add are joined; a repeated list option too."""
-    lists = isinstance(claims[0].value, tuple)
-    if lists and (any(claim.adds for claim in claims) or len({canonical(claim.label) for claim in claims}) == 1):
-        joined = tuple(dict.fromkeys(entry for claim in claims for entry in claim.value))
-        return _Claim(wish=claims[0].wish, value=joined, reason=claims[0].reason)
-    for other in claims[1:]:
-        if other.value != claims[0].value:
-            raise _contradiction(claims[0], other)
-    return claims[0]
-
-
-def _contradiction(one: _Claim, other: _Claim) -> UserError:
-    line = f" ({other.wish.place})" if other.wish.place else ""
-    text = f"{one.label} {_shown(one.wish.raw)} contradicts {other.label} {_shown(other.wish.raw)}{line}"
-    return UserError(located(one.wish.place, text), "remove one of them")
-
-
-def _part(claim: _Claim) -> Part:
-    return Part(
-        name=claim.wish.name,
-        label=claim.label.lstrip("-"),
-        value=claim.value,
-        raw=claim.wish.raw,
-        place=claim.wish.place,
-    )
-
-
-def _claim_whole(
-    setting: str, parts: Mapping[str, Part], claims: dict[str, list[_Claim]], assumed: dict[str, str]
-) -> None:
-    """Adds the claim that the parts of ``setting`` make together."""
-    mine = {key: part for key, part in parts.items() if PARTS[key] == setting}
+def _whole(setting: str, parts: dict[str, Given], source: Source) -> Given:
     try:
-        whole = put_together(setting, mine)
+        return put_together(setting, parts, source)
     except UserError as error:
-        place = next((part.place for part in mine.values() if part.place), "")
+        place = next((part.written.place for part in parts.values() if part.written.place), "")
         raise UserError(located(place, error.message), error.fix) from error
-    label = " and ".join(part.label for part in mine.values())
-    wish = Wish(name=setting, raw=f"({setting} {whole.value})", label=label)
-    claims.setdefault(setting, []).append(_Claim(wish=wish, value=whole.value, reason=whole.reason))
-    if whole.note:
-        assumed[setting] = whole.note
 
 
-def _leave_out_prepared_file(wishes: list[Wish], claims: dict[str, list[_Claim]], notes: list[str]) -> None:
-    """A data script's ``--output rows.jsonl`` names a copy that nobody needs: rows are read where they lie."""
-    output = claims.get("output", [])
-    prepared = [claim for claim in output if str(claim.value).lower().endswith(PREPARED_SUFFIXES)]
-    if prepared and len(prepared) == len(output) and any(wish.name in PREPARING for wish in wishes):
-        del claims["output"]
-        label = prepared[0].label
-        notes.append(f"{label} {prepared[0].value}: no prepared copy is written, rows are read where they lie")
+def _agreed(found: list[Given]) -> Given:
+    """The one value that all share. Lists that add are joined; a repeated list option too."""
+    first = found[0]
+    if isinstance(first.value, tuple) and _joined(found):
+        return structs.replace(first, value=tuple(dict.fromkeys(entry for given in found for entry in given.value)))
+    for other in found[1:]:
+        if other.value != first.value:
+            raise _contradiction(first, other)
+    return first
 
 
-def _given(name: str, claim: _Claim, source: Source) -> Given | None:
-    if claim.value is None and lookup(name).tuned:
-        return None
-    return Given(value=claim.value, source=source, reason=claim.reason)
+def _joined(found: list[Given]) -> bool:
+    rows = (_row(given.written) for given in found)
+    return any(row and row.adds for row in rows) or len({canonical(given.written.label) for given in found}) == 1
 
 
-def _shown(raw: Any) -> str:
-    if isinstance(raw, bool):
-        return str(raw).lower()
-    return ",".join(map(str, raw)) if isinstance(raw, list | tuple) else "none" if raw is None else str(raw)
+def _contradiction(one: Given, other: Given) -> UserError:
+    a, b = one.written, other.written
+    line = f" ({b.place})" if b.place else ""
+    text = f"{a.label} {shown(a.raw)} contradicts {b.label} {shown(b.raw)}{line}"
+    return UserError(located(a.place, text), "remove one of them")

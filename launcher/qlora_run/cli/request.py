@@ -1,16 +1,15 @@
-"""Profile, config file and command line, weighed into one ``Request``: later ones win."""
+"""Profile, config file and command line, merged into one ``Request``, here and nowhere else: later ones win."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from qlora_profiles.alias_parts import Part
 from qlora_profiles.aliases import find
-from qlora_profiles.plan import Given, Profile, Request, Source
+from qlora_profiles.plan import Profile, Request, Written
 from qlora_profiles.registry import settings
 from qlora_run.cli.commands import Command
-from qlora_run.cli.level import Wish, read_level
+from qlora_run.cli.level import Levels
 from qlora_run.cli.names import canonical
 
 if TYPE_CHECKING:
@@ -51,43 +50,33 @@ def with_config_options(command: Command, cwd: Path) -> Command:
 
 
 def build_request(command: Command, profile: Profile | None, cwd: Path) -> Request:
-    """Everything asked for, each value typed and with its source; foreign names are explained in ``notes``.
+    """Everything given, each value typed and with its source; foreign names are explained in ``notes``.
 
     Raises:
         UserError: a value that a setting cannot have, or two names of one level that contradict each other.
     """
     config = config_of(command, cwd)
-    levels: list[tuple[Source, list[Wish]]] = [
-        ("profile", _of_profile(profile)),
-        ("config", list(config.wishes) if config else []),
-        ("cli", _of_command_line(command)),
-    ]
-    given: dict[str, Given] = {}
-    notes = [f"settings are read from {FOUND_NAME} in this folder"] if config and config.name == FOUND_NAME else []
-    parts: dict[str, Part] = {}
-    assumed: dict[str, str] = {}
-    for source, wishes in levels:
-        level = read_level(wishes, source, parts)
-        parts = level.parts
-        notes += level.notes
-        assumed = {name: note for name, note in assumed.items() if name not in level.given} | level.assumed
-        given = {name: g for name, g in (given | level.given).items() if g is not None}
-    told = tuple(dict.fromkeys((*notes, *assumed.values())))
-    return Request(given=given, profile=profile.name if profile else None, notes=told)
+    levels = Levels()
+    levels.read(_of_profile(profile), "profile")
+    levels.read(config.written if config else (), "config")
+    levels.read(_of_command_line(command), "cli")
+    found = [f"settings are read from {FOUND_NAME} in this folder"] if config and config.name == FOUND_NAME else []
+    told = (*found, *levels.notes, *(given.note for given in levels.given.values() if given.note))
+    return Request(given=levels.given, profile=profile, notes=tuple(dict.fromkeys(told)))
 
 
-def _of_profile(profile: Profile | None) -> list[Wish]:
+def _of_profile(profile: Profile | None) -> list[Written]:
     if profile is None:
         return []
     place = f"profile {profile.name}"
-    return [Wish(name=name, raw=raw, label=name, place=place) for name, raw in profile.settings.items()]
+    return [Written(name=name, raw=raw, label=name, place=place) for name, raw in profile.settings.items()]
 
 
-def _of_command_line(command: Command) -> list[Wish]:
-    """The wishes as written; of an option given twice the last counts, unless it is a list."""
-    wishes = [Wish(name=canonical(label), raw=raw, label=label) for label, raw in command.given_raw]
-    last = {wish.name: wish for wish in wishes}
-    return [wish for wish in wishes if _is_list(wish.name) or wish is last[wish.name]]
+def _of_command_line(command: Command) -> list[Written]:
+    """The settings as written; of an option given twice the last counts, unless it is a list."""
+    all_of_them = [Written(name=canonical(label), raw=raw, label=label) for label, raw in command.given_raw]
+    last = {written.name: written for written in all_of_them}
+    return [written for written in all_of_them if _is_list(written.name) or written is last[written.name]]
 
 
 def _is_list(name: str) -> bool:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import msgspec
-
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import Given, Request, RunPlan, recipe_differences
 from qlora_run.again import input_from, plan_of
@@ -48,8 +46,7 @@ def _replay(old: RunPlan, changes: Request) -> Request:
 
 
 def _into(request: Request, folder: Path, reason: str) -> Request:
-    output = Given(value=str(folder), source="cli", reason=reason)
-    return msgspec.structs.replace(request, given=request.given | {"output": output})
+    return request.giving("output", Given(value=str(folder), source="cli", reason=reason))
 
 
 def _refuse_changes(folder: Path, old: RunPlan, plan: RunPlan, resumes: bool) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qlora_profiles.catalogue import load_profile
 from qlora_run.cli.commands import Command
 from qlora_run.cli.request import build_request, with_config_options
 
@@ -12,13 +13,12 @@ if TYPE_CHECKING:
 
 def plan_input(command: Command, only_planning: bool = False) -> "PlanInput":
     """Profile, config file and command line as one input. Raises UserError."""
-    from qlora_run.planning import PlanInput, profile_named
+    from qlora_run.planning import PlanInput
 
     command = with_config_options(command, Path.cwd())
-    profile = profile_named(command.options.get("profile"))
+    named = command.options.get("profile")
     return PlanInput(
-        request=build_request(command, profile, Path.cwd()),
-        profile=profile,
+        request=build_request(command, load_profile(named) if named else None, Path.cwd()),
         machine=command.options.get("as"),
         only_planning=only_planning,
     )

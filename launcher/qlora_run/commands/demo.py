@@ -6,12 +6,13 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from qlora_core.session import child_process
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.jobs import ChatJob, ExactMatchJob
-from qlora_profiles.plan import Given, Request
+from qlora_profiles.plan import Given, Request, strongest
 from qlora_profiles.registry import lookup, parse
 from qlora_run.child import child_environment, job_command
 from qlora_run.cli.commands import Command
@@ -29,9 +30,8 @@ def run(command: Command) -> int:
 
     began = time.monotonic()
     with as_file(files("qlora_core").joinpath("demo")) as folder:
-        asked = plan_input(command)
-        request = demo_request(folder, asked.request)
-        plan = with_output(make_plan(PlanInput(request=request, profile=asked.profile)))
+        request = demo_request(folder, plan_input(command).request)
+        plan = with_output(make_plan(PlanInput(request=request)))
         output = Path(plan.run_values().output)
         code = start(plan, as_json=command.options["json"], dry_run=command.options["dry_run"])
         if code or command.options["dry_run"]:
@@ -41,7 +41,7 @@ def run(command: Command) -> int:
 
 
 def demo_request(folder: Path, changes: Request) -> Request:
-    """What the demo asks for: its embedded base and rows, its recipe, 4 bits, a merged model."""
+    """What the demo gives: its embedded base and rows, its recipe, 4 bits, a merged model."""
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     held_out = _held_out(folder)
     values: dict[str, Any] = {
@@ -56,7 +56,7 @@ def demo_request(folder: Path, changes: Request) -> Request:
         name: Given(value=parse(lookup(name), value), source="profile", reason="the demo")
         for name, value in values.items()
     }
-    return Request(given=given | changes.given, notes=changes.notes)
+    return msgspec.structs.replace(changes, given=strongest(given, changes.given))
 
 
 def _held_out(folder: Path) -> list[dict[str, Any]]:

@@ -16,10 +16,10 @@ def run(command: Command) -> int:
     from qlora_run.planning import make_plan
 
     old = plan_of(Path(command.options["from"])) if command.options.get("from") else None
-    asked = plan_input(command, only_planning=True)
+    inputs = plan_input(command, only_planning=True)
     if old is not None:
-        asked = replace(asked, request=input_from(old, asked.request))
-    show(with_output(make_plan(asked)), old, as_json=command.options["json"], full=command.options["full"])
+        inputs = replace(inputs, request=input_from(old, inputs.request))
+    show(with_output(make_plan(inputs)), old, as_json=command.options["json"], full=command.options["full"])
     return 0
 
 

@@ -9,7 +9,7 @@ import msgspec
 from qlora_profiles import codec
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.plan import RunPlan, recipe_differences
-from qlora_run.again import held_value
+from qlora_run.again import held
 from qlora_run.cli.commands import Command
 from qlora_run.commands.asked import plan_input
 from qlora_run.commands.plan import show
@@ -23,28 +23,30 @@ if TYPE_CHECKING:
 
 def run(command: Command) -> int:
     """Train what was asked for."""
-    asked = plan_input(command)
-    if asked.machine:
-        raise UserError(f"--as {asked.machine}: only a plan can be made for another machine", "qlora-run plan --as ...")
-    return start(plan_to_run(asked), as_json=command.options["json"], dry_run=command.options["dry_run"])
+    inputs = plan_input(command)
+    if inputs.machine:
+        raise UserError(
+            f"--as {inputs.machine}: only a plan can be made for another machine", "qlora-run plan --as ..."
+        )
+    return start(plan_to_run(inputs), as_json=command.options["json"], dry_run=command.options["dry_run"])
 
 
-def plan_to_run(asked: "PlanInput") -> RunPlan:
+def plan_to_run(inputs: "PlanInput") -> RunPlan:
     """The plan with its folder.
 
-    Where that holds an unfinished run of the same wishes, what nobody decided stays as it was there: a method
-    chosen by the memory that is free now must not part a run from its first half.
+    Where that holds an unfinished run of the same recipe, what nobody decided stays as it was there: a method
+    decided by the memory that is free now must not part a run from its first half.
     """
     from qlora_run.planning import make_plan
 
-    plan = with_output(make_plan(asked))
+    plan = with_output(make_plan(inputs))
     old = look(_output(plan)).plan
     changed = recipe_differences(old, plan) if old and not plan.run_values().overwrite else []
     if old is None or not changed or not wishes_agree(old, plan):
         return plan
-    held = {name: held_value(name, old.recipe[name]) for name, *_ in changed}
-    request = msgspec.structs.replace(asked.request, given=held | asked.request.given)
-    return with_output(make_plan(replace(asked, request=request, report=plan.report)))
+    given = held({name: old.recipe[name] for name, *_ in changed}) | inputs.request.given
+    request = msgspec.structs.replace(inputs.request, given=given)
+    return with_output(make_plan(replace(inputs, request=request, report=plan.report)))
 
 
 def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int:

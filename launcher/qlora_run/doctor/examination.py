@@ -16,7 +16,6 @@ from qlora_run.doctor.subject import Subject
 from qlora_run.doctor.trials import try_all
 from qlora_run.learned import Learned, learned, remember
 from qlora_run.planning import PlanInput, machine_report, make_plan, model_folder
-from qlora_run.resolve import merged_wishes
 
 if TYPE_CHECKING:
     from qlora_profiles.plan import Request, RunPlan
@@ -35,21 +34,21 @@ class Examined:
     diagnosis: Diagnosis
 
 
-def examination(asked: PlanInput, *, quick: bool = False) -> Examined:
-    """Examine this machine, or the one that ``asked`` names; ``quick`` tries nothing and asks no network."""
-    if asked.machine or asked.report is not None:
-        return examined(_planned(asked, Subject(report=machine_report(asked), untried=ANOTHER_MACHINE), Learned()))
-    report = machine_report(asked)
+def examination(inputs: PlanInput, *, quick: bool = False) -> Examined:
+    """Examine this machine, or the one that ``inputs`` names; ``quick`` tries nothing and asks no network."""
+    if inputs.machine or inputs.report is not None:
+        return examined(_planned(inputs, Subject(report=machine_report(inputs), untried=ANOTHER_MACHINE), Learned()))
+    report = machine_report(inputs)
     if quick:
         known = learned(report)
-        here = _here(asked, ask_hub=False)
+        here = _here(inputs, ask_hub=False)
         subject = Subject(report=report, here=here, trials=known.trials, untried=QUICK, remembered=True)
-        return examined(_planned(asked, subject, known))
-    around = _InThread(lambda: _here(asked, ask_hub=True))
+        return examined(_planned(inputs, subject, known))
+    around = _InThread(lambda: _here(inputs, ask_hub=True))
     trials = try_all(report)
     remember(report, trials)
     subject = Subject(report=report, here=around.result(), trials=trials)
-    return examined(_planned(asked, subject, Learned(trials=trials)))
+    return examined(_planned(inputs, subject, Learned(trials=trials)))
 
 
 def examined(subject: Subject) -> Examined:
@@ -72,37 +71,29 @@ class _InThread(Generic[T]):
         return self._results[0]
 
 
-def _here(asked: PlanInput, *, ask_hub: bool) -> Circumstances:
-    output, cache = (asked.request.value(name) for name in ("output", "cache"))
+def _here(inputs: PlanInput, *, ask_hub: bool) -> Circumstances:
+    output, cache = (inputs.request.value(name) for name in ("output", "cache"))
     return circumstances(Path(output) if output else None, Path(cache) if cache else None, ask_hub=ask_hub)
 
 
-def _planned(asked: PlanInput, subject: Subject, known: Learned) -> Subject:
+def _planned(inputs: PlanInput, subject: Subject, known: Learned) -> Subject:
     """The subject with its plan, or with what speaks against one."""
     report = subject.report
-    asked = replace(asked, report=report, machine=None, only_planning=True, learned=known)
+    inputs = replace(inputs, report=report, machine=None, only_planning=True, learned=known)
     try:
-        plan = make_plan(asked)
+        plan = make_plan(inputs)
     except QloraRunError as error:
         return replace(subject, refusal=error)
     except ImportError as error:  # a half-installed environment is what people call a doctor for
         missing = error.name or str(error)
         fix = f"{PIP} -c constraints.txt ."
         return replace(subject, refusal=EnvironmentProblem(f"the package {missing} cannot be imported", fix))
-    return replace(subject, plan=plan, downloaded=_downloaded(asked, plan) if subject.here.looked else None)
+    return replace(subject, plan=plan, downloaded=_downloaded(inputs.request, plan) if subject.here.looked else None)
 
 
-def _downloaded(asked: PlanInput, plan: "RunPlan") -> bool | None:
+def _downloaded(request: "Request", plan: "RunPlan") -> bool | None:
     """Whether the plan's model lies on this disk with its weights."""
-    wished = _with_model(asked, plan)
     try:
-        return model_folder(wished) is not None
+        return model_folder(request.giving("model", plan.recipe["model"].given())) is not None
     except (QloraRunError, OSError, ValueError):
         return None
-
-
-def _with_model(asked: PlanInput, plan: "RunPlan") -> "Request":
-    from qlora_profiles.plan import Given, Request
-
-    model = Given(value=plan.recipe_values().model, source="probe")
-    return Request(given=merged_wishes(asked.request, asked.profile) | {"model": model})

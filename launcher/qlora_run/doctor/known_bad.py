@@ -36,7 +36,7 @@ class BadPair(Struct, frozen=True, forbid_unknown_fields=True):
     system: System | None = None
 
 
-class Machine(Struct, frozen=True, kw_only=True):
+class MachineVersions(Struct, frozen=True, kw_only=True):
     """The part of a report that the table speaks of: versions by name, the cards' capabilities, the system."""
 
     versions: dict[str, str]
@@ -44,7 +44,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     system: System | None
 
     @classmethod
-    def of(cls, report: HardwareReport) -> "Machine":
+    def of(cls, report: HardwareReport) -> "MachineVersions":
         """That of a report."""
         versions = {name.lower().replace("_", "-"): text for name, text in report.packages.items()}
         cards = [gpu for gpu in report.gpus if gpu.vendor == "nvidia"]
@@ -100,7 +100,7 @@ def table() -> tuple[BadPair, ...]:
     return tuple(msgspec.convert(yaml.safe_load(text), list[BadPair]))
 
 
-def known_bad(machine: Machine, pairs: Sequence[BadPair] | None = None) -> Iterator[Known]:
+def known_bad(machine: MachineVersions, pairs: Sequence[BadPair] | None = None) -> Iterator[Known]:
     """The pairs of the table that a machine has."""
     for pair in table() if pairs is None else pairs:
         if pair.system not in (None, machine.system):
@@ -110,7 +110,7 @@ def known_bad(machine: Machine, pairs: Sequence[BadPair] | None = None) -> Itera
             yield Known(pair=pair, evidence=", ".join(f"{name} {text}" for name, text in found.items()))
 
 
-def _version_in(machine: Machine, name: str, wanted: str) -> str | None:
+def _version_in(machine: MachineVersions, name: str, wanted: str) -> str | None:
     """The version that is within ``wanted``, or ``None``."""
     versions = machine.capabilities if name == "capability" else (machine.versions.get(name),)
     specifier = SpecifierSet(wanted)

@@ -27,7 +27,7 @@ def _needs_nothing(report: HardwareReport) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class TrialPlan:
     """One self-test: the child that it shares with others, its time limit, and what it needs at all."""
 
     test: str
@@ -60,7 +60,7 @@ class _Running:
                 process.end()
 
 
-def run_groups(groups: Sequence[Sequence[Plan]], command: Sequence[str]) -> list[Trial]:
+def run_groups(groups: Sequence[Sequence[TrialPlan]], command: Sequence[str]) -> list[Trial]:
     """Run groups of tests, each in children of its own, all at once. Whatever interrupts this ends the children.
 
     Waiting shares no lock with the threads: an interruption can leave a pool's futures locked for ever.
@@ -84,7 +84,7 @@ def run_groups(groups: Sequence[Sequence[Plan]], command: Sequence[str]) -> list
 def _all_in_turn(
     results: "SimpleQueue[tuple[int, list[Trial] | BaseException]]",
     number: int,
-    plans: Sequence[Plan],
+    plans: Sequence[TrialPlan],
     command: Sequence[str],
     running: _Running,
 ) -> None:
@@ -100,7 +100,7 @@ def _or_raised(result: list[Trial] | BaseException) -> list[Trial]:
     return result
 
 
-def _try_in_turn(plans: Sequence[Plan], command: Sequence[str], running: _Running) -> Iterator[Trial]:
+def _try_in_turn(plans: Sequence[TrialPlan], command: Sequence[str], running: _Running) -> Iterator[Trial]:
     """Trials of one child; when it ends early the rest goes on in another one."""
     left = list(plans)
     while left:
@@ -116,7 +116,7 @@ def _try_in_turn(plans: Sequence[Plan], command: Sequence[str], running: _Runnin
 class _Child:
     """A process that runs some tests; each line that it prints is one of its events."""
 
-    def __init__(self, command: Sequence[str], plans: Sequence[Plan]) -> None:
+    def __init__(self, command: Sequence[str], plans: Sequence[TrialPlan]) -> None:
         self._plans = plans
         self._command = [*command, *(plan.test for plan in plans)]
 

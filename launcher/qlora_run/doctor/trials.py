@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from qlora_profiles.hardware import HardwareReport
 from qlora_run.doctor.subject import is_full
-from qlora_run.doctor.trial_child import FIRST_SECONDS, NO_TORCH, Plan, run_groups
+from qlora_run.doctor.trial_child import FIRST_SECONDS, NO_TORCH, TrialPlan, run_groups
 from qlora_run.learned import BROKEN, Trial
 from qlora_run.resolve.situation import version_of
 
@@ -45,21 +45,21 @@ def _needs_cards(report: HardwareReport) -> str | None:
 
 
 TRIALS = (
-    Plan(test="torch", child="torch", limit_seconds=FIRST_SECONDS),
-    Plan(test="device", child="torch", limit_seconds=30),
-    Plan(test="adamw", child="torch", limit_seconds=60),
-    Plan(test="nf4", child="torch", limit_seconds=60, missing=_needs_bitsandbytes),
-    Plan(test="int8", child="torch", limit_seconds=30, missing=_needs_bitsandbytes),
-    Plan(test="adam8bit", child="torch", limit_seconds=30, missing=_needs_bitsandbytes),
-    Plan(test="varlen", child="torch", limit_seconds=30, missing=_needs_cuda),
-    Plan(test="graphs", child="torch", limit_seconds=30, missing=_needs_cuda),
-    Plan(test="workers", child="torch", limit_seconds=60),
-    Plan(test="triton", child="triton", limit_seconds=FIRST_SECONDS, missing=_needs_triton),
-    Plan(test="expand", child="triton", limit_seconds=60, missing=_needs_both),
-    Plan(test="score", child="triton", limit_seconds=60, missing=_needs_triton),
-    Plan(test="liger", child="triton", limit_seconds=60, missing=_needs_liger),
-    Plan(test="unsloth", child="unsloth", limit_seconds=FIRST_SECONDS, missing=_needs_unsloth),
-    Plan(test="all_reduce", child="ranks", limit_seconds=FIRST_SECONDS, missing=_needs_cards),
+    TrialPlan(test="torch", child="torch", limit_seconds=FIRST_SECONDS),
+    TrialPlan(test="device", child="torch", limit_seconds=30),
+    TrialPlan(test="adamw", child="torch", limit_seconds=60),
+    TrialPlan(test="nf4", child="torch", limit_seconds=60, missing=_needs_bitsandbytes),
+    TrialPlan(test="int8", child="torch", limit_seconds=30, missing=_needs_bitsandbytes),
+    TrialPlan(test="adam8bit", child="torch", limit_seconds=30, missing=_needs_bitsandbytes),
+    TrialPlan(test="varlen", child="torch", limit_seconds=30, missing=_needs_cuda),
+    TrialPlan(test="graphs", child="torch", limit_seconds=30, missing=_needs_cuda),
+    TrialPlan(test="workers", child="torch", limit_seconds=60),
+    TrialPlan(test="triton", child="triton", limit_seconds=FIRST_SECONDS, missing=_needs_triton),
+    TrialPlan(test="expand", child="triton", limit_seconds=60, missing=_needs_both),
+    TrialPlan(test="score", child="triton", limit_seconds=60, missing=_needs_triton),
+    TrialPlan(test="liger", child="triton", limit_seconds=60, missing=_needs_liger),
+    TrialPlan(test="unsloth", child="unsloth", limit_seconds=FIRST_SECONDS, missing=_needs_unsloth),
+    TrialPlan(test="all_reduce", child="ranks", limit_seconds=FIRST_SECONDS, missing=_needs_cards),
 )
 """Every trial in its order; the first of a child imports torch."""
 

@@ -1,4 +1,4 @@
-"""From a machine, wishes, a model and data to a plan: ``resolve()``, and the models of memory and speed behind it."""
+"""From a machine, a request, a model and data to a plan: ``resolve()``, with the models of memory and speed."""
 
 from qlora_run.resolve.capacity import largest_length
 from qlora_run.resolve.estimate import estimate_memory
@@ -6,7 +6,6 @@ from qlora_run.resolve.models import Pick, default_model
 from qlora_run.resolve.planner import PEFT_ONLY, resolve
 from qlora_run.resolve.recipe_rules import usual_length
 from qlora_run.resolve.retune import as_measured, retuned
-from qlora_run.resolve.situation import merged_wishes
 
 __all__ = [
     "PEFT_ONLY",
@@ -15,7 +14,6 @@ __all__ = [
     "default_model",
     "estimate_memory",
     "largest_length",
-    "merged_wishes",
     "resolve",
     "retuned",
     "usual_length",

@@ -39,7 +39,7 @@ def cannot_fit(s: Situation) -> UserError:
     """The error that names what is needed, what there is, and what would fit."""
     execution = next(execution_changes(s), None)
     if execution is not None:
-        return UserError(f"{_needed(s)}, with your {_wishes_text(s)}", execution.text)
+        return UserError(f"{_needed(s)}, with your {_given_sizes(s)}", execution.text)
     changes = [change.text for change in (*recipe_changes(s), *smaller_models(s))]
     fixes = [*_fitting_profile(s), *changes]
     return UserError(_needed(s), " or ".join(fixes[:3]) or "a machine with more memory, or a smaller --model")
@@ -63,14 +63,14 @@ def _needed(s: Situation) -> str:
     )
 
 
-def _wishes_text(s: Situation) -> str:
-    names = [name for name in SIZES if name in s.wishes]
-    return " and ".join(f"{name} {s.wishes[name].value:,}" for name in names)
+def _given_sizes(s: Situation) -> str:
+    names = [name for name in SIZES if name in s.given]
+    return " and ".join(f"{name} {s.given[name].value:,}" for name in names)
 
 
 def execution_changes(s: Situation) -> Iterator[Change]:
     """Other values for the execution settings that a person fixed, the recipe kept."""
-    fixed = [name for name in reversed(SIZES) if name in s.wishes]
+    fixed = [name for name in reversed(SIZES) if name in s.given]
     for freed in [[name] for name in fixed] + ([fixed] if len(fixed) > 1 else []):
         found = search_for(_without(s, freed), smallest_method(s).value).run()
         if found is not None:
@@ -79,7 +79,7 @@ def execution_changes(s: Situation) -> Iterator[Change]:
 
 
 def _without(s: Situation, names: list[str]) -> Situation:
-    return replace(s, wishes={name: given for name, given in s.wishes.items() if name not in names})
+    return replace(s, given={name: given for name, given in s.given.items() if name not in names})
 
 
 def recipe_changes(s: Situation) -> Iterator[Change]:
@@ -132,10 +132,10 @@ def smaller_models(s: Situation) -> Iterator[Change]:
 
 
 def taken(s: Situation, change: Change) -> dict[str, Given]:
-    """The wishes with a change taken, each saying what it replaces."""
-    wishes = dict(s.wishes)
+    """What is given, with a change taken that says what it replaces."""
+    given = dict(s.given)
     for name, value in change.values.items():
-        before = s.wishes[name].value if name in s.wishes else s.value(name) if name in s.chosen else "auto"
+        before = s.given[name].value if name in s.given else s.value(name) if name in s.resolved else "auto"
         reason = f"{before} does not fit; changed as --allow-recipe-change allows"
-        wishes[name] = Given(value=value, source="tuner", reason=reason)
-    return wishes
+        given[name] = Given(value=value, source="tuner", reason=reason)
+    return given

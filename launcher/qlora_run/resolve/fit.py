@@ -17,7 +17,7 @@ from qlora_run.resolve.machine_rules import offload_bytes, ram_budget_bytes
 from qlora_run.resolve.memory import memory_costs
 from qlora_run.resolve.search import Candidate, Found, Search, Variant, compared, described
 from qlora_run.resolve.setup import Setup
-from qlora_run.resolve.situation import Choice, Situation, asked, in_gib, torch_version, version_of
+from qlora_run.resolve.situation import Situation, in_gib, torch_version, version_of
 from qlora_run.resolve.speed import rates, work_of_step
 
 BITSANDBYTES = {"bitsandbytes 4-bit": "qlora-4", "bitsandbytes 8-bit": "qlora-8"}
@@ -36,7 +36,7 @@ WORTH_PRECISION = 0.25
 class Fit:
     """The method, why, and the execution found for it."""
 
-    method: Choice
+    method: Resolved
     search: Search
     found: Found
 
@@ -54,14 +54,14 @@ def search_for(s: Situation, method: str, max_length: int | None = None, rank: i
         longest_tokens=longest,
         most_tokens=longest * s.value("examples_per_step"),
         budget_bytes=budget_bytes(s),
-        token_budget=_wish(s, "token_budget"),
-        layers_recomputed=_wish(s, "layers_recomputed"),
-        layers_expanded=_wish(s, "layers_expanded"),
+        token_budget=_given_size(s, "token_budget"),
+        layers_recomputed=_given_size(s, "layers_recomputed"),
+        layers_expanded=_given_size(s, "layers_expanded"),
     )
 
 
 def _variants(s: Situation, method: str, length: int, rank: int | None) -> Iterator[Variant]:
-    """With and without activations in main memory, graphs, and activations made again; a person's choice is the only
+    """With and without activations in main memory, graphs, and activations made again; what a person gave is the only
     one."""
     rebuilt = _rebuilds(s, _setup(s, method, rank))
     choices = product(_offloads(s), (False, True), rebuilt)
@@ -91,46 +91,46 @@ def _own_or_decided(s: Situation, own: Mapping[str, Any], name: str) -> Any:
 
 
 def _offloads(s: Situation) -> tuple[bool, ...]:
-    """Whether activations wait in main memory: a person's choice, or what the search finds better."""
-    if "offload_activations" in s.wishes:
-        return (bool(s.wishes["offload_activations"].value),)
+    """Whether activations wait in main memory: what a person gave, or what the search finds better."""
+    if "offload_activations" in s.given:
+        return (bool(s.given["offload_activations"].value),)
     return (False, True) if s.on_cuda and offload_bytes(s.report) else (False,)
 
 
 def _rebuilds(s: Situation, setup: Setup) -> tuple[bool, ...]:
-    """Whether norms and activations are made again: a person's choice, or what the search finds better."""
-    if "rebuild_activations" in s.wishes:
-        return (bool(s.wishes["rebuild_activations"].value),)
+    """Whether norms and activations are made again: what a person gave, or what the search finds better."""
+    if "rebuild_activations" in s.given:
+        return (bool(s.given["rebuild_activations"].value),)
     return (False, True) if setup.can_rebuild else (False,)
 
 
-def _wish(s: Situation, name: str) -> int | None:
-    return cast(int, s.wishes[name].value) if name in s.wishes else None
+def _given_size(s: Situation, name: str) -> int | None:
+    return cast(int, s.given[name].value) if name in s.given else None
 
 
 def budget_bytes(s: Situation) -> int | None:
     """The memory that limits the run: the card's, or main memory without one."""
-    wished: int | None = s.value("vram_budget_bytes")
-    return wished if s.on_cuda or wished is not None else ram_budget_bytes(s)
+    budget: int | None = s.value("vram_budget_bytes")
+    return budget if s.on_cuda or budget is not None else ram_budget_bytes(s)
 
 
 def find_fit(s: Situation) -> Fit | None:
     """The method and execution, or ``None`` when no method allowed fits."""
-    if "method" in s.wishes:
-        _check_method(s, str(s.wishes["method"].value))
+    if "method" in s.given:
+        _check_method(s, str(s.given["method"].value))
     settled = _settled_method(s)
     return _fit(s, settled) if settled else _automatic(s)
 
 
-def _settled_method(s: Situation) -> Choice | None:
-    """The one asked for, or the one that the checkpoint is stored for."""
-    if "method" in s.wishes:
-        return asked(s.wishes["method"])
+def _settled_method(s: Situation) -> Resolved | None:
+    """The one given, or the one that the checkpoint is stored for."""
+    if "method" in s.given:
+        return s.given["method"].resolved()
     stored = BITSANDBYTES.get(s.model.quantised or "")
-    return Choice(stored, "probe", f"the checkpoint is {s.model.quantised} already") if stored else None
+    return Resolved(stored, "probe", f"the checkpoint is {s.model.quantised} already") if stored else None
 
 
-def _fit(s: Situation, method: Choice) -> Fit | None:
+def _fit(s: Situation, method: Resolved) -> Fit | None:
     search = search_for(s, method.value)
     found = search.run()
     return Fit(method=method, search=search, found=found) if found else None
@@ -138,8 +138,7 @@ def _fit(s: Situation, method: Choice) -> Fit | None:
 
 def close_call(s: Situation) -> Fit | None:
     """The smallest execution, where nothing surely fits but this may: it is measured on the card before it is run."""
-    wished = set(SIZES) & set(s.wishes)
-    if wished or not s.on_cuda or not s.value("preflight") or s.value("allow_recipe_change"):
+    if set(SIZES) & set(s.given) or not s.on_cuda or not s.value("preflight") or s.value("allow_recipe_change"):
         return None
     method = smallest_method(s)
     search = search_for(s, method.value)
@@ -150,40 +149,40 @@ def close_call(s: Situation) -> Fit | None:
     return Fit(method=method, search=search, found=Found(best=smallest, fitting=0))
 
 
-def smallest_method(s: Situation) -> Choice:
-    """The method asked for, else the one of the least memory that the machine can run."""
-    return _settled_method(s) or _lora_alone(s) or Choice("qlora-4", "probe", "4 bits take the least memory")
+def smallest_method(s: Situation) -> Resolved:
+    """The method given, else the one of the least memory that the machine can run."""
+    return _settled_method(s) or _lora_alone(s) or Resolved("qlora-4", "probe", "4 bits take the least memory")
 
 
-def _lora_alone(s: Situation) -> Choice | None:
+def _lora_alone(s: Situation) -> Resolved | None:
     """16 bits, where 4 are not to be had."""
     problem = bitsandbytes_problem(s)
-    return Choice("lora", "probe", f"{problem}, and 4-bit needs it") if problem else None
+    return Resolved("lora", "probe", f"{problem}, and 4-bit needs it") if problem else None
 
 
 def _automatic(s: Situation) -> Fit | None:
     """On a card the least quantised that fits, unless holding it leaves so little room that it is much slower."""
     if not s.on_cuda:
         return _on_cpu(s)
-    plain = _fit(s, Choice("lora", "probe", "the base fits in full precision: nothing is lost to quantisation"))
+    plain = _fit(s, Resolved("lora", "probe", "the base fits in full precision: nothing is lost to quantisation"))
     if bitsandbytes_missing(s):
         return plain
     bits = 32 if s.value("compute_dtype") == "float32" else 16
     if plain is None:
         smallest = search_for(s, "lora").smallest().memory.peak_bytes
-        return _fit(s, Choice("qlora-4", "probe", f"{bits}-bit LoRA needs {in_gib(smallest)}"))
-    small = _fit(s, Choice("qlora-4", "tuner", ""))
+        return _fit(s, Resolved("qlora-4", "probe", f"{bits}-bit LoRA needs {in_gib(smallest)}"))
+    small = _fit(s, Resolved("qlora-4", "tuner", ""))
     slower = plain.found.best.step_seconds / small.found.best.step_seconds - 1 if small else 0.0
     if small is None or slower <= WORTH_PRECISION:
         return plain
     reason = f"{bits}-bit LoRA fits, but leaves so little room that it is {slower:.0%} slower"
-    return Fit(method=Choice("qlora-4", "tuner", reason), search=small.search, found=small.found)
+    return Fit(method=Resolved("qlora-4", "tuner", reason), search=small.search, found=small.found)
 
 
 def _on_cpu(s: Situation) -> Fit | None:
     """4 bits where they can be had: main memory is shared with everything else that runs."""
     why = "no GPU is used: 4-bit keeps RAM use and disk traffic smallest; --method lora computes in full precision"
-    return _fit(s, _lora_alone(s) or Choice("qlora-4", "probe", why))
+    return _fit(s, _lora_alone(s) or Resolved("qlora-4", "probe", why))
 
 
 def bitsandbytes_missing(s: Situation) -> bool:
@@ -200,7 +199,7 @@ def bitsandbytes_problem(s: Situation, test: str = "nf4") -> str | None:
 
 
 def _check_method(s: Situation, method: str) -> None:
-    """Raises: UserError or EnvironmentProblem where the method asked for cannot be run."""
+    """Raises: UserError or EnvironmentProblem where the method given cannot be run."""
     problem = bitsandbytes_problem(s, "nf4" if method == "qlora-4" else "int8")
     if method in BITSANDBYTES.values() and problem:
         fix = "pip install bitsandbytes" if "not installed" in problem else "qlora-run doctor"
@@ -223,7 +222,7 @@ def check_trainable(model: ModelFacts) -> None:
 def settle(s: Situation, fit: Fit) -> None:
     """Record what was found, each with what another value would do."""
     best = fit.found.best
-    s.resolved("method", fit.method)
+    s.resolved["method"] = fit.method
     for name, resolved in (
         ("token_budget", _token_budget(fit, best)),
         ("layers_recomputed", _layers(s, fit, best)),
@@ -231,7 +230,7 @@ def settle(s: Situation, fit: Fit) -> None:
         *((name, _switched(s, fit, best, name)) for name in WHY_SWITCHED),
         ("cuda_graphs", _graphs(s, fit, best)),
     ):
-        s.chosen[name] = _asked(s, name) or resolved
+        s.resolved[name] = s.given[name].resolved() if name in s.given else resolved
 
 
 def runner_up(s: Situation, fit: Fit) -> str | None:
@@ -240,13 +239,6 @@ def runner_up(s: Situation, fit: Fit) -> str | None:
     if other is None:
         return None
     return f"{described(other, best, s.model.num_layers)}: {compared(best, other)}"
-
-
-def _asked(s: Situation, name: str) -> Resolved | None:
-    if name not in s.wishes:
-        return None
-    choice = asked(s.wishes[name])
-    return Resolved(value=choice.value, source=choice.source, reason=choice.reason)
 
 
 def _token_budget(fit: Fit, best: Candidate) -> Resolved:
@@ -279,7 +271,7 @@ def _layers_reason(count: int, total: int) -> str:
 def _expanded(s: Situation, fit: Fit, best: Candidate) -> Resolved:
     """Layers that keep their weights expanded, where there are any."""
     if not best.layers_expanded:
-        return s.chosen["layers_expanded"]
+        return s.resolved["layers_expanded"]
     other = fit.search.candidate(best.token_budget, best.layers_recomputed, best.variant)
     reason = "there is room: not expanded for each product"
     changed = f"0: {compared(best, other)}"
@@ -298,7 +290,7 @@ def _otherwise(fit: Fit, best: Candidate, **changed: Any) -> Candidate | None:
 def _switched(s: Situation, fit: Fit, best: Candidate, name: str) -> Resolved:
     """A switch that is off by default, and on where it is needed."""
     if not getattr(best.variant, name):
-        return s.chosen[name]
+        return s.resolved[name]
     other = _otherwise(fit, best, **{name: False})
     changed = f"no: {compared(best, other)}" if other else None
     return Resolved(value=True, source="tuner", reason=WHY_SWITCHED[name], if_changed=changed)
@@ -310,6 +302,6 @@ def _graphs(s: Situation, fit: Fit, best: Candidate) -> Resolved:
         changed = f"no: {compared(best, other)}" if other else None
         return Resolved(value=True, source="tuner", reason="launching kernels takes longest here", if_changed=changed)
     if other is None:
-        return s.chosen["cuda_graphs"]
+        return s.resolved["cuda_graphs"]
     reason = "not faster here, or no room for what they hold"
     return Resolved(value=False, source="tuner", reason=reason, if_changed=f"yes: {compared(best, other)}")

@@ -3,10 +3,11 @@
 from typing import Any
 
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
+from qlora_profiles.plan import Resolved
 from qlora_run.resolve.activations import SCORE_CAPPED
 from qlora_run.resolve.loss_cost import loss_chunk_tokens as tile_tokens
 from qlora_run.resolve.machine_rules import has_bf16, ram_budget_bytes, torch_at_least
-from qlora_run.resolve.situation import Choice, Situation, version_of
+from qlora_run.resolve.situation import Situation, version_of
 
 LARGEST_HEAD_DIM = 256
 
@@ -14,12 +15,12 @@ LAYERS_BY_LIGER = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gem
 """Architectures whose norms, rotations and activations Liger computes, all three (the core's ``step.layers``)."""
 
 
-def attention(s: Situation) -> Choice:
+def attention(s: Situation) -> Resolved:
     """torch's kernel for sequences of different lengths where it runs, else plain scaled dot products."""
     missing = _varlen_missing(s)
     if missing is None:
-        return Choice("varlen", "probe", "torch's own kernel for packed examples: no mask, no padding")
-    return Choice("sdpa", "probe", missing)
+        return Resolved("varlen", "probe", "torch's own kernel for packed examples: no mask, no padding")
+    return Resolved("sdpa", "probe", missing)
 
 
 def _varlen_missing(s: Situation) -> str | None:
@@ -27,7 +28,7 @@ def _varlen_missing(s: Situation) -> str | None:
         (not s.on_cuda, "the packed kernel needs an NVIDIA card"),
         (not torch_at_least(s, 2, 10), "the packed kernel needs torch 2.10"),
         (not has_bf16(s.gpu), "the packed kernel needs a card of capability 8.0"),
-        (s.chosen["compute_dtype"].value == "float32", "the packed kernel computes in 16 bits only"),
+        (s.resolved["compute_dtype"].value == "float32", "the packed kernel computes in 16 bits only"),
         (s.model.head_dim > LARGEST_HEAD_DIM, f"heads of {s.model.head_dim} are too wide for the packed kernel"),
         (s.model.model_type in SCORE_CAPPED, f"{s.model.model_type} caps its attention scores; no packed kernel does"),
     )
@@ -47,15 +48,15 @@ def attention_problem(s: Situation, value: Any) -> QloraRunError | None:
     return None
 
 
-def loss_kernel(s: Situation) -> Choice:
+def loss_kernel(s: Situation) -> Resolved:
     """In chunks: nothing of a frozen head is computed twice. By our kernel where Triton works."""
     if s.model.own_logits:
-        return Choice("logits", "probe", "this architecture makes its logits in its own way")
-    if not s.on_cuda or s.wished_method == "full":
-        return Choice("chunked", "default", "never holds all logits; loss and gradient in one pass")
+        return Resolved("logits", "probe", "this architecture makes its logits in its own way")
+    if not s.on_cuda or s.given_method == "full":
+        return Resolved("chunked", "default", "never holds all logits; loss and gradient in one pass")
     if missing := _loss_by_triton_missing(s):
-        return Choice("chunked", "probe", f"never holds all logits ({missing})")
-    return Choice("triton", "probe", "never holds all logits, and those it holds in 16 bits")
+        return Resolved("chunked", "probe", f"never holds all logits ({missing})")
+    return Resolved("triton", "probe", "never holds all logits, and those it holds in 16 bits")
 
 
 def loss_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
@@ -86,21 +87,21 @@ def _liger_missing(s: Situation) -> str | None:
     return next((reason for failed, reason in checks if failed), None) or _triton_missing(s) or tried
 
 
-def loss_chunk_tokens(s: Situation) -> Choice:
+def loss_chunk_tokens(s: Situation) -> Resolved:
     """As many tokens at a time as keep the tile of logits small."""
     budget = s.value("vram_budget_bytes") if s.on_cuda else ram_budget_bytes(s)
     vocabulary = s.model.vocab_size
     tokens = tile_tokens(vocabulary, budget, s.value("loss_kernel"))
-    return Choice(tokens, "tuner", f"a small tile of {vocabulary:,} logits a token")
+    return Resolved(tokens, "tuner", f"a small tile of {vocabulary:,} logits a token")
 
 
-def optimizer_kernel(s: Situation) -> Choice:
+def optimizer_kernel(s: Situation) -> Resolved:
     """One fused pass over all values where torch has it."""
     if failed_here := s.learned.problem("adamw"):
-        return Choice("plain", "probe", f"the fused one failed here: {failed_here}")
+        return Resolved("plain", "probe", f"the fused one failed here: {failed_here}")
     if s.value("device") in ("cuda", "cpu"):
-        return Choice("fused", "probe", "one pass over all values, same mathematics")
-    return Choice("plain", "probe", "no fused optimizer on this device")
+        return Resolved("fused", "probe", "one pass over all values, same mathematics")
+    return Resolved("plain", "probe", "no fused optimizer on this device")
 
 
 def check_optimizer(s: Situation) -> None:
@@ -110,24 +111,24 @@ def check_optimizer(s: Situation) -> None:
         raise EnvironmentProblem(f"optimizer adamw-8bit: it failed here: {failed_here}", "--optimizer adamw")
 
 
-def adapter_kernel(s: Situation) -> Choice:
+def adapter_kernel(s: Situation) -> Resolved:
     """Adapters inside the matrix products where launches of kernels cost time, and nothing is drawn between them."""
     if s.value("backend") != "peft":
-        return Choice("plain", "probe", "the backend has its own")
+        return Resolved("plain", "probe", "the backend has its own")
     if not s.on_cuda:
-        return Choice("plain", "probe", "fewer kernels help on a card only")
+        return Resolved("plain", "probe", "fewer kernels help on a card only")
     if s.value("lora_dropout") > 0:
-        return Choice("plain", "probe", "dropout in front of the adapters is PEFT's")
-    if s.wished_method in ("qlora-8", "full"):
-        return Choice("plain", "probe", f"nothing to fuse with the method {s.wished_method}")
-    return Choice("fused", "probe", "few kernels, one gradient for layers that read the same")
+        return Resolved("plain", "probe", "dropout in front of the adapters is PEFT's")
+    if s.given_method in ("qlora-8", "full"):
+        return Resolved("plain", "probe", f"nothing to fuse with the method {s.given_method}")
+    return Resolved("fused", "probe", "few kernels, one gradient for layers that read the same")
 
 
-def weight_kernel(s: Situation) -> Choice:
+def weight_kernel(s: Situation) -> Resolved:
     """Our own where Triton works, and where adapters are fused: it is part of their products."""
     if missing := _weight_kernel_missing(s):
-        return Choice("bitsandbytes", "probe", missing)
-    return Choice("triton", "probe", "the same bits in about half the time")
+        return Resolved("bitsandbytes", "probe", missing)
+    return Resolved("triton", "probe", "the same bits in about half the time")
 
 
 def weight_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
@@ -137,27 +138,27 @@ def weight_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
     return None
 
 
-def rebuild_activations(s: Situation) -> Choice:
+def rebuild_activations(s: Situation) -> Resolved:
     """Off, unless the search finds a use for the room."""
-    return Choice(False, "default", "keeping them is faster")
+    return Resolved(False, "default", "keeping them is faster")
 
 
 def rebuild_problem(s: Situation, value: Any) -> QloraRunError | None:
     """Only fused adapters save what they read, and only the fused layers can make that again."""
     if value and (s.value("adapter_kernel") != "fused" or s.value("layer_kernels") != "liger"):
-        asked = "rebuild_activations: needs fused adapters and Liger's layers"
-        return EnvironmentProblem(asked, "--rebuild-activations no")
+        lacking = "rebuild_activations: needs fused adapters and Liger's layers"
+        return EnvironmentProblem(lacking, "--rebuild-activations no")
     return None
 
 
-def layers_expanded(s: Situation) -> Choice:
+def layers_expanded(s: Situation) -> Resolved:
     """None, unless the search finds room."""
-    return Choice(0, "default", "expanded when a product needs them")
+    return Resolved(0, "default", "expanded when a product needs them")
 
 
 def expanded_problem(s: Situation, value: Any) -> QloraRunError | None:
     """Only fused adapters expand 4-bit weights themselves."""
-    if value and (s.value("adapter_kernel") != "fused" or s.wished_method not in (None, "qlora-4")):
+    if value and (s.value("adapter_kernel") != "fused" or s.given_method not in (None, "qlora-4")):
         return UserError(f"layers_expanded {value}: needs a 4-bit base and fused adapters", "--layers-expanded 0")
     return None
 
@@ -166,7 +167,7 @@ def _weight_kernel_missing(s: Situation) -> str | None:
     checks = (
         (not s.on_cuda, "needs an NVIDIA card"),
         (s.value("adapter_kernel") != "fused", "for fused adapters only"),
-        (s.wished_method == "lora", "the base stays in 16 bits"),
+        (s.given_method == "lora", "the base stays in 16 bits"),
     )
     failed_here = s.learned.problem("expand")
     tried = f"it failed here: {failed_here}" if failed_here else None
@@ -181,11 +182,11 @@ def _triton_missing(s: Situation) -> str | None:
     return None if there else "Triton is missing"
 
 
-def layer_kernels(s: Situation) -> Choice:
+def layer_kernels(s: Situation) -> Resolved:
     """Liger's and ours, where Liger is installed: faster and smaller at every size tried (bench/RESULTS.md)."""
     if missing := _layer_kernels_missing(s):
-        return Choice("plain", "probe", missing)
-    return Choice("liger", "probe", "norms, rotations and activations in single kernels: faster, and smaller")
+        return Resolved("plain", "probe", missing)
+    return Resolved("liger", "probe", "norms, rotations and activations in single kernels: faster, and smaller")
 
 
 def layer_kernels_problem(s: Situation, value: Any) -> QloraRunError | None:
@@ -201,21 +202,21 @@ def _layer_kernels_missing(s: Situation) -> str | None:
     checks = (
         (s.value("backend") != "peft", "the backend has its own"),
         (s.model.model_type not in LAYERS_BY_LIGER, f"Liger's kernels are not for {s.model.model_type}"),
-        (s.wished_method == "full", "with all weights trained the model's own code computes"),
+        (s.given_method == "full", "with all weights trained the model's own code computes"),
     )
     return next((reason for failed, reason in checks if failed), None) or _liger_missing(s)
 
 
-def cuda_graphs(s: Situation) -> Choice:
+def cuda_graphs(s: Situation) -> Resolved:
     """Off, unless the search finds them faster."""
-    return Choice(False, "default", _cuda_graphs_missing(s) or "not needed")
+    return Resolved(False, "default", _cuda_graphs_missing(s) or "not needed")
 
 
 def graphs_possible(s: Situation, method: str, offloaded: bool) -> tuple[bool, ...]:
-    """Whether graphs are used, as far as it can be chosen: a person's choice is the only one."""
-    if "cuda_graphs" in s.wishes:
-        wished = bool(s.wishes["cuda_graphs"].value)
-        return () if wished and offloaded else (wished,)
+    """Whether graphs are used, as far as there is a choice: what a person gave is the only one."""
+    if "cuda_graphs" in s.given:
+        given = bool(s.given["cuda_graphs"].value)
+        return () if given and offloaded else (given,)
     cannot = offloaded or method == "qlora-8" or _cuda_graphs_missing(s)
     return (False,) if cannot else (False, True)
 
@@ -235,7 +236,7 @@ def _cuda_graphs_missing(s: Situation) -> str | None:
         (s.value("loss_kernel") == "logits", "this architecture makes its logits in its own way"),
         (s.value("lora_dropout") > 0, "dropout draws other numbers each time"),
         (s.value("offload_activations"), "activations in main memory cannot be captured"),
-        (s.wished_method == "qlora-8", "8-bit products cannot be captured"),
+        (s.given_method == "qlora-8", "8-bit products cannot be captured"),
     )
     failed_here = s.learned.problem("graphs")
     tried = f"capturing failed here: {failed_here}" if failed_here else None

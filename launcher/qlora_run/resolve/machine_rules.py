@@ -5,8 +5,9 @@ from typing import Any
 from qlora_core.backends import unsloth_needs
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
 from qlora_profiles.hardware import Gpu, HardwareReport
+from qlora_profiles.plan import Resolved
 from qlora_profiles.units import GIB
-from qlora_run.resolve.situation import Choice, Situation, in_gib, torch_version, version_of
+from qlora_run.resolve.situation import Situation, in_gib, torch_version, version_of
 
 BF16_CAPABILITY = (8, 0)
 
@@ -17,14 +18,14 @@ WINDOWS_RESERVE_BYTES = int(0.2 * GIB)
 RAM_RESERVE_BYTES = GIB
 
 
-def device(s: Situation) -> Choice:
+def device(s: Situation) -> Resolved:
     """CUDA with a CUDA build of torch and an NVIDIA card, else the CPU."""
     cards = s.report.cuda_gpus
     if cards and (failed_here := s.learned.card_problem()):
-        return Choice("cpu", "probe", f"computing on the card failed here: {failed_here}")
+        return Resolved("cpu", "probe", f"computing on the card failed here: {failed_here}")
     if cards:
-        return Choice("cuda", "probe", f"{cards[0].name} with a CUDA build of torch")
-    return Choice("cpu", "probe", why_no_cuda(s))
+        return Resolved("cuda", "probe", f"{cards[0].name} with a CUDA build of torch")
+    return Resolved("cpu", "probe", why_no_cuda(s))
 
 
 def why_no_cuda(s: Situation) -> str:
@@ -47,14 +48,14 @@ def device_problem(s: Situation, value: Any) -> QloraRunError | None:
     return None
 
 
-def backend(s: Situation) -> Choice:
+def backend(s: Situation) -> Resolved:
     """Plain PEFT until another is measured faster; says what keeps an installed Unsloth away, or how to ask for it."""
     if version_of(s.report, "unsloth") is None or "unsloth" not in s.backends:
-        return Choice("peft", "probe", "runs wherever torch runs")
+        return Resolved("peft", "probe", "runs wherever torch runs")
     missing = s.backends["unsloth"] or _failed_here(s) or _unfit(s)
     if missing is not None:
-        return Choice("peft", "probe", f"unsloth: {missing}")
-    return Choice("peft", "probe", "unsloth could run too, but is not measured faster yet: --backend unsloth")
+        return Resolved("peft", "probe", f"unsloth: {missing}")
+    return Resolved("peft", "probe", "unsloth could run too, but is not measured faster yet: --backend unsloth")
 
 
 def backend_problem(s: Situation, value: Any) -> QloraRunError | None:
@@ -77,18 +78,18 @@ def _failed_here(s: Situation) -> str | None:
 
 def _unfit(s: Situation) -> str | None:
     """Why Unsloth is not for this model or for what is known of the recipe by now."""
-    known = {name: given.value for name, given in s.wishes.items()}
-    known |= {name: resolved.value for name, resolved in s.chosen.items()}
+    known = {name: given.value for name, given in s.given.items()}
+    known |= {name: resolved.value for name, resolved in s.resolved.items()}
     return unsloth_needs.unfit(s.model.model_type, known, known["target_modules"])
 
 
-def compute_dtype(s: Situation) -> Choice:
+def compute_dtype(s: Situation) -> Resolved:
     """bfloat16 where the card has it in hardware, float16 on older ones, float32 on CPU."""
     if not s.on_cuda:
-        return Choice("float32", "probe", "the CPU computes it fastest and exactly")
+        return Resolved("float32", "probe", "the CPU computes it fastest and exactly")
     if has_bf16(s.gpu):
-        return Choice("bfloat16", "probe", f"the card has it ({_capability(s.gpu)})")
-    return Choice("float16", "probe", f"cards before 8.0 only emulate bfloat16 ({_capability(s.gpu)})")
+        return Resolved("bfloat16", "probe", f"the card has it ({_capability(s.gpu)})")
+    return Resolved("float16", "probe", f"cards before 8.0 only emulate bfloat16 ({_capability(s.gpu)})")
 
 
 def compute_dtype_problem(s: Situation, value: Any) -> QloraRunError | None:
@@ -111,18 +112,18 @@ def _capability(gpu: Gpu | None) -> str:
     return f"capability {gpu.capability[0]}.{gpu.capability[1]}"
 
 
-def vram_budget_bytes(s: Situation) -> Choice:
+def vram_budget_bytes(s: Situation) -> Resolved:
     """What is free on the card now, less a reserve for whatever else draws on it."""
     if s.gpu is None:
-        return Choice(None, "probe", "no card; main memory is the limit")
+        return Resolved(None, "probe", "no card; main memory is the limit")
     free, reserve = free_vram_bytes(s.gpu), vram_reserve_bytes(s.report, s.gpu)
     if free is None:
-        return Choice(None, "probe", "the card's memory could not be read")
+        return Resolved(None, "probe", "the card's memory could not be read")
     left: int | None = s.value("leave_free_bytes")
     if left is not None:
-        return Choice(max(1, free - left), "probe", f"{in_gib(free)} free, {in_gib(left)} left free as asked")
+        return Resolved(max(1, free - left), "probe", f"{in_gib(free)} free, {in_gib(left)} left free as asked")
     kept = "the desktop and others" if reserve > RESERVE_BYTES else "others"
-    return Choice(max(1, free - reserve), "probe", f"{in_gib(free)} free, {in_gib(reserve)} kept for {kept}")
+    return Resolved(max(1, free - reserve), "probe", f"{in_gib(free)} free, {in_gib(reserve)} kept for {kept}")
 
 
 def vram_budget_problem(s: Situation, value: Any) -> QloraRunError | None:
@@ -164,24 +165,24 @@ def offload_bytes(report: HardwareReport) -> int | None:
     return free // 2 if free is not None and on_linux else None
 
 
-def workers(s: Situation) -> Choice:
+def workers(s: Situation) -> Resolved:
     """Data loader processes; the rows are tokenised beforehand, so they have little to do."""
     if not s.on_cuda:
-        return Choice(0, "probe", "rows are tokenised beforehand; the CPU is busy computing")
+        return Resolved(0, "probe", "rows are tokenised beforehand; the CPU is busy computing")
     if s.report.platform.system != "linux":
-        return Choice(0, "probe", "starting processes here costs more than they do: rows are tokenised beforehand")
+        return Resolved(0, "probe", "starting processes here costs more than they do: rows are tokenised beforehand")
     if failed_here := s.learned.problem("workers"):
-        return Choice(0, "probe", f"a loader process failed here: {failed_here}")
-    return Choice(_spare_cores(s), "probe", "they hardly matter: rows are tokenised beforehand")
+        return Resolved(0, "probe", f"a loader process failed here: {failed_here}")
+    return Resolved(_spare_cores(s), "probe", "they hardly matter: rows are tokenised beforehand")
 
 
-def dataset_workers(s: Situation) -> Choice:
+def dataset_workers(s: Situation) -> Resolved:
     """Processes that tokenise; worth their start for many rows only, and not on Windows."""
     if s.report.platform.system != "linux":
-        return Choice(0, "probe", "in this process: new ones start slowly on this system")
+        return Resolved(0, "probe", "in this process: new ones start slowly on this system")
     if s.data.rows < 20_000:
-        return Choice(0, "probe", f"{s.data.rows:,} rows are tokenised in seconds")
-    return Choice(_spare_cores(s), "probe", f"{s.data.rows:,} rows, {s.report.cpu_cores_logical or 'unknown'} cores")
+        return Resolved(0, "probe", f"{s.data.rows:,} rows are tokenised in seconds")
+    return Resolved(_spare_cores(s), "probe", f"{s.data.rows:,} rows, {s.report.cpu_cores_logical or 'unknown'} cores")
 
 
 def _spare_cores(s: Situation) -> int:
@@ -189,23 +190,23 @@ def _spare_cores(s: Situation) -> int:
     return max(0, min(4, cores - 1))
 
 
-def pin_memory(s: Situation) -> Choice:
+def pin_memory(s: Situation) -> Resolved:
     """Page-locked copies on CUDA under Linux."""
     if s.on_cuda and s.on_linux:
-        return Choice(True, "probe", "copies to the card overlap with computing")
+        return Resolved(True, "probe", "copies to the card overlap with computing")
     reason = "page-locked memory is scarce on this system" if s.on_cuda else "nothing is copied to a card"
-    return Choice(False, "probe", reason)
+    return Resolved(False, "probe", reason)
 
 
-def expandable_segments(s: Situation) -> Choice:
+def expandable_segments(s: Situation) -> Resolved:
     """The growing allocator, where the driver offers it."""
     if s.on_cuda and s.on_linux:
-        return Choice(True, "probe", "less memory lost between blocks of different sizes")
-    return Choice(False, "probe", "not available on Windows and WSL" if s.on_cuda else "for CUDA only")
+        return Resolved(True, "probe", "less memory lost between blocks of different sizes")
+    return Resolved(False, "probe", "not available on Windows and WSL" if s.on_cuda else "for CUDA only")
 
 
 def expandable_problem(s: Situation, value: Any) -> QloraRunError | None:
-    """Asked for where the driver does not have it."""
+    """Given where the driver does not have it."""
     if value and s.on_cuda and not s.on_linux:
         return UserError("expandable_segments: not available on Windows and WSL", "--expandable-segments no")
     return None

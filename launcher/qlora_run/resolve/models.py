@@ -72,11 +72,11 @@ def _plan(
     data: DataFacts,
     calibration: Calibration | None,
     learned: Learned | None,
-    **wishes: Any,
+    **values: Any,
 ) -> RunPlan | None:
     facts = known_facts(name)
     assert facts is not None, "the list of known models holds the models to choose from"
-    given = {setting: Given(value=value, source="probe") for setting, value in ({"model": name} | wishes).items()}
+    given = {setting: Given(value=value, source="probe") for setting, value in ({"model": name} | values).items()}
     try:
         return resolve(report, Request(given=given), facts, data, calibration=calibration, learned=learned)
     except QloraRunError:

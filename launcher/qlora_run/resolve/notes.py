@@ -12,7 +12,7 @@ def notes_of(s: Situation, fit: Fit) -> Iterator[str]:
     yield from _about_device(s)
     yield from _about_trials(s)
     yield from _about_model(s)
-    yield from _about_wishes(s)
+    yield from _about_settings(s)
     memory = fit.found.best.memory
     if memory.close:
         yield "close: nothing smaller is left, and only the card can tell; it is measured before the first step"
@@ -71,12 +71,12 @@ def _about_model(s: Situation) -> Iterator[str]:
         yield "not all rows were counted: the longest example is taken to be as long as max_length allows"
 
 
-def _about_wishes(s: Situation) -> Iterator[str]:
+def _about_settings(s: Situation) -> Iterator[str]:
     if s.value("optimizer_kernel") == "paged" and s.report.is_windows:
         yield "paged optimizer on Windows: kept as you asked, though it is not known to work there"
     if s.value("optimizer_kernel") == "paged" and not s.on_cuda:
         yield "paged optimizer: does nothing without a CUDA card"
-    if s.value("method") == "full" and s.chosen["learning_rate"].source == "default":
+    if s.value("method") == "full" and s.resolved["learning_rate"].source == "default":
         yield "full training with the learning rate of an adapter (2e-4): 1e-5 to 2e-5 is usual"
     budget = s.value("vram_budget_bytes")
     free = free_vram_bytes(s.gpu) if s.gpu else None

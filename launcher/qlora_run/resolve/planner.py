@@ -1,4 +1,4 @@
-"""From a report, wishes, a model and data to a plan in which every setting says why."""
+"""From a report, a request, a model and data to a plan in which every setting says why."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,7 +7,7 @@ from qlora_profiles.catalogue import check_profile
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import DataFacts, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import HardwareReport
-from qlora_profiles.plan import Profile, Request, Resolved, RunPlan
+from qlora_profiles.plan import Request, Resolved, RunPlan
 from qlora_profiles.registry import flag, lookup, settings
 from qlora_profiles.settings import Scope
 from qlora_run.calibration.records import Calibration
@@ -22,7 +22,7 @@ from qlora_run.resolve.notes import notes_of
 from qlora_run.resolve.recipe_rules import shortened
 from qlora_run.resolve.rules import apply_rules
 from qlora_run.resolve.setup import Setup
-from qlora_run.resolve.situation import Choice, Situation, asked, merged_wishes, torch_version
+from qlora_run.resolve.situation import Situation, torch_version
 from qlora_run.resolve.speed import estimate_time, total_steps
 from qlora_run.resolve.weights import adapter_params
 
@@ -35,12 +35,11 @@ def resolve(
     request: Request,
     model: ModelFacts,
     data: DataFacts,
-    profile: Profile | None = None,
     backends: Mapping[str, str | None] = PEFT_ONLY,
     calibration: Calibration | None = None,
     learned: Learned | None = None,
 ) -> RunPlan:
-    """The plan of a run: the recipe as asked for, and the fastest execution of it that fits this machine.
+    """The plan of a run: the recipe as given, and the fastest execution of it that fits this machine.
 
     Where none surely fits, but the smallest may, that one is planned: its ``memory`` is then ``close``, and the card
     decides before the first step. A value that somebody gave is kept, or the plan fails with the reason and a value
@@ -49,18 +48,19 @@ def resolve(
 
     Raises:
         UserError: nothing fits, or a value is out of what the model, the data or the disk allow.
-        EnvironmentProblem: the software of this machine lacks something that was asked for.
+        EnvironmentProblem: the software of this machine lacks what a given value needs.
     """
     check_trainable(model)
     if data.train_rows < 1:
         raise UserError(f"{data.path}: no rows left to train on", "more rows, or a smaller --val-size")
+    profile = request.profile
     differences = check_profile(profile, report) if profile else []
     calibration = calibration or Calibration()
     situation = Situation(
         report=report,
         model=model,
         data=data,
-        wishes=merged_wishes(request, profile),
+        given=request.given,
         backends=backends,
         profile=profile.name if profile else None,
         calibration=calibration,
@@ -78,32 +78,31 @@ def resolve(
 
 def _decide(s: Situation) -> None:
     """Decide everything but method, token budget and recomputed layers."""
-    wishes = s.wishes
     for name, setting in settings().items():
-        if name in wishes and not setting.tuned:
-            s.resolved(name, asked(wishes[name]))
+        if name in s.given and not setting.tuned:
+            s.resolved[name] = s.given[name].resolved()
         elif not setting.tuned:
-            s.resolved(name, Choice(setting.default, "default", why_default(setting)))
-    s.resolved("model", asked(wishes["model"]) if "model" in wishes else _default_model(s))
+            s.resolved[name] = Resolved(setting.default, "default", why_default(setting))
+    s.resolved["model"] = s.given["model"].resolved() if "model" in s.given else _default_model(s)
     s.targets = tuple(discover_targets(s.model, s.value("target_modules")))
     _check_layers(s)
     apply_rules(s)
     check_optimizer(s)
-    s.resolved("output", asked(wishes["output"]) if "output" in wishes else _output(s))
+    s.resolved["output"] = s.given["output"].resolved() if "output" in s.given else _output(s)
 
 
-def _default_model(s: Situation) -> Choice:
-    return Choice(s.model.source, "probe", "you named none; this one trains well on this machine")
+def _default_model(s: Situation) -> Resolved:
+    return Resolved(s.model.source, "probe", "you named none; this one trains well on this machine")
 
 
-def _output(s: Situation) -> Choice:
-    return Choice(f"runs/{s.model.name.lower()}", "default", "named after the model")
+def _output(s: Situation) -> Resolved:
+    return Resolved(f"runs/{s.model.name.lower()}", "default", "named after the model")
 
 
 def _check_layers(s: Situation) -> None:
     """Raises: UserError for more layers recomputed or expanded than the model has."""
     for name in ("layers_recomputed", "layers_expanded"):
-        given = s.wishes.get(name)
+        given = s.given.get(name)
         if given is not None and given.value > s.model.num_layers:
             has = f"{s.model.name} has {s.model.num_layers} layers"
             raise UserError(f"{name} {given.value}: {has}", f"{flag(lookup(name))} {s.model.num_layers}")
@@ -120,7 +119,7 @@ def _changed(s: Situation) -> tuple[Situation, Fit]:
     if change is None:
         raise cannot_fit(s)
     data = shortened(s.data, change.values["max_length"]) if "max_length" in change.values else s.data
-    changed = replace(s, wishes=taken(s, change), data=data, chosen={}, notes=[])
+    changed = replace(s, given=taken(s, change), data=data, resolved={}, notes=[])
     _decide(changed)
     fit = find_fit(changed)
     if fit is None:
@@ -148,7 +147,7 @@ def _plan(s: Situation, fit: Fit) -> RunPlan:
 
 
 def _scope(s: Situation, scope: Scope) -> dict[str, Resolved]:
-    return {name: s.chosen[name] for name, setting in settings().items() if setting.scope == scope}
+    return {name: s.resolved[name] for name, setting in settings().items() if setting.scope == scope}
 
 
 def plan_time(s: Situation, fit: Fit) -> TimeEstimate:

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from qlora_profiles.errors import QloraRunError, UserError
 from qlora_profiles.facts import DataFacts, ModelFacts
-from qlora_run.resolve.situation import Choice, Situation
+from qlora_profiles.plan import Resolved
+from qlora_run.resolve.situation import Situation
 
 USUAL_MAX_LENGTH = 2048
 STEP = 64
@@ -19,13 +20,13 @@ def usual_length(model: ModelFacts | None = None) -> int:
     return min(USUAL_MAX_LENGTH, limit or USUAL_MAX_LENGTH)
 
 
-def max_length(s: Situation) -> Choice:
+def max_length(s: Situation) -> Resolved:
     """The usual length, less where the data does not need as many: the same rows are cut."""
     if not s.data.exact:
-        return Choice(usual_length(s.model), "default", "usual for instructions; not all rows are counted yet")
+        return Resolved(usual_length(s.model), "default", "usual for instructions; not all rows are counted yet")
     needed = -(-s.data.longest_tokens // STEP) * STEP
     value = max(1, min(usual_length(s.model), needed))
-    return Choice(value, "data", coverage(s, value))
+    return Resolved(value, "data", coverage(s, value))
 
 
 def coverage(s: Situation, value: int) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from qlora_profiles.plan import PERSON, Given, RunPlan, with_execution
+from qlora_profiles.plan import PERSON, Resolved, RunPlan, with_execution
 from qlora_profiles.settings import KERNELS, SEARCHED
 from qlora_run.calibration.records import Calibration
 from qlora_run.learned import Learned
@@ -15,7 +15,7 @@ from qlora_run.resolve.fit import Fit, runner_up, search_for, settle
 from qlora_run.resolve.planner import plan_time
 from qlora_run.resolve.rules import RULES
 from qlora_run.resolve.search import Candidate, Found, Search
-from qlora_run.resolve.situation import Choice, Situation
+from qlora_run.resolve.situation import Situation
 
 WORTH_CHANGING = 0.98
 """Another execution must promise to take less than this share of the time: trying it costs a few seconds."""
@@ -35,9 +35,9 @@ def retuned(
     found = search.run()
     if found is None:
         return plan
-    fit = Fit(method=_method(plan), search=search, found=_worth(search, found, plan))
+    fit = Fit(method=plan.recipe["method"], search=search, found=_worth(search, found, plan))
     settle(s, fit)
-    searched = {name: s.chosen[name] for name in SEARCHED}
+    searched = {name: s.resolved[name] for name in SEARCHED}
     return structs.replace(
         plan,
         execution=plan.execution | searched,
@@ -64,31 +64,25 @@ def as_measured(plan: RunPlan, calibration: Calibration, learned: Learned | None
 
 def _situation(plan: RunPlan, calibration: Calibration, learned: Learned, settled: Collection[str]) -> Situation:
     """Everything decided as in the plan; what a person decided, and what is loaded already, stays."""
-    chosen = plan.recipe | plan.execution | plan.run
-    wishes = {name: Given(value=r.value, source=r.source, reason=r.reason) for name, r in chosen.items()}
-    free = [name for name in SEARCHED if chosen[name].source not in PERSON and name not in settled]
+    resolved = plan.recipe | plan.execution | plan.run
+    free = [name for name in SEARCHED if resolved[name].source not in PERSON and name not in settled]
     s = Situation(
         report=plan.report,
         model=plan.model,
         data=plan.data,
-        wishes={name: given for name, given in wishes.items() if name not in free},
+        given={name: r.given() for name, r in resolved.items() if name not in free},
         backends={plan.execution_values().backend: None},
         profile=plan.profile,
         targets=tuple(discover_targets(plan.model, plan.recipe_values().target_modules)),
         calibration=calibration,
         learned=learned,
-        chosen=dict(chosen),
+        resolved=resolved,
     )
     if "offload_activations" in free:
-        s.resolved("offload_activations", Choice(False, "default", "not needed"))
+        s.resolved["offload_activations"] = Resolved(False, "default", "not needed")
     for rule in (rule for rule in RULES if rule.name in free):
-        s.resolved(rule.name, rule.decide(s))
+        s.resolved[rule.name] = rule.decide(s)
     return s
-
-
-def _method(plan: RunPlan) -> Choice:
-    resolved = plan.recipe["method"]
-    return Choice(resolved.value, resolved.source, resolved.reason)
 
 
 def _worth(search: Search, found: Found, plan: RunPlan) -> Found:

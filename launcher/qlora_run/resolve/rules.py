@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from qlora_profiles.errors import QloraRunError
+from qlora_profiles.plan import Resolved
 from qlora_run.resolve import kernel_rules as kernels
 from qlora_run.resolve import machine_rules as machine
 from qlora_run.resolve import recipe_rules as recipe
 from qlora_run.resolve import run_rules as run
-from qlora_run.resolve.situation import Choice, Situation, asked
+from qlora_run.resolve.situation import Situation
 
 
 def _no_problem(s: Situation, value: Any) -> QloraRunError | None:
@@ -19,7 +20,7 @@ class Rule(NamedTuple):
     """How one setting is decided, and what is wrong with a value that somebody gave."""
 
     name: str
-    decide: Callable[[Situation], Choice]
+    decide: Callable[[Situation], Resolved]
     problem: Callable[[Situation, Any], QloraRunError | None] = _no_problem
 
 
@@ -56,11 +57,11 @@ def apply_rules(s: Situation) -> None:
         UserError, EnvironmentProblem: such a value cannot work here; names one that can.
     """
     for rule in RULES:
-        given = s.wishes.get(rule.name)
+        given = s.given.get(rule.name)
         if given is None:
-            s.resolved(rule.name, rule.decide(s))
+            s.resolved[rule.name] = rule.decide(s)
             continue
         problem = rule.problem(s, given.value)
         if problem is not None:
             raise problem
-        s.resolved(rule.name, asked(given))
+        s.resolved[rule.name] = given.resolved()

@@ -1,47 +1,36 @@
-"""What the rules look at: the machine, the wishes, the model, the data, and what is decided already."""
+"""What the rules look at: the machine, what is given, the model, the data, and what is resolved already."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from qlora_profiles.facts import DataFacts, LinearShape, ModelFacts
 from qlora_profiles.hardware import Gpu, HardwareReport
-from qlora_profiles.plan import PERSON, Given, Profile, Request, Resolved, Source
-from qlora_profiles.registry import lookup, parse, settings
+from qlora_profiles.plan import Given, Resolved
 from qlora_profiles.units import GIB
 from qlora_run.calibration.records import Calibration, Fitted, Kernels
 from qlora_run.learned import Learned
 
-SOURCE_WORDS = {"cli": "you asked for it", "config": "your config file says so", "profile": "the profile says so"}
-
-
-class Choice(NamedTuple):
-    """A rule's answer: the value, where it comes from, and why."""
-
-    value: Any
-    source: Source
-    reason: str
-
 
 @dataclass(kw_only=True)
 class Situation:
-    """Everything that a plan is made from; ``chosen`` grows as the rules run."""
+    """Everything that a plan is made from; ``resolved`` grows as the rules run."""
 
     report: HardwareReport
     model: ModelFacts
     data: DataFacts
-    wishes: Mapping[str, Given]
+    given: Mapping[str, Given]
     backends: Mapping[str, str | None]
     profile: str | None = None
     targets: tuple[LinearShape, ...] = ()
     calibration: Calibration = field(default_factory=Calibration)
     learned: Learned = field(default_factory=Learned)
-    chosen: dict[str, Resolved] = field(default_factory=dict)
+    resolved: dict[str, Resolved] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def value(self, name: str) -> Any:
         """A setting that is decided already."""
-        return self.chosen[name].value
+        return self.resolved[name].value
 
     @property
     def gpu(self) -> Gpu | None:
@@ -68,9 +57,9 @@ class Situation:
         return self.calibration.of(this) or self.calibration.of(other)
 
     @property
-    def wished_method(self) -> str | None:
-        """The method that somebody asked for; it is decided last."""
-        given = self.wishes.get("method")
+    def given_method(self) -> str | None:
+        """The method that somebody gave; it is decided last."""
+        given = self.given.get("method")
         return None if given is None else given.value
 
     @property
@@ -83,34 +72,6 @@ class Situation:
         """The longest example after cutting; the limit itself where not all rows were counted."""
         limit: int = self.value("max_length")
         return max(1, min(self.data.longest_tokens, limit)) if self.data.exact else limit
-
-    def resolved(self, name: str, choice: Choice) -> None:
-        """Record a decision."""
-        self.chosen[name] = Resolved(value=choice.value, source=choice.source, reason=choice.reason)
-
-
-def merged_wishes(request: Request, profile: Profile | None) -> dict[str, Given]:
-    """What was asked for, the strongest of each: a person's request, then a profile, then a request's own guesses.
-
-    ``None`` for a setting that the planner can decide is the wish that it does.
-    """
-    guessed = {name: given for name, given in request.given.items() if given.source not in PERSON}
-    said = {name: given for name, given in request.given.items() if given.source in PERSON}
-    wishes = guessed | (_of_profile(profile) if profile else {}) | said
-    return {name: given for name, given in wishes.items() if given.value is not None or not settings()[name].tuned}
-
-
-def _of_profile(profile: Profile) -> dict[str, Given]:
-    reason = f"profile {profile.name}"
-    return {
-        name: Given(value=parse(lookup(name), raw), source="profile", reason=reason)
-        for name, raw in profile.settings.items()
-    }
-
-
-def asked(given: Given) -> Choice:
-    """A wish as a decision."""
-    return Choice(given.value, given.source, given.reason or SOURCE_WORDS.get(given.source, "given"))
 
 
 def version_of(report: HardwareReport, package: str) -> tuple[int, ...] | None:

@@ -5,7 +5,7 @@ import msgspec
 from qlora_core.backends import unsloth_needs
 from qlora_run.doctor import remedies
 from qlora_run.doctor.findings import Fix
-from qlora_run.doctor.known_bad import Machine, known_bad
+from qlora_run.doctor.known_bad import MachineVersions, known_bad
 from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
 from qlora_run.doctor.subject import Subject
 from qlora_run.needed import TRAINING
@@ -89,7 +89,7 @@ def driver(s: Subject) -> Seen:
 
 def pairs(s: Subject) -> list[Seen]:
     """Versions that are known not to work together, by the table of such pairs."""
-    bad = known_bad(Machine.of(s.report))
+    bad = known_bad(MachineVersions.of(s.report))
     seen = [
         (fail if one.verdict == "fail" else warn)(one.seen, one.consequence, one.fix(), one.evidence) for one in bad
     ]
