@@ -2,16 +2,18 @@
 
 Nothing is summed that does not live at the same time. The instants are the loss at the end of a forward, the
 backward of the layer where most is alive, and the optimizer step; evaluation keeps nothing for a backward and
-never exceeds the loss.
+never exceeds the loss. Layers of several groups add up in what they keep; of what one layer's backward takes, the
+worst group counts.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from qlora_core.step.spread import spread
-from qlora_profiles.facts import LinearShape, MemoryEstimate, MemoryPart, ModelFacts
+from qlora_profiles.facts import LayerGroup, LinearShape, MemoryEstimate, MemoryPart, ModelFacts
 from qlora_run.resolve import footprint as rates
 from qlora_run.resolve import weights
 from qlora_run.resolve.activations import LayerCost, layer_cost
@@ -26,10 +28,29 @@ LENGTH_STEP = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupCosts:
+    """What each of ``count`` layers that are alike takes, in bytes.
+
+    ``cast_bytes`` are copies of its trained weights in the arithmetic's format, ``gradient_bytes`` its share of the
+    gradients; ``expanded_bytes`` its weights in 16 bits, ``expanded_down_bytes`` the last of them alone, and
+    ``expanded_widest_bytes`` the widest.
+    """
+
+    count: int
+    layer: LayerCost
+    cast_bytes: int
+    gradient_bytes: int
+    expanded_bytes: int
+    expanded_down_bytes: int
+    expanded_widest_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
     """The coefficients of the peak, in bytes; worked out once for a model, a setup and a device.
 
-    ``expanded_layers`` have their weights in 16 bits, too, at ``expanded_layer_bytes`` each.
+    ``order`` names the group of each layer, from the first to the last. ``staying_expanded_bytes`` are weights in 16
+    bits of layers that keep them.
     """
 
     base_bytes: int
@@ -43,31 +64,43 @@ class Costs:
     gaps_square: float
     gaps_tile: float
     gaps_share: float
-    num_layers: int
-    layer: LayerCost
+    groups: tuple[GroupCosts, ...]
+    order: tuple[int, ...]
+    input_token: int
+    first_token: int
     offloaded_token: int
-    cast_layer_bytes: int
     casts_wait: bool
     head_gradient_bytes: int
-    expanded_down_bytes: int
-    expanded_widest_bytes: int
     mask_square: int
     rotary_token: int
     loss: LossCost
     graphed: bool
-    expanded_layer_bytes: int
-    expanded_layers: int = 0
+    staying_expanded_bytes: int = 0
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of all groups."""
+        return len(self.order)
 
     @property
     def staying_bytes(self) -> int:
         """What is there through a whole run, but gradients."""
-        return self.base_bytes + self.state_bytes + self.expanded_layers * self.expanded_layer_bytes
+        return self.base_bytes + self.state_bytes + self.staying_expanded_bytes
+
+    @property
+    def expanded_layer_bytes(self) -> int:
+        """Weights of one layer in 16 bits, of the largest; 0 where none can stay expanded."""
+        return max(group.expanded_bytes for group in self.groups)
 
     def keeping(self, layers: int) -> "Costs":
-        """The same with the weights of so many layers expanded for good; of all: no room for expanding one."""
+        """The same with the weights of the first ``layers`` expanded for good; of all: no room for expanding one."""
+        if not layers:
+            return self
+        staying = sum(self.groups[place].expanded_bytes for place in self.order[:layers])
         if layers < self.num_layers:
-            return replace(self, expanded_layers=layers) if layers else self
-        return replace(self, expanded_layers=layers, expanded_down_bytes=0, expanded_widest_bytes=0)
+            return replace(self, staying_expanded_bytes=staying)
+        groups = tuple(replace(group, expanded_down_bytes=0, expanded_widest_bytes=0) for group in self.groups)
+        return replace(self, staying_expanded_bytes=staying, groups=groups)
 
     def around_blocks(self, tokens: int) -> int:
         """What is lost around the largest tensors of layers."""
@@ -83,40 +116,65 @@ def memory_costs(
     head = 4 * model.vocab_size * model.hidden_size if setup.full else 0
     on_cpu, growing = setup.device == "cpu", setup.expandable_segments
     small = 0 if on_cpu else round(rates.SMALL_GAPS * weights.small_bytes(model, targets, setup))
+    widest = weights.expanded_bytes(model.linears, setup)
     if setup.fused_adapters and not setup.fused_kernels and not on_cpu:
-        small += weights.expanded_bytes(model, setup)  # its hole, between tensors of other sizes
-    expanded = partial(weights.expanded_bytes, model, setup)
+        small += widest  # its hole, between tensors of other sizes
     if setup.backend_kernels:
-        small += expanded() + rates.BACKEND_BYTES  # Unsloth's place for any expanded weight, there for good
-    small += rates.INT8_COPIES * weights.expanded_bytes(model, setup) if setup.method == "qlora-8" else 0
-    layer = layer_cost(model, targets, setup)
+        small += widest + rates.BACKEND_BYTES  # Unsloth's place for any expanded weight, there for good
+    small += rates.INT8_COPIES * widest if setup.method == "qlora-8" else 0
+    gradients = weights.gradient_bytes(trained)
+    groups = _group_costs(model, targets, setup, gradients - head)
+    layers = [group.layer for group in groups]
     return Costs(
         base_bytes=weights.base_bytes(model, setup),
         base_name=f"base {weights.weight_bits(setup)}-bit",
         state_bytes=weights.state_bytes(trained, setup),
-        gradient_bytes=weights.gradient_bytes(trained),
+        gradient_bytes=gradients,
         optimizer_step_bytes=_step_bytes(model, setup, trained, head),
         footprint=footprint,
         gaps_bytes=0 if on_cpu else small + round(rates.HEAD_GAPS * head) + rates.PAGE_BYTES // 2,
-        gaps_block_token=0 if on_cpu else round(rates.block_gaps(setup) * layer.block_token),
-        gaps_square=0.0 if on_cpu else rates.SCORE_GAPS * layer.scores_square,
+        gaps_block_token=0 if on_cpu else round(rates.block_gaps(setup) * max(layer.block_token for layer in layers)),
+        gaps_square=0.0 if on_cpu else rates.SCORE_GAPS * max(layer.scores_square for layer in layers),
         gaps_tile=0.0 if on_cpu else rates.TILE_GAPS,
         gaps_share=rates.CPU_GAPS if on_cpu else 0.0 if growing else rates.FIXED_SEGMENTS_GAPS,
-        num_layers=model.num_layers,
-        layer=layer,
+        groups=groups,
+        order=model.group_of_each,
+        input_token=layers[0].input_token,
+        first_token=layers[0].first_token,
         offloaded_token=setup.stream_bytes * model.hidden_size if setup.offload_activations else 0,
-        cast_layer_bytes=weights.cast_bytes(model, targets, setup),
         casts_wait=not setup.fused_adapters and not setup.backend_kernels,
         head_gradient_bytes=head,
-        expanded_down_bytes=0 if setup.backend_kernels else expanded("down_proj"),
-        expanded_widest_bytes=0 if setup.backend_kernels else expanded(),
         mask_square=1 + setup.compute_bytes if setup.attention == "sdpa" else 0,
-        rotary_token=2 * setup.stream_bytes * model.head_dim,
+        rotary_token=2 * setup.stream_bytes * sum({group.head_dim for group in model.layers}),
         loss=loss_cost(model, setup),
         graphed=setup.cuda_graphs,
-        expanded_layer_bytes=setup.compute_bytes * weights.quantised_params(model) // model.num_layers
-        if setup.can_expand
-        else 0,
+    )
+
+
+def _group_costs(
+    model: ModelFacts, targets: Sequence[LinearShape], setup: Setup, gradient_bytes: int
+) -> tuple[GroupCosts, ...]:
+    """The cost of a layer of each group; ``gradient_bytes`` that are no layer's are shared out among all of them."""
+    own = [weights.gradient_bytes(weights.trained_in_layer(group, targets, setup)) for group in model.layers]
+    rest = gradient_bytes - sum(group.count * size for group, size in zip(model.layers, own, strict=True))
+    share = rest // model.num_layers
+    return tuple(
+        _group_cost(model, group, targets, setup, size + share) for group, size in zip(model.layers, own, strict=True)
+    )
+
+
+def _group_cost(
+    model: ModelFacts, group: LayerGroup, targets: Sequence[LinearShape], setup: Setup, gradient_bytes: int
+) -> GroupCosts:
+    linears = () if setup.backend_kernels else group.linears
+    return GroupCosts(
+        count=group.count,
+        layer=layer_cost(model, group, targets, setup),
+        cast_bytes=weights.cast_bytes(group, targets, setup),
+        gradient_bytes=gradient_bytes,
+        expanded_bytes=setup.compute_bytes * group.linear_params if setup.can_expand else 0,
+        expanded_down_bytes=weights.expanded_bytes(linears, setup, "down_proj"),
+        expanded_widest_bytes=weights.expanded_bytes(linears, setup),
     )
 
 
@@ -180,9 +238,9 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
     gradient is there from the start. Graphs hold the memory of forward and backward for good, a micro-batch's
     gradients among it; all else comes on top.
     """
-    kept = _kept(costs, tokens, recomputed)
-    open_casts = (costs.num_layers - recomputed) * costs.cast_layer_bytes
-    casts = costs.num_layers * costs.cast_layer_bytes if costs.casts_wait else open_casts  # for autocast to end
+    kept, opened = _kept(costs, tokens, recomputed), _opened(costs, recomputed)
+    open_casts = sum(count * group.cast_bytes for count, group in zip(opened, costs.groups, strict=True))
+    casts = sum(g.count * g.cast_bytes for g in costs.groups) if costs.casts_wait else open_casts  # for autocast to end
     fixed = costs.gaps_bytes + costs.footprint.workspace_bytes
     lost = fixed + costs.around_blocks(tokens) + round(costs.gaps_square * tokens**2)
     in_backward = kept + open_casts + _backward(costs, tokens, recomputed)
@@ -196,19 +254,43 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
     yield _Worst("loss", at_loss, lost + tile_gaps + round(costs.gaps_share * at_loss), before)
     gaps = lost + round(costs.gaps_share * in_backward)
     yield _Worst("backward of a layer", in_backward, gaps, before or costs.head_gradient_bytes)
-    in_layer, coming = _again(costs, tokens) + _within(costs, tokens, True), _coming(costs, tokens, recomputed)
-    at_end = _shared(costs, tokens) + costs.layer.input_token * tokens + in_layer
-    gaps = lost + round(costs.gaps_share * at_end)
-    of_layer = (costs.gradient_bytes - costs.head_gradient_bytes) // costs.num_layers
     if 0 < recomputed < costs.num_layers and not accumulating:
-        behind = costs.num_layers - 1 - max(spread(recomputed, costs.num_layers))
-        used = kept + open_casts + in_layer + coming
-        used -= behind * (_open(costs, tokens) + costs.cast_layer_bytes)
-        yield _Worst("backward of a layer", used, gaps, costs.head_gradient_bytes + behind * of_layer)
-    yield _Worst("backward of a layer", at_end, gaps, costs.gradient_bytes - of_layer)
-    if coming:
-        yield _Worst("backward of a layer", at_end + coming, gaps, costs.gradient_bytes - 2 * of_layer)
+        yield _at_last_recomputed(costs, tokens, recomputed, kept + open_casts, lost)
+    yield from _at_first_layer(costs, tokens, recomputed, lost)
     yield _Worst("optimizer step", costs.optimizer_step_bytes, fixed, costs.gradient_bytes)
+
+
+def _at_last_recomputed(costs: Costs, tokens: int, recomputed: int, kept: int, lost: int) -> _Worst:
+    """The backward of the last layer that recomputes: ``kept`` less what those behind it kept, and their gradients."""
+    last = max(spread(recomputed, costs.num_layers))
+    group, behind = costs.groups[costs.order[last]], [costs.groups[place] for place in costs.order[last + 1 :]]
+    in_layer = _again(group, tokens) + _within(group, tokens, True)
+    used = kept + in_layer + _coming(costs, tokens, recomputed)
+    used -= sum(_open(other, tokens) + other.cast_bytes for other in behind)
+    gradients = costs.head_gradient_bytes + sum(other.gradient_bytes for other in behind)
+    return _Worst("backward of a layer", used, lost + _share_at_end(costs, tokens, in_layer), gradients)
+
+
+def _at_first_layer(costs: Costs, tokens: int, recomputed: int, lost: int) -> Iterator[_Worst]:
+    """The end of backward, when all gradients but the layer's own exist, as if it were a layer of each group."""
+    least = min(group.gradient_bytes for group in costs.groups)
+    coming = _coming(costs, tokens, recomputed)
+    for group in costs.groups:
+        in_layer = _again(group, tokens) + _within(group, tokens, True)
+        at_end, gaps = _at_end(costs, tokens, in_layer), lost + _share_at_end(costs, tokens, in_layer)
+        yield _Worst("backward of a layer", at_end, gaps, costs.gradient_bytes - group.gradient_bytes)
+        if coming:
+            others = costs.gradient_bytes - group.gradient_bytes - least
+            yield _Worst("backward of a layer", at_end + coming, gaps, others)
+
+
+def _at_end(costs: Costs, tokens: int, in_layer: int) -> int:
+    return _shared(costs, tokens) + costs.input_token * tokens + in_layer
+
+
+def _share_at_end(costs: Costs, tokens: int, in_layer: int) -> int:
+    """What segments of fixed size lose there."""
+    return round(costs.gaps_share * _at_end(costs, tokens, in_layer))
 
 
 def smallest_peak(costs: Costs, tokens: int, budget_bytes: int | None = None) -> MemoryEstimate:
@@ -231,17 +313,31 @@ def longest_that_fits(costs: Costs, budget_bytes: int | None, most_tokens: int) 
     return low * LENGTH_STEP
 
 
+@lru_cache(maxsize=4096)
+def _recomputing(order: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """How many layers of each group recompute where ``count`` of all do, which the step spreads evenly over them."""
+    chosen = Counter(order[index] for index in spread(min(count, len(order)), len(order)))
+    return tuple(chosen[place] for place in range(max(order) + 1))
+
+
+def _opened(costs: Costs, recomputed: int) -> list[int]:
+    """How many layers of each group do not recompute."""
+    again = _recomputing(costs.order, recomputed)
+    return [group.count - count for group, count in zip(costs.groups, again, strict=True)]
+
+
 def _kept(costs: Costs, tokens: int, recomputed: int) -> int:
     """What all layers keep until backward reaches them, and what they share."""
-    layer, open_layers = costs.layer, costs.num_layers - recomputed
-    of_recomputed = recomputed * (layer.input_token - costs.offloaded_token) * tokens
+    of_recomputed = recomputed * (costs.input_token - costs.offloaded_token) * tokens
     on_its_way = costs.offloaded_token * tokens if recomputed else 0
-    return of_recomputed + on_its_way + open_layers * _open(costs, tokens) + _shared(costs, tokens)
+    opened = zip(_opened(costs, recomputed), costs.groups, strict=True)
+    of_opened = sum(count * _open(group, tokens) for count, group in opened)
+    return of_recomputed + on_its_way + of_opened + _shared(costs, tokens)
 
 
-def _open(costs: Costs, tokens: int) -> int:
+def _open(group: GroupCosts, tokens: int) -> int:
     """What a layer that does not recompute keeps."""
-    return costs.layer.kept_token * tokens + costs.layer.kept_square * tokens**2
+    return group.layer.kept_token * tokens + group.layer.kept_square * tokens**2
 
 
 def _shared(costs: Costs, tokens: int) -> int:
@@ -251,14 +347,18 @@ def _shared(costs: Costs, tokens: int) -> int:
 
 def _backward(costs: Costs, tokens: int, recomputed: int) -> int:
     """What the worst moment of backward adds while everything is kept: the norm behind the last layer, or the last
-    layer itself.
+    layer itself, taken to be of the worst group.
 
     Recomputed layers are spread so that the last one is open unless all recompute: then its activations exist
     while everything else is still kept.
     """
     all_again = recomputed >= costs.num_layers
-    again = _again(costs, tokens) + _coming(costs, tokens, recomputed) if all_again else 0
-    return max(costs.layer.first_token * tokens, again + _within(costs, tokens, all_again))
+    coming = _coming(costs, tokens, recomputed) if all_again else 0
+    in_layers = (
+        (_again(group, tokens) + coming if all_again else 0) + _within(group, tokens, all_again)
+        for group in costs.groups
+    )
+    return max(costs.first_token * tokens, *in_layers)
 
 
 def _coming(costs: Costs, tokens: int, recomputed: int) -> int:
@@ -266,29 +366,30 @@ def _coming(costs: Costs, tokens: int, recomputed: int) -> int:
     return costs.offloaded_token * tokens if recomputed > 1 else 0
 
 
-def _again(costs: Costs, tokens: int) -> int:
+def _again(group: GroupCosts, tokens: int) -> int:
     """The activations of a layer that was recomputed, beside the input that it kept."""
-    layer = costs.layer
+    layer = group.layer
     own_token = layer.kept_token - layer.shared_token
-    return own_token * tokens + layer.kept_square * tokens**2 + costs.cast_layer_bytes
+    return own_token * tokens + layer.kept_square * tokens**2 + group.cast_bytes
 
 
-def _within(costs: Costs, tokens: int, again: bool) -> int:
+def _within(group: GroupCosts, tokens: int, again: bool) -> int:
     """What the worst moment of a layer adds to its activations: in backward, or before that at its last product."""
-    gradients, product = costs.layer.backward_token * tokens, costs.layer.product_token * tokens
-    at_down = gradients - product + max(product, costs.expanded_down_bytes)
-    at_widest = gradients - 4 * product + costs.expanded_widest_bytes  # the MLP's own tensors are gone, or not yet
-    at_scores = costs.layer.scores_square * tokens**2 - costs.layer.scores_gone_token * tokens
-    return max(at_down, at_widest, at_scores, _at_last(costs, tokens, again), costs.layer.norm_token * tokens)
+    layer = group.layer
+    gradients, product = layer.backward_token * tokens, layer.product_token * tokens
+    at_down = gradients - product + max(product, group.expanded_down_bytes)
+    at_widest = gradients - 4 * product + group.expanded_widest_bytes  # the MLP's own tensors are gone, or not yet
+    at_scores = layer.scores_square * tokens**2 - layer.scores_gone_token * tokens
+    return max(at_down, at_widest, at_scores, _at_last(group, tokens, again), layer.norm_token * tokens)
 
 
-def _at_last(costs: Costs, tokens: int, again: bool) -> int:
+def _at_last(group: GroupCosts, tokens: int, again: bool) -> int:
     """What is there at a layer's last product; when that is made again, the gradient of its result waits."""
-    layer = costs.layer
+    layer = group.layer
     waiting = layer.input_token if again else 0
     if again and layer.skips_last:
         return (layer.unkept_token + waiting) * tokens
-    return (layer.unkept_token + waiting + layer.result_token) * tokens + costs.expanded_down_bytes
+    return (layer.unkept_token + waiting + layer.result_token) * tokens + group.expanded_down_bytes
 
 
 def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:
@@ -298,7 +399,7 @@ def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:
     scale, offset = costs.footprint.scale, costs.footprint.offset_bytes
     sizes = {
         costs.base_name: costs.base_bytes,
-        "expanded weights": costs.expanded_layers * costs.expanded_layer_bytes,
+        "expanded weights": costs.staying_expanded_bytes,
         "adapter, gradients, optimizer": costs.state_bytes + worst.gradients + round(scale * in_step),
         "activations": round(scale * (worst.used - of_loss - in_step)),
         "loss": round(scale * of_loss),

@@ -63,8 +63,7 @@ def _about_model(s: Situation) -> Iterator[str]:
     model = s.model
     if not model.exact and model.quantised is None:
         yield f"{model.name}: shape from a list of known models; the weights' own headers are read before training"
-    dense = sum(shape.params for shape in model.linears) * model.num_layers
-    if model.layer_linear_params > 1.05 * dense:
+    if model.layer_linear_params > 1.05 * model.linear_params:
         rough = "" if model.experts_per_token else "; the estimate is rough"
         yield f"mixture of experts: the experts get no adapter and are not quantised{rough}"
     if not s.data.exact:
