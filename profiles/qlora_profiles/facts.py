@@ -26,46 +26,108 @@ EXPERTS_AND_ROUTERS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", 
 as a whole. In such a model "all linear layers" are the others, those that every token meets."""
 
 
+LayerKind = Literal[
+    "attention", "sliding attention", "chunked attention", "linear attention", "convolution", "recurrence"
+]
+"""How a decoder layer lets tokens see each other."""
+ATTENTION: tuple[LayerKind, ...] = ("attention", "sliding attention", "chunked attention")
+"""Kinds whose layers compare each token with others; the rest carry a state from token to token."""
+
+
+class LayerGroup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Decoder layers that are alike: how many they are, and the shapes of one of them, in values.
+
+    ``params`` are those of a layer's weights of two dimensions and more, experts among them; ``linears`` are the linear
+    layers, routed experts not. A layer without attention has 0 heads; ``sliding_window`` is in tokens. ``layer_norms``
+    counts norms over the hidden size, ``post_norms`` says that the last of them is over what the MLP made. In a mixture
+    each token meets ``experts_per_token`` experts of width ``expert_size``, chosen among ``num_experts``; 0 where there
+    are none.
+    """
+
+    kind: LayerKind
+    count: int
+    linears: tuple[LinearShape, ...]
+    params: int
+    intermediate_size: int
+    num_heads: int = 0
+    num_kv_heads: int = 0
+    head_dim: int = 0
+    sliding_window: int | None = None
+    layer_norms: int = 2
+    query_key_norms: bool = False
+    post_norms: bool = False
+    num_experts: int = 0
+    experts_per_token: int = 0
+    expert_size: int = 0
+
+    @property
+    def linear_params(self) -> int:
+        """Values in the weights of one layer's linear layers."""
+        return min(sum(shape.params for shape in self.linears), self.params)
+
+
 class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model's shape. Sizes are in values (``params``) unless the name says bytes.
 
-    ``linears`` are those of one decoder layer, ``layer_linear_params`` their sum over all layers;
-    ``other_params`` is everything that is neither them, the embedding nor an untied head.
-    ``exact`` is true when the numbers come from the weights' own headers and not from config.json alone.
-    ``layer_norms`` counts a layer's norms over the hidden size, ``post_norms`` says that the last of them is over
-    what the MLP made; ``own_logits`` that only the model's own forward can make its logits. In a mixture each token
-    meets ``experts_per_token`` experts of width ``expert_size``, chosen among ``num_experts``; 0 where there are none.
+    ``layers`` are the decoder's, alike ones together; ``layer_order`` names each layer's group by its place there, and
+    is empty where all are alike or the order is not known: then they stand group after group.
+    ``other_params`` is everything that is neither in the layers' weights nor the embedding nor an untied head.
+    ``exact`` is true when the numbers come from the weights' own headers and not from config.json alone;
+    ``own_logits`` says that only the model's own forward can make its logits.
     """
 
     source: str
     model_type: str
     exact: bool
-    num_layers: int
     hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
     vocab_size: int
     tied_embeddings: bool
-    linears: tuple[LinearShape, ...]
-    layer_linear_params: int
+    layers: tuple[LayerGroup, ...]
+    layer_order: tuple[int, ...] = ()
     embedding_params: int
     head_params: int
     other_params: int
-    sliding_window: int | None = None
     max_positions: int | None = None
     stored_dtype: str = "bfloat16"
     file_bytes: int | None = None
     quantised: str | None = None
-    layer_norms: int = 2
-    query_key_norms: bool = False
-    post_norms: bool = False
     own_logits: bool = False
-    num_experts: int = 0
-    experts_per_token: int = 0
-    expert_size: int = 0
     fingerprint: str = ""
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of all groups."""
+        return sum(group.count for group in self.layers)
+
+    @property
+    def group_of_each(self) -> tuple[int, ...]:
+        """The place in ``layers`` of every decoder layer's group, from the first layer to the last."""
+        return self.layer_order or tuple(at for at, group in enumerate(self.layers) for _ in range(group.count))
+
+    @property
+    def linears(self) -> tuple[LinearShape, ...]:
+        """The linear layers that decoder layers have: those of the first group, then what others have besides."""
+        return tuple(dict.fromkeys(shape for group in self.layers for shape in group.linears))
+
+    @property
+    def layer_linear_params(self) -> int:
+        """Values in all weights of all decoder layers."""
+        return sum(group.count * group.params for group in self.layers)
+
+    @property
+    def linear_params(self) -> int:
+        """Values in the weights of all linear layers of the decoder; of a mixture's experts none."""
+        return sum(group.count * group.linear_params for group in self.layers)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head, the widest of all layers'."""
+        return max((group.head_dim for group in self.layers), default=0)
+
+    @property
+    def experts_per_token(self) -> int:
+        """Experts that a token meets in a layer, the most of all layers; 0 in a model without any."""
+        return max((group.experts_per_token for group in self.layers), default=0)
 
     @property
     def params(self) -> int:
@@ -74,9 +136,12 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def met_linear_params(self) -> int:
-        """Values of the layers' linear weights that one token meets: of a mixture, not those of other experts."""
-        experts = 3 * self.num_layers * self.hidden_size * self.expert_size
-        return self.layer_linear_params - experts * (self.num_experts - self.experts_per_token)
+        """Values of the layers' weights that one token meets: of a mixture, not those of other experts."""
+        unmet = sum(
+            3 * group.count * self.hidden_size * group.expert_size * (group.num_experts - group.experts_per_token)
+            for group in self.layers
+        )
+        return self.layer_linear_params - unmet
 
     @property
     def name(self) -> str:

@@ -65,9 +65,7 @@ def test_headers_give_the_same_shape_as_the_config_and_are_exact(tmp_path: Path)
     assert read.file_bytes > 2 * read.params
     for name in (
         "params",
-        "linears",
-        "layer_linear_params",
-        "num_kv_heads",
+        "layers",
         "vocab_size",
         "other_params",
         "fingerprint",
@@ -100,7 +98,7 @@ def test_real_checkpoints_of_each_family(family: str, tmp_path: Path) -> None:
     assert facts.stored_dtype == "float32"
     assert facts.tied_embeddings == bool(values["tie_word_embeddings"])
     assert facts.max_positions == 4096
-    assert facts.intermediate_size == 160
+    assert {group.intermediate_size for group in facts.layers} == {160}
     layer = model.get_decoder().layers[0]
     for shape in discover_targets(facts, ("all-linear",)):
         linear = layer.get_submodule(shape.name)

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from qlora_profiles.facts import DataFacts, MemoryEstimate, ModelFacts, TimeEstimate
+from qlora_profiles.facts import DataFacts, LayerGroup, MemoryEstimate, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import HardwareReport, Platform
 from qlora_profiles.plan import Resolved, RunPlan
 from qlora_profiles.registry import settings
@@ -65,18 +65,15 @@ def plan(model: Path, data: Path, output: Path, steps: int = 6, **changes: Any) 
 
 def model_facts(model: Path) -> ModelFacts:
     """The facts of the tiny model (their sizes do not matter to the core)."""
-    numbers: dict[str, Any] = dict.fromkeys(
-        ("intermediate_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "layer_linear_params"), 1
-    )
-    numbers |= dict.fromkeys(("embedding_params", "head_params", "other_params"), 0)
+    numbers: dict[str, Any] = dict.fromkeys(("embedding_params", "head_params", "other_params"), 0)
     return ModelFacts(
         source=str(model),
         model_type="qwen3",
         exact=True,
-        num_layers=3,
         hidden_size=64,
+        vocab_size=1,
         tied_embeddings=False,
-        linears=(),
+        layers=(LayerGroup(kind="attention", count=3, linears=(), params=1, intermediate_size=1),),
         fingerprint="tiny",
         **numbers,
     )

@@ -4,7 +4,15 @@ from typing import Any
 
 import msgspec
 
-from qlora_profiles.facts import DataFacts, LinearShape, MemoryEstimate, MemoryPart, ModelFacts, TimeEstimate
+from qlora_profiles.facts import (
+    DataFacts,
+    LayerGroup,
+    LinearShape,
+    MemoryEstimate,
+    MemoryPart,
+    ModelFacts,
+    TimeEstimate,
+)
 from qlora_profiles.hardware import Gpu, HardwareReport, Platform, Torch
 from qlora_profiles.plan import Resolved, RunPlan
 from qlora_profiles.registry import settings
@@ -107,16 +115,21 @@ def model_facts() -> ModelFacts:
         source="Qwen/Qwen3-8B",
         model_type="qwen3",
         exact=True,
-        num_layers=36,
         hidden_size=4096,
-        intermediate_size=12288,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
         vocab_size=151_936,
         tied_embeddings=False,
-        linears=(LinearShape(name="q_proj", out_features=4096, in_features=4096),),
-        layer_linear_params=6_945_767_424,
+        layers=(
+            LayerGroup(
+                kind="attention",
+                count=36,
+                linears=(LinearShape(name="q_proj", out_features=4096, in_features=4096),),
+                params=192_937_984,
+                intermediate_size=12288,
+                num_heads=32,
+                num_kv_heads=8,
+                head_dim=128,
+            ),
+        ),
         embedding_params=622_329_856,
         head_params=622_329_856,
         other_params=308_224,

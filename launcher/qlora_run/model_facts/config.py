@@ -4,23 +4,42 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from qlora_profiles.errors import UserError
+from qlora_profiles.facts import LayerKind
 
 Config = Mapping[str, Any]
 
 FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma": {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
-    "gemma2": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
+    "gemma2": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "tie_word_embeddings": True,
+        "sliding_window_pattern": 2,
+    },
     "gemma3_text": {
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "head_dim": 256,
         "vocab_size": 262208,
         "tie_word_embeddings": True,
+        "sliding_window_pattern": 6,
     },
 }
 """What a config may leave out because it is the architecture's own default."""
 
 LOGIT_EDITS = ("logit_scale", "logits_scaling", "output_multiplier")
+
+LAYER_TYPES: dict[str, LayerKind] = {
+    "full_attention": "attention",
+    "attention": "attention",
+    "sliding_attention": "sliding attention",
+    "chunked_attention": "chunked attention",
+    "linear_attention": "linear attention",
+    "conv": "convolution",
+    "mamba": "recurrence",
+}
+"""What configs call the kinds of layers."""
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 TEXT_PARTS = ("text_config", "llm_config", "language_config")
@@ -88,6 +107,19 @@ def sliding_window(config: Config) -> int | None:
     """Tokens that a windowed layer sees, where the config switches windows on."""
     text = text_config(config)
     return text.get("sliding_window") if text.get("use_sliding_window", True) else None
+
+
+def layer_kind(config: Config, index: int) -> LayerKind:
+    """The kind of a decoder layer: listed layer by layer, or by every how many of them sees all tokens."""
+    text = text_config(config)
+    listed = text.get("layer_types")
+    if isinstance(listed, list) and index < len(listed) and listed[index] in LAYER_TYPES:
+        return LAYER_TYPES[listed[index]]
+    if not sliding_window(config) or index < (text.get("max_window_layers") or 0):
+        return "attention"
+    pattern = text.get("sliding_window_pattern")
+    sees_all = isinstance(pattern, int) and pattern > 0 and (index + 1) % pattern == 0
+    return "attention" if sees_all else "sliding attention"
 
 
 def quantised(config: Config) -> str | None:

@@ -10,7 +10,7 @@ ALL_LINEAR = "all-linear"
 
 
 def discover_targets(facts: ModelFacts, target_modules: Sequence[str]) -> list[LinearShape]:
-    """The linear layers of one decoder layer that ``target_modules`` names, in the layer's order.
+    """The linear layers that ``target_modules`` names, in the layers' order; those of equal name and shape once.
 
     A name is the last part (``q_proj``) or any longer end of the path (``self_attn.q_proj``).
 
@@ -22,7 +22,7 @@ def discover_targets(facts: ModelFacts, target_modules: Sequence[str]) -> list[L
         return [shape for shape in facts.linears if short_name(shape) not in others]
     for name in target_modules:
         if not any(_named(shape, name) for shape in facts.linears):
-            known = [short_name(shape) for shape in facts.linears]
+            known = list(dict.fromkeys(map(short_name, facts.linears)))
             raise UserError(
                 f"target_modules: {facts.name} has no layer {name}{hint(name, known)}; it has {', '.join(known)}",
                 f"--target-modules {ALL_LINEAR}",

@@ -8,8 +8,9 @@ backends keep their input only.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qlora_profiles.facts import ADD_THEIR_MLP, LinearShape, ModelFacts
+from qlora_profiles.facts import ADD_THEIR_MLP, ATTENTION, LayerGroup, LinearShape, ModelFacts
 from qlora_run.resolve.setup import Setup
+from qlora_run.resolve.weights import targets_in
 
 NORMED_IN_FLOAT32 = ("gemma", "gemma2", "gemma3", "gemma3_text")
 """Architectures whose norms multiply with their weight before they go back to 16 bits."""
@@ -23,6 +24,9 @@ SAME_INPUT = {
     "down": ("down_proj",),
 }
 """Linear layers that read one and the same tensor."""
+
+MLP = ("mlp.", "feed_forward.")
+"""How the names of linear layers begin that belong to the MLP."""
 
 FLOAT32 = 4
 INDICES = 3 * 8
@@ -68,82 +72,97 @@ class LayerCost:
     block_token: int
 
 
-def layer_cost(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> LayerCost:
-    """The cost of an average layer of this model under this setup."""
-    hidden, inner, c = model.hidden_size, model.intermediate_size, setup.compute_bytes
+def layer_cost(model: ModelFacts, group: LayerGroup, targets: Sequence[LinearShape], setup: Setup) -> LayerCost:
+    """The cost of one layer of a group of this model's under this setup; ``targets`` are those of all groups."""
+    hidden, inner, c = model.hidden_size, group.intermediate_size, setup.compute_bytes
+    targets = targets_in(group, targets)
     eager_16bit = not setup.fused_kernels and c < FLOAT32
     own_copy = eager_16bit and not setup.full  # of the input: the norm's, in float32
-    made = sum(kept(model, setup) for kept in (_norms, _attention, _mlp)) + _inputs(model, targets, setup)
-    made += c * (_query_key(model) - inner) if setup.backend_kernels else 0  # Unsloth's: kept twice, and made again
+    made = sum(kept(model, group, setup) for kept in (_norms, _mixer, _mlp)) + _inputs(group, targets, setup)
+    made += c * (_query_key(group) - inner) if setup.backend_kernels else 0  # Unsloth's: kept twice, and made again
     rebuilt = c * sum(_once(targets)) if setup.rebuild_activations and setup.can_rebuild else 0
     return LayerCost(
         kept_token=made - rebuilt,
         rebuilt_token=rebuilt,
-        kept_square=_square(model, setup),
+        kept_square=_square(model, group, setup),
         input_token=setup.stream_bytes * hidden,
         shared_token=0 if own_copy else setup.stream_bytes * hidden,
-        scores_square=_scores(model, setup),
+        scores_square=_scores(model, group, setup),
         scores_gone_token=3 * c * inner,
-        backward_token=_backward(model, setup),
-        product_token=0 if model.experts_per_token or setup.can_rebuild else c * inner,
+        backward_token=_backward(model, group, setup),
+        product_token=0 if group.experts_per_token or setup.can_rebuild else c * inner,
         unkept_token=c * (hidden + inner) if rebuilt else 0,
-        result_token=0 if model.post_norms else setup.stream_bytes * hidden,
+        result_token=0 if group.post_norms else setup.stream_bytes * hidden,
         skips_last=setup.fused_adapters and model.model_type in ADD_THEIR_MLP,
-        norm_token=22 * hidden if model.post_norms and eager_16bit else 0,
+        norm_token=22 * hidden if group.post_norms and eager_16bit else 0,
         first_token=(24 if eager_16bit else 3 * c) * hidden,
-        block_token=(FLOAT32 if setup.method == "qlora-8" else c) * max(inner, _grouped(model)),
+        block_token=(FLOAT32 if setup.method == "qlora-8" else c) * max(inner, _grouped(model, group)),
     )
 
 
-def _norms(model: ModelFacts, setup: Setup) -> int:
+def _norms(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
     """Norms keep their input, in float32 when they are eager; the squared means are one value a norm."""
     width = FLOAT32 if not setup.fused_kernels else setup.compute_bytes
-    kept = (width * model.hidden_size + FLOAT32) * model.layer_norms
-    if model.query_key_norms:
-        kept += width * _query_key(model) + FLOAT32 * (model.num_heads + model.num_kv_heads)
-    return kept + (_norm_weights(model, setup) if setup.full else 0)
+    kept = (width * model.hidden_size + FLOAT32) * group.layer_norms
+    if group.query_key_norms:
+        kept += width * _query_key(group) + FLOAT32 * (group.num_heads + group.num_kv_heads)
+    return kept + (_norm_weights(model, group, setup) if setup.full else 0)
 
 
-def _norm_weights(model: ModelFacts, setup: Setup) -> int:
+def _norm_weights(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
     """A trained weight needs its other factor, the normalised input, in that input's format."""
-    kept = setup.stream_bytes * model.layer_norms * model.hidden_size
-    if model.query_key_norms:
+    kept = setup.stream_bytes * group.layer_norms * model.hidden_size
+    if group.query_key_norms:
         width = FLOAT32 if model.model_type in NORMED_IN_FLOAT32 else setup.compute_bytes
-        kept += width * _query_key(model)
+        kept += width * _query_key(group)
     return kept
 
 
-def _query_key(model: ModelFacts) -> int:
-    return (model.num_heads + model.num_kv_heads) * model.head_dim
+def _query_key(group: LayerGroup) -> int:
+    return (group.num_heads + group.num_kv_heads) * group.head_dim
 
 
-def _attention(model: ModelFacts, setup: Setup) -> int:
+def _mixer(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
+    """What lets tokens see each other."""
+    return _attention(group, setup) if group.kind in ATTENTION else setup.compute_bytes * _state(model, group)
+
+
+def _state(model: ModelFacts, group: LayerGroup) -> int:
+    """Values for each token that a convolution or recurrence keeps, roughly: what is projected from the hidden state,
+    as it was and as it went on, and what is projected back to it."""
+    linears = [shape for shape in group.linears if not shape.name.startswith(MLP)]
+    into = sum(shape.out_features for shape in linears if shape.in_features == model.hidden_size)
+    return 2 * into + sum(shape.in_features for shape in linears if shape.out_features == model.hidden_size)
+
+
+def _attention(group: LayerGroup, setup: Setup) -> int:
     """Queries, keys, values and the result; some kernels want keys and values expanded to all heads."""
-    query, key = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    query, key = group.num_heads * group.head_dim, group.num_kv_heads * group.head_dim
     expanded = query if setup.expands_heads else key
-    return setup.compute_bytes * (query + 2 * expanded + query) + FLOAT32 * model.num_heads
+    return setup.compute_bytes * (query + 2 * expanded + query) + FLOAT32 * group.num_heads
 
 
-def _mlp(model: ModelFacts, setup: Setup) -> int:
+def _mlp(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
     """Gate and up; eager modules keep the activated gate too. Down's input counts among the inputs."""
-    dense = setup.compute_bytes * (2 if setup.fused_kernels else 3) * model.intermediate_size
-    if not model.experts_per_token:
+    dense = setup.compute_bytes * (2 if setup.fused_kernels else 3) * group.intermediate_size
+    if not group.experts_per_token:
         return dense
-    return _experts(model, setup) + (dense if any(shape.name.endswith("gate_proj") for shape in model.linears) else 0)
+    shared = any(shape.name.endswith("gate_proj") for shape in group.linears)
+    return _experts(model, group, setup) + (dense if shared else 0)
 
 
-def _experts(model: ModelFacts, setup: Setup) -> int:
+def _experts(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
     """A mixture, as transformers groups tokens by expert: for each expert that a token meets gate and up, the activated
     gate and what the expert made; its input once, and the router's probabilities."""
-    for_each = setup.compute_bytes * (3 * model.expert_size + model.hidden_size) + INDICES
-    return model.experts_per_token * for_each + setup.compute_bytes * model.hidden_size + FLOAT32 * model.num_experts
+    for_each = setup.compute_bytes * (3 * group.expert_size + model.hidden_size) + INDICES
+    return group.experts_per_token * for_each + setup.compute_bytes * model.hidden_size + FLOAT32 * group.num_experts
 
 
-def _inputs(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> int:
+def _inputs(group: LayerGroup, targets: Sequence[LinearShape], setup: Setup) -> int:
     """What the trained layers keep of what they read."""
     c = setup.compute_bytes
     if setup.full:
-        return c * sum(_once(model.linears) if c == FLOAT32 else _cast_inputs(model.linears))
+        return c * sum(_once(group.linears) if c == FLOAT32 else _cast_inputs(group.linears))
     ranks = c * setup.lora_r * len(targets)
     if setup.lora_dropout > 0:
         mask = 1 if setup.device == "cuda" else c
@@ -171,19 +190,19 @@ def _cast_inputs(reading: Sequence[LinearShape]) -> list[int]:
     return [width for name, width in named if name in behind_norms or name in SAME_INPUT["down"]]
 
 
-def _square(model: ModelFacts, setup: Setup) -> int:
+def _square(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
     """Eager attention keeps scores and probabilities of every head, ``sdpa`` its mask as numbers."""
     if model.model_type in SCORE_CAPPED:
-        return model.num_heads * (2 * setup.compute_bytes + FLOAT32)
-    return setup.compute_bytes if setup.attention == "sdpa" else 0
+        return group.num_heads * (2 * setup.compute_bytes + FLOAT32)
+    return setup.compute_bytes if setup.attention == "sdpa" and group.kind in ATTENTION else 0
 
 
-def _scores(model: ModelFacts, setup: Setup) -> int:
+def _scores(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
     """Eager attention's gradient of the probabilities, in float32 and as it came, and of the scores."""
-    return model.num_heads * (setup.compute_bytes + 2 * FLOAT32) if model.model_type in SCORE_CAPPED else 0
+    return group.num_heads * (setup.compute_bytes + 2 * FLOAT32) if model.model_type in SCORE_CAPPED else 0
 
 
-def _backward(model: ModelFacts, setup: Setup) -> int:
+def _backward(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
     """At the down projection: the gradient of what it read, from the base and from the adapter, and its own.
 
     The former is one tensor with fused adapters, but a moment later the activation's own gradients are as large,
@@ -191,10 +210,10 @@ def _backward(model: ModelFacts, setup: Setup) -> int:
     Before, in the layer's second forward, a fused gate-and-up exists three times over while PEFT adds its adapter.
     An 8-bit product quantises its input, through 16 bits and a mask of outliers.
     """
-    c, hidden, inner = setup.compute_bytes, model.hidden_size, model.intermediate_size
-    if model.experts_per_token:
-        return c * _in_experts_backward(model)
-    joined = not setup.fused_adapters and any(shape.name.endswith("gate_up_proj") for shape in model.linears)
+    c, hidden, inner = setup.compute_bytes, model.hidden_size, group.intermediate_size
+    if group.experts_per_token:
+        return c * _in_experts_backward(model, group)
+    joined = not setup.fused_adapters and any(shape.name.endswith("gate_up_proj") for shape in group.linears)
     read = 1 if setup.fused_adapters and setup.fused_kernels else 2
     down = read * c * inner + (3 if joined else 1) * setup.stream_bytes * hidden
     if setup.method == "qlora-8":
@@ -202,13 +221,13 @@ def _backward(model: ModelFacts, setup: Setup) -> int:
     return down
 
 
-def _grouped(model: ModelFacts) -> int:
+def _grouped(model: ModelFacts, group: LayerGroup) -> int:
     """Values for each token of the widest tensor that is sorted by expert."""
-    return model.experts_per_token * max(model.hidden_size, 2 * model.expert_size)
+    return group.experts_per_token * max(model.hidden_size, 2 * group.expert_size)
 
 
-def _in_experts_backward(model: ModelFacts) -> int:
+def _in_experts_backward(model: ModelFacts, group: LayerGroup) -> int:
     """Values for each token at the worst moment of a mixture's backward: three gradients of what the experts made, or
     later, when that is gone, those of gate, up, both together, and of the activation."""
-    many, hidden = model.experts_per_token, model.hidden_size
-    return 2 * hidden + many * max(3 * hidden, 4 * model.expert_size - hidden)
+    many, hidden = group.experts_per_token, model.hidden_size
+    return 2 * hidden + many * max(3 * hidden, 4 * group.expert_size - hidden)

@@ -2,20 +2,28 @@
 
 Nothing is summed that does not live at the same time. The instants are the loss at the end of a forward, the
 backward of the layer where most is alive, and the optimizer step; evaluation keeps nothing for a backward and
-never exceeds the loss.
+never exceeds the loss. Layers of several groups add up in what they keep; of what one layer's backward takes, the
+worst counts.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, NamedTuple
 
-from qlora_core.step.spread import spread
 from qlora_profiles.facts import LinearShape, MemoryEstimate, MemoryPart, ModelFacts
 from qlora_run.resolve import footprint as rates
 from qlora_run.resolve import weights
-from qlora_run.resolve.activations import LayerCost, layer_cost
 from qlora_run.resolve.footprint import Footprint
+from qlora_run.resolve.layer_groups import (
+    GroupCosts,
+    Turn,
+    again_bytes,
+    group_costs,
+    open_bytes,
+    recomputing,
+    turns,
+    within_bytes,
+)
 from qlora_run.resolve.loss_cost import LossCost, loss_cost
 from qlora_run.resolve.setup import Setup
 
@@ -29,7 +37,8 @@ LENGTH_STEP = 64
 class Costs:
     """The coefficients of the peak, in bytes; worked out once for a model, a setup and a device.
 
-    ``expanded_layers`` have their weights in 16 bits, too, at ``expanded_layer_bytes`` each.
+    ``order`` names the group of each layer, from the first to the last. ``staying_expanded_bytes`` are weights in 16
+    bits of layers that keep them.
     """
 
     base_bytes: int
@@ -43,31 +52,48 @@ class Costs:
     gaps_square: float
     gaps_tile: float
     gaps_share: float
-    num_layers: int
-    layer: LayerCost
+    groups: tuple[GroupCosts, ...]
+    order: tuple[int, ...]
+    input_token: int
+    first_token: int
     offloaded_token: int
-    cast_layer_bytes: int
     casts_wait: bool
     head_gradient_bytes: int
-    expanded_down_bytes: int
-    expanded_widest_bytes: int
     mask_square: int
     rotary_token: int
     loss: LossCost
     graphed: bool
-    expanded_layer_bytes: int
-    expanded_layers: int = 0
+    staying_expanded_bytes: int = 0
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of all groups."""
+        return len(self.order)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether layers are of several groups."""
+        return len(self.groups) > 1
 
     @property
     def staying_bytes(self) -> int:
         """What is there through a whole run, but gradients."""
-        return self.base_bytes + self.state_bytes + self.expanded_layers * self.expanded_layer_bytes
+        return self.base_bytes + self.state_bytes + self.staying_expanded_bytes
+
+    @property
+    def expanded_layer_bytes(self) -> int:
+        """Weights of one layer in 16 bits, of the largest; 0 where none can stay expanded."""
+        return max(group.expanded_bytes for group in self.groups)
 
     def keeping(self, layers: int) -> "Costs":
-        """The same with the weights of so many layers expanded for good; of all: no room for expanding one."""
+        """The same with the weights of the first ``layers`` expanded for good; of all: no room for expanding one."""
+        if not layers:
+            return self
+        staying = sum(self.groups[place].expanded_bytes for place in self.order[:layers])
         if layers < self.num_layers:
-            return replace(self, expanded_layers=layers) if layers else self
-        return replace(self, expanded_layers=layers, expanded_down_bytes=0, expanded_widest_bytes=0)
+            return replace(self, staying_expanded_bytes=staying)
+        groups = tuple(replace(group, expanded_down_bytes=0, expanded_widest_bytes=0) for group in self.groups)
+        return replace(self, staying_expanded_bytes=staying, groups=groups)
 
     def around_blocks(self, tokens: int) -> int:
         """What is lost around the largest tensors of layers."""
@@ -83,40 +109,38 @@ def memory_costs(
     head = 4 * model.vocab_size * model.hidden_size if setup.full else 0
     on_cpu, growing = setup.device == "cpu", setup.expandable_segments
     small = 0 if on_cpu else round(rates.SMALL_GAPS * weights.small_bytes(model, targets, setup))
+    widest = weights.expanded_bytes(model.linears, setup)
     if setup.fused_adapters and not setup.fused_kernels and not on_cpu:
-        small += weights.expanded_bytes(model, setup)  # its hole, between tensors of other sizes
-    expanded = partial(weights.expanded_bytes, model, setup)
+        small += widest  # its hole, between tensors of other sizes
     if setup.backend_kernels:
-        small += expanded() + rates.BACKEND_BYTES  # Unsloth's place for any expanded weight, there for good
-    small += rates.INT8_COPIES * weights.expanded_bytes(model, setup) if setup.method == "qlora-8" else 0
-    layer = layer_cost(model, targets, setup)
+        small += widest + rates.BACKEND_BYTES  # Unsloth's place for any expanded weight, there for good
+    small += rates.INT8_COPIES * widest if setup.method == "qlora-8" else 0
+    gradients = weights.gradient_bytes(trained)
+    groups, order = group_costs(model, targets, setup, gradients - head)
+    layers = [group.layer for group in groups]
     return Costs(
         base_bytes=weights.base_bytes(model, setup),
         base_name=f"base {weights.weight_bits(setup)}-bit",
         state_bytes=weights.state_bytes(trained, setup),
-        gradient_bytes=weights.gradient_bytes(trained),
+        gradient_bytes=gradients,
         optimizer_step_bytes=_step_bytes(model, setup, trained, head),
         footprint=footprint,
         gaps_bytes=0 if on_cpu else small + round(rates.HEAD_GAPS * head) + rates.PAGE_BYTES // 2,
-        gaps_block_token=0 if on_cpu else round(rates.block_gaps(setup) * layer.block_token),
-        gaps_square=0.0 if on_cpu else rates.SCORE_GAPS * layer.scores_square,
+        gaps_block_token=0 if on_cpu else round(rates.block_gaps(setup) * max(layer.block_token for layer in layers)),
+        gaps_square=0.0 if on_cpu else rates.SCORE_GAPS * max(layer.scores_square for layer in layers),
         gaps_tile=0.0 if on_cpu else rates.TILE_GAPS,
         gaps_share=rates.CPU_GAPS if on_cpu else 0.0 if growing else rates.FIXED_SEGMENTS_GAPS,
-        num_layers=model.num_layers,
-        layer=layer,
+        groups=groups,
+        order=order,
+        input_token=layers[0].input_token,
+        first_token=layers[0].first_token,
         offloaded_token=setup.stream_bytes * model.hidden_size if setup.offload_activations else 0,
-        cast_layer_bytes=weights.cast_bytes(model, targets, setup),
         casts_wait=not setup.fused_adapters and not setup.backend_kernels,
         head_gradient_bytes=head,
-        expanded_down_bytes=0 if setup.backend_kernels else expanded("down_proj"),
-        expanded_widest_bytes=0 if setup.backend_kernels else expanded(),
         mask_square=1 + setup.compute_bytes if setup.attention == "sdpa" else 0,
-        rotary_token=2 * setup.stream_bytes * model.head_dim,
+        rotary_token=2 * setup.stream_bytes * sum({group.head_dim for group in model.layers}),
         loss=loss_cost(model, setup),
         graphed=setup.cuda_graphs,
-        expanded_layer_bytes=setup.compute_bytes * weights.quantised_params(model) // model.num_layers
-        if setup.can_expand
-        else 0,
     )
 
 
@@ -176,39 +200,76 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
     """What passes, what is lost around it, and the gradients that exist, at each instant.
 
     Backward has two: at its start all layers' activations are there, at its end all other gradients; and where some
-    layers recompute, a third at the last of those, when the gradients of the layers behind it exist. A trained head's
-    gradient is there from the start. Graphs hold the memory of forward and backward for good, a micro-batch's
+    layers recompute, or are of another group, one at the last of those, when what the layers behind it kept is gone
+    and their gradients exist. Recomputed layers are spread so that the last is open unless all recompute. A trained
+    head's gradient is there from the start. Graphs hold the memory of forward and backward for good, a micro-batch's
     gradients among it; all else comes on top.
     """
-    kept = _kept(costs, tokens, recomputed)
-    open_casts = (costs.num_layers - recomputed) * costs.cast_layer_bytes
-    casts = costs.num_layers * costs.cast_layer_bytes if costs.casts_wait else open_casts  # for autocast to end
+    at_layer, *others = turns(costs.order, recomputed)
+    kept, opened = _kept(costs, tokens, recomputed), _opened(costs, recomputed)
+    open_casts = sum(count * group.cast_bytes for count, group in zip(opened, costs.groups, strict=True))
+    casts = sum(g.count * g.cast_bytes for g in costs.groups) if costs.casts_wait else open_casts  # for autocast to end
     fixed = costs.gaps_bytes + costs.footprint.workspace_bytes
     lost = fixed + costs.around_blocks(tokens) + round(costs.gaps_square * tokens**2)
-    in_backward = kept + open_casts + _backward(costs, tokens, recomputed)
+    at_norm = costs.first_token * tokens  # behind the last layer
+    in_backward = kept + open_casts + max(at_norm, _in_layer(costs, tokens, recomputed, at_layer))
     before = costs.gradient_bytes if accumulating else 0
     tile_gaps = round(costs.gaps_tile * costs.loss.tile_bytes(tokens))
+    # with one group and all gradients there from the start, nothing later exceeds the start
+    later = [_at(costs, tokens, recomputed, turn, kept + open_casts) for turn in others if not before or costs.mixed]
     if costs.graphed:
-        held = costs.gradient_bytes + in_backward + costs.loss.bytes(tokens)
+        held = costs.gradient_bytes + max(in_backward, *(used for _, used, _ in later), 0) + costs.loss.bytes(tokens)
         yield _Worst("loss", held, lost + tile_gaps + round(costs.gaps_share * held), before)
         return
     at_loss = kept + casts + costs.loss.bytes(tokens)
     yield _Worst("loss", at_loss, lost + tile_gaps + round(costs.gaps_share * at_loss), before)
     gaps = lost + round(costs.gaps_share * in_backward)
     yield _Worst("backward of a layer", in_backward, gaps, before or costs.head_gradient_bytes)
-    in_layer, coming = _again(costs, tokens) + _within(costs, tokens, True), _coming(costs, tokens, recomputed)
-    at_end = _shared(costs, tokens) + costs.layer.input_token * tokens + in_layer
-    gaps = lost + round(costs.gaps_share * at_end)
-    of_layer = (costs.gradient_bytes - costs.head_gradient_bytes) // costs.num_layers
-    if 0 < recomputed < costs.num_layers and not accumulating:
-        behind = costs.num_layers - 1 - max(spread(recomputed, costs.num_layers))
-        used = kept + open_casts + in_layer + coming
-        used -= behind * (_open(costs, tokens) + costs.cast_layer_bytes)
-        yield _Worst("backward of a layer", used, gaps, costs.head_gradient_bytes + behind * of_layer)
-    yield _Worst("backward of a layer", at_end, gaps, costs.gradient_bytes - of_layer)
-    if coming:
-        yield _Worst("backward of a layer", at_end + coming, gaps, costs.gradient_bytes - 2 * of_layer)
+    for group, used, gradients in later:
+        gaps = lost + _share_at_end(costs, tokens, group)
+        yield _Worst("backward of a layer", used, gaps, before or costs.head_gradient_bytes + gradients)
+    yield from _at_first_layer(costs, tokens, recomputed, lost)
     yield _Worst("optimizer step", costs.optimizer_step_bytes, fixed, costs.gradient_bytes)
+
+
+def _in_layer(costs: Costs, tokens: int, recomputed: int, turn: Turn) -> int:
+    """What a layer's turn in backward adds while its own activations are kept, or made again."""
+    group = costs.groups[turn.place]
+    again = again_bytes(group, tokens) + _coming(costs, tokens, recomputed) if turn.again else 0
+    return again + within_bytes(group, tokens, turn.again)
+
+
+def _at(costs: Costs, tokens: int, recomputed: int, turn: Turn, kept: int) -> tuple[GroupCosts, int, int]:
+    """A later turn: its group, what there is of ``kept`` and of its own, and the gradients of the layers behind it."""
+    used = kept + _in_layer(costs, tokens, recomputed, turn)
+    used -= sum(turn.recomputed_behind) * (costs.input_token - costs.offloaded_token) * tokens
+    gradients = 0
+    for group, opened, closed in zip(costs.groups, turn.opened_behind, turn.recomputed_behind, strict=True):
+        used -= opened * (open_bytes(group, tokens) + group.cast_bytes)
+        gradients += (opened + closed) * group.gradient_bytes
+    return costs.groups[turn.place], used, gradients
+
+
+def _at_first_layer(costs: Costs, tokens: int, recomputed: int, lost: int) -> Iterator[_Worst]:
+    """The end of backward, when all gradients but the layer's own exist, as if it were a layer of each group."""
+    least = min(group.gradient_bytes for group in costs.groups)
+    coming = _coming(costs, tokens, recomputed)
+    for group in costs.groups:
+        at_end, gaps = _at_end(costs, tokens, group), lost + _share_at_end(costs, tokens, group)
+        yield _Worst("backward of a layer", at_end, gaps, costs.gradient_bytes - group.gradient_bytes)
+        if coming:
+            others = costs.gradient_bytes - group.gradient_bytes - least
+            yield _Worst("backward of a layer", at_end + coming, gaps, others)
+
+
+def _at_end(costs: Costs, tokens: int, group: GroupCosts) -> int:
+    in_layer = again_bytes(group, tokens) + within_bytes(group, tokens, True)
+    return _shared(costs, tokens) + costs.input_token * tokens + in_layer
+
+
+def _share_at_end(costs: Costs, tokens: int, group: GroupCosts) -> int:
+    """What segments of fixed size lose there."""
+    return round(costs.gaps_share * _at_end(costs, tokens, group))
 
 
 def smallest_peak(costs: Costs, tokens: int, budget_bytes: int | None = None) -> MemoryEstimate:
@@ -231,17 +292,19 @@ def longest_that_fits(costs: Costs, budget_bytes: int | None, most_tokens: int) 
     return low * LENGTH_STEP
 
 
+def _opened(costs: Costs, recomputed: int) -> list[int]:
+    """How many layers of each group do not recompute."""
+    again = recomputing(costs.order, recomputed)
+    return [group.count - count for group, count in zip(costs.groups, again, strict=True)]
+
+
 def _kept(costs: Costs, tokens: int, recomputed: int) -> int:
     """What all layers keep until backward reaches them, and what they share."""
-    layer, open_layers = costs.layer, costs.num_layers - recomputed
-    of_recomputed = recomputed * (layer.input_token - costs.offloaded_token) * tokens
+    of_recomputed = recomputed * (costs.input_token - costs.offloaded_token) * tokens
     on_its_way = costs.offloaded_token * tokens if recomputed else 0
-    return of_recomputed + on_its_way + open_layers * _open(costs, tokens) + _shared(costs, tokens)
-
-
-def _open(costs: Costs, tokens: int) -> int:
-    """What a layer that does not recompute keeps."""
-    return costs.layer.kept_token * tokens + costs.layer.kept_square * tokens**2
+    opened = zip(_opened(costs, recomputed), costs.groups, strict=True)
+    of_opened = sum(count * open_bytes(group, tokens) for count, group in opened)
+    return of_recomputed + on_its_way + of_opened + _shared(costs, tokens)
 
 
 def _shared(costs: Costs, tokens: int) -> int:
@@ -249,46 +312,9 @@ def _shared(costs: Costs, tokens: int) -> int:
     return costs.rotary_token * tokens + costs.mask_square * tokens**2
 
 
-def _backward(costs: Costs, tokens: int, recomputed: int) -> int:
-    """What the worst moment of backward adds while everything is kept: the norm behind the last layer, or the last
-    layer itself.
-
-    Recomputed layers are spread so that the last one is open unless all recompute: then its activations exist
-    while everything else is still kept.
-    """
-    all_again = recomputed >= costs.num_layers
-    again = _again(costs, tokens) + _coming(costs, tokens, recomputed) if all_again else 0
-    return max(costs.layer.first_token * tokens, again + _within(costs, tokens, all_again))
-
-
 def _coming(costs: Costs, tokens: int, recomputed: int) -> int:
     """The input that comes back from main memory while the layer behind it is in backward."""
     return costs.offloaded_token * tokens if recomputed > 1 else 0
-
-
-def _again(costs: Costs, tokens: int) -> int:
-    """The activations of a layer that was recomputed, beside the input that it kept."""
-    layer = costs.layer
-    own_token = layer.kept_token - layer.shared_token
-    return own_token * tokens + layer.kept_square * tokens**2 + costs.cast_layer_bytes
-
-
-def _within(costs: Costs, tokens: int, again: bool) -> int:
-    """What the worst moment of a layer adds to its activations: in backward, or before that at its last product."""
-    gradients, product = costs.layer.backward_token * tokens, costs.layer.product_token * tokens
-    at_down = gradients - product + max(product, costs.expanded_down_bytes)
-    at_widest = gradients - 4 * product + costs.expanded_widest_bytes  # the MLP's own tensors are gone, or not yet
-    at_scores = costs.layer.scores_square * tokens**2 - costs.layer.scores_gone_token * tokens
-    return max(at_down, at_widest, at_scores, _at_last(costs, tokens, again), costs.layer.norm_token * tokens)
-
-
-def _at_last(costs: Costs, tokens: int, again: bool) -> int:
-    """What is there at a layer's last product; when that is made again, the gradient of its result waits."""
-    layer = costs.layer
-    waiting = layer.input_token if again else 0
-    if again and layer.skips_last:
-        return (layer.unkept_token + waiting) * tokens
-    return (layer.unkept_token + waiting + layer.result_token) * tokens + costs.expanded_down_bytes
 
 
 def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:
@@ -298,7 +324,7 @@ def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:
     scale, offset = costs.footprint.scale, costs.footprint.offset_bytes
     sizes = {
         costs.base_name: costs.base_bytes,
-        "expanded weights": costs.expanded_layers * costs.expanded_layer_bytes,
+        "expanded weights": costs.staying_expanded_bytes,
         "adapter, gradients, optimizer": costs.state_bytes + worst.gradients + round(scale * in_step),
         "activations": round(scale * (worst.used - of_loss - in_step)),
         "loss": round(scale * of_loss),

@@ -6,6 +6,7 @@ executions of one machine, rough in seconds anywhere else.
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -88,7 +89,8 @@ class Rates:
 class Work:
     """What a step has to compute, whatever the machine.
 
-    ``steps`` are the lengths of the examples of typical optimizer steps, ``scored_share`` is the supervised part;
+    ``steps`` are the lengths of the examples of typical optimizer steps, ``scored_share`` is the supervised part.
+    ``attention_width``, ``kept_token_bytes``, ``rebuilt_token_bytes`` and ``score_bytes`` are means over all layers;
     ``left_out_params`` are those of ``linear_params`` whose products layers that recompute leave out.
     """
 
@@ -99,13 +101,13 @@ class Work:
     left_out_params: int
     expanded_params: float
     head_params: int
-    attention_width: int
-    kept_token_bytes: int
-    rebuilt_token_bytes: int
+    attention_width: float
+    kept_token_bytes: float
+    rebuilt_token_bytes: float
     num_layers: int
     trains_weights: bool
     dense_attention: bool
-    score_bytes: int
+    score_bytes: float
     touches: int
     logit_touches: int
     offloaded_token_bytes: int
@@ -180,28 +182,36 @@ def work_of_step(
 ) -> Work:
     """The work of a typical step of ``examples`` examples."""
     eager = model.model_type in SCORE_CAPPED
+    groups, counts = costs.groups, [group.count for group in model.layers]
+    of_costs = [group.count for group in groups]
     return Work(
         steps=typical_steps(data, examples, max_length),
         scored_share=min(1.0, data.mean_supervised_tokens / max(1.0, data.mean_tokens)),
         mean_tokens=max(1.0, min(data.mean_tokens, float(max_length))),
         linear_params=model.met_linear_params,
-        left_out_params=weights.last_params(model) if costs.layer.skips_last else 0,
-        expanded_params=weights.quantised_params(model) if setup.quantised else 0,
+        left_out_params=weights.last_params(model) if groups[0].layer.skips_last else 0,
+        expanded_params=model.linear_params if setup.quantised else 0,
         head_params=model.vocab_size * model.hidden_size,
-        attention_width=model.num_heads * model.head_dim,
-        kept_token_bytes=costs.layer.kept_token,
-        rebuilt_token_bytes=costs.layer.rebuilt_token,
+        attention_width=_mean(counts, [group.num_heads * group.head_dim for group in model.layers]),
+        kept_token_bytes=_mean(of_costs, [group.layer.kept_token for group in groups]),
+        rebuilt_token_bytes=_mean(of_costs, [group.layer.rebuilt_token for group in groups]),
         num_layers=model.num_layers,
         trains_weights=setup.full,
         dense_attention=setup.attention == "sdpa",
-        score_bytes=SCORE_TOUCHES * model.num_heads if eager else 0,
+        score_bytes=SCORE_TOUCHES * _mean(counts, [group.num_heads for group in model.layers]) if eager else 0,
         touches=_touches(setup),
         logit_touches=LOGIT_TOUCHES.get(setup.loss_kernel, USUAL_LOGIT_TOUCHES) * model.vocab_size,
         offloaded_token_bytes=costs.offloaded_token,
         loss_launch_seconds=LIGER_LAUNCH_SECONDS if setup.loss_kernel == "liger" else 0.0,
         graphs=setup.cuda_graphs,
-        launches=(MORE_NORMS_LAUNCHES if model.post_norms else 1.0) * (EAGER_LAUNCHES if eager else 1.0),
+        launches=(MORE_NORMS_LAUNCHES if any(group.post_norms for group in model.layers) else 1.0)
+        * (EAGER_LAUNCHES if eager else 1.0),
     )
+
+
+def _mean(counts: Sequence[int], of_groups: Sequence[int]) -> float:
+    """The mean over all layers of a number that each group's layers have; ``counts`` are those of the groups."""
+    return sum(count * each for count, each in zip(counts, of_groups, strict=True)) / sum(counts)
 
 
 def _touches(setup: Setup) -> int:

@@ -1,8 +1,8 @@
 """What stays in memory through a run: the base, the adapter, its gradients and the optimizer's state."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from qlora_profiles.facts import LinearShape, ModelFacts
+from qlora_profiles.facts import LayerGroup, LinearShape, ModelFacts
 from qlora_profiles.units import MIB
 from qlora_run.resolve.setup import Setup
 
@@ -19,19 +19,18 @@ def base_bytes(model: ModelFacts, setup: Setup) -> int:
     """All weights as they lie in memory: only the decoder's linear layers are quantised; experts are not."""
     inside = {"qlora-4": _bytes_4bit(setup.double_quant), "qlora-8": 1.001, "full": 4.0}.get(setup.method)
     outside = 4 if setup.full else setup.compute_bytes
-    quantised = quantised_params(model)
+    quantised = model.linear_params
     return round(quantised * (inside or outside) + (model.params - quantised) * outside)
-
-
-def quantised_params(model: ModelFacts) -> int:
-    """Values that a quantised base holds in few bits: experts are no layers that bitsandbytes knows."""
-    plain = sum(shape.params for shape in model.linears) * model.num_layers
-    return min(plain, model.layer_linear_params)
 
 
 def last_params(model: ModelFacts) -> int:
     """Values of all layers' last products."""
-    return sum(shape.params for shape in model.linears if shape.name.endswith("down_proj")) * model.num_layers
+    return sum(
+        group.count * shape.params
+        for group in model.layers
+        for shape in group.linears
+        if shape.name.endswith("down_proj")
+    )
 
 
 def _bytes_4bit(double_quant: bool) -> float:
@@ -39,9 +38,18 @@ def _bytes_4bit(double_quant: bool) -> float:
     return 0.5 + (1 / 64 + 4 / (64 * 256) if double_quant else 4 / 64)
 
 
+def targets_in(group: LayerGroup, targets: Sequence[LinearShape]) -> list[LinearShape]:
+    """Those of the targets that layers of this group have."""
+    return [shape for shape in group.linears if shape in targets]
+
+
 def adapter_params(model: ModelFacts, targets: Sequence[LinearShape], rank: int) -> int:
     """Values in a LoRA adapter: rank x (in + out) for each target of each layer."""
-    return model.num_layers * rank * sum(shape.in_features + shape.out_features for shape in targets)
+    return sum(group.count * _adapter_of_layer(group, targets, rank) for group in model.layers)
+
+
+def _adapter_of_layer(group: LayerGroup, targets: Sequence[LinearShape], rank: int) -> int:
+    return rank * sum(shape.in_features + shape.out_features for shape in targets_in(group, targets))
 
 
 def trained_params(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> int:
@@ -59,30 +67,40 @@ def gradient_bytes(trained: int) -> int:
     return trained * 4
 
 
+def trained_in_layer(group: LayerGroup, targets: Sequence[LinearShape], setup: Setup) -> int:
+    """Values of trained weights in one layer: of the adapter, or all but norms and biases."""
+    return group.params if setup.full else _adapter_of_layer(group, targets, setup.lora_r)
+
+
 def small_bytes(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> int:
     """The part of adapter and state that lies in small tensors."""
     if setup.full:
         return 0
-    sizes = [setup.lora_r * width for shape in targets for width in (shape.in_features, shape.out_features)]
-    small = sum(size for size in sizes if 4 * size <= SMALL_TENSOR_BYTES)
-    return model.num_layers * (state_bytes(small, setup) + gradient_bytes(small))
+    small = sum(group.count * _small_in_layer(group, targets, setup) for group in model.layers)
+    return state_bytes(small, setup) + gradient_bytes(small)
 
 
-def cast_bytes(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) -> int:
+def _small_in_layer(group: LayerGroup, targets: Sequence[LinearShape], setup: Setup) -> int:
+    """Values of one layer's adapter that lie in small tensors."""
+    mine = targets_in(group, targets)
+    sizes = [setup.lora_r * width for shape in mine for width in (shape.in_features, shape.out_features)]
+    return sum(size for size in sizes if 4 * size <= SMALL_TENSOR_BYTES)
+
+
+def cast_bytes(group: LayerGroup, targets: Sequence[LinearShape], setup: Setup) -> int:
     """Copies of trained weights in one layer in the arithmetic's format, which backward needs again.
 
     Autocast makes them of float32 weights, fused adapters in any case.
     """
     if setup.compute_bytes == 4 and not setup.fused_adapters:
         return 0
-    linears = model.layer_linear_params if setup.full else adapter_params(model, targets, setup.lora_r)
-    return setup.compute_bytes * linears // model.num_layers
+    return setup.compute_bytes * trained_in_layer(group, targets, setup)
 
 
-def expanded_bytes(model: ModelFacts, setup: Setup, name: str = "") -> int:
+def expanded_bytes(linears: Iterable[LinearShape], setup: Setup, name: str = "") -> int:
     """The widest weight (of those whose name ends so) expanded for a product, with a double quantisation's scales."""
     if not setup.quantised:
         return 0
-    widest = max((shape.params for shape in model.linears if shape.name.endswith(name)), default=0)
+    widest = max((shape.params for shape in linears if shape.name.endswith(name)), default=0)
     scales = widest // 16 if setup.method == "qlora-4" and setup.double_quant else 0
     return widest * setup.compute_bytes + scales

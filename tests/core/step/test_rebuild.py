@@ -108,7 +108,7 @@ def test_the_planner_counts_what_is_not_kept() -> None:
     targets = discover_targets(facts, ("all-linear",))
     same = SETUP | {"method": "lora", "compute_dtype": "float32", "fused_kernels": True, "fused_adapters": True}
     setups = (Setup(**same, rebuild_activations=rebuild) for rebuild in (False, True))
-    counted, rebuilt = (layer_cost(facts, targets, each).kept_token for each in setups)
+    counted, rebuilt = (layer_cost(facts, facts.layers[0], targets, each).kept_token for each in setups)
     first = 4 * facts.hidden_size * tokens  # nothing is trained below the first norm: only now its input is kept
     assert usual - less == (counted - rebuilt) * facts.num_layers * tokens - first
 
