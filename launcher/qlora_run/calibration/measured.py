@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qlora_core.execution.rungs import SEARCHED
 from qlora_core.step.buckets import sizes
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan
-from qlora_profiles.settings import SEARCHED, Execution, values_of
+from qlora_profiles.settings import Execution, values_of
 from qlora_run.calibration.records import Calibration, Kernels, Machine, Measurement, Record, machine_of
 from qlora_run.calibration.store import path_of, read, write
 from qlora_run.model_facts.targets import discover_targets
@@ -119,6 +120,7 @@ def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None 
 
 def _predicted_seconds(plan: RunPlan, measured: Measured, costs: "Costs", ceilings: Ceilings | None) -> float | None:
     """The time of a step of so many tokens as the model has it before any measurement but the card's ceilings."""
+    from qlora_run.resolve.rung_costs import work_with
     from qlora_run.resolve.setup import Setup
     from qlora_run.resolve.situation import torch_version
     from qlora_run.resolve.speed import rates, step_seconds, work_of_step
@@ -128,7 +130,6 @@ def _predicted_seconds(plan: RunPlan, measured: Measured, costs: "Costs", ceilin
     recipe, execution = plan.recipe_values(), measured.execution
     setup = Setup.of(recipe, execution, torch_version(plan.report))
     work = work_of_step(plan.model, plan.data, setup, costs, recipe.examples_per_step, recipe.max_length)
-    work = work.of(measured.step_tokens)
+    work = work_with(work.of(measured.step_tokens), values_of(execution))
     machine = rates(plan.report, plan.report.cuda_gpus[0], setup, ceilings)
-    layers = execution.layers_recomputed, execution.layers_expanded
-    return step_seconds(work, machine, execution.token_budget, *layers)
+    return step_seconds(work, machine, execution.token_budget, execution.layers_recomputed)
