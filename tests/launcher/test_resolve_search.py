@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.planning_facts import asking, card_report, data_of, known
 
+from qlora_core.execution.rungs import SWITCHES
 from qlora_core.step.slabs import slabs_bytes
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport, Memory
@@ -209,10 +210,8 @@ def test_the_runner_up_and_why_it_lost() -> None:
     assert "tokens, " in what
     assert " of 36 recomputed" in what
     assert any(word in why for word in ("slower", "as fast"))
-    assert (
-        plan_on(24, token_budget=4096, layers_recomputed=36, offload_activations="no", cuda_graphs="no").runner_up
-        is None
-    )
+    fixed: dict[str, Any] = {"token_budget": 4096, "layers_recomputed": 36, **dict.fromkeys(SWITCHES, "no")}
+    assert plan_on(24, **fixed).runner_up is None
 
 
 @given(vram=st.floats(8, 40), longest=st.integers(64, 4000), more=st.integers(0, 4000))
