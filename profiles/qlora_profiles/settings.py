@@ -177,13 +177,6 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow_recipe_change: Annotated[bool, Doc("take the nearest recipe that fits if this one cannot", "model")] = False
 
 
-KERNELS = ("offload_activations", "cuda_graphs", "rebuild_activations")
-"""What sets the variants of an execution apart, from what makes them least simple on."""
-SIZES = ("token_budget", "layers_recomputed", "layers_expanded")
-"""What decides how much memory an execution takes with the same kernels."""
-SEARCHED = (*SIZES, *KERNELS)
-"""What is searched of an execution, and can still change once the model is loaded."""
-
 SCOPES: dict[Scope, type[Struct]] = {"recipe": Recipe, "execution": Execution, "run": Run}
 
 

@@ -1,9 +1,11 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from qlora_core.execution.rungs import RUNGS
 from qlora_profiles.aliases import ROWS
 from qlora_profiles.errors import UserError
 from qlora_profiles.registry import flag, settings
@@ -87,6 +89,11 @@ def test_the_reference_pages_hold_every_name(tmp_path: Path) -> None:
     other = (tmp_path / "new" / "compatibility.md").read_text(encoding="utf-8")
     assert [s for s in settings().values() if f"`{flag(s)}`" not in page] == []
     assert [row.name for row in ROWS if f"`{row.name}`" not in other] == []
+
+
+def test_the_reference_tells_what_may_change_in_mid_run_in_the_order_of_the_table() -> None:
+    part = PAGES["settings.md"]().split("## What may change in mid-run")[1].split("## ")[0]
+    assert re.findall(r"`--([a-z-]+)`", part) == [rung.name.replace("_", "-") for rung in RUNGS]
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.planning_facts import asking, card_report, data_of, known
 
+from qlora_core.execution.rungs import SWITCHES
 from qlora_core.step.slabs import slabs_bytes
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport, Memory
@@ -41,14 +42,18 @@ def everything(search: Search) -> list[Candidate]:
     found = []
     for variant, tokens, layers in product(search.variants, search.token_budgets, range(search.costs.num_layers + 1)):
         if search.fits(variant, tokens, layers):
-            counts = {0, _most(search, variant, tokens, layers)} if variant.can_expand else {0}
-            found += [search.candidate(tokens, layers, variant, expanded) for expanded in counts]
+            counts = {0, _most(search, variant, tokens, layers)} if variant.fillers else {0}
+            found += [search.candidate(tokens, layers, variant, expanding(count)) for count in counts]
     return found
+
+
+def expanding(layers: int) -> dict[str, int]:
+    return {"layers_expanded": layers}
 
 
 def _most(search: Search, variant: Variant, tokens: int, layers: int) -> int:
     def full(count: int) -> bool:
-        return not search.memory(variant, tokens, layers, count).fits
+        return not search.memory(variant, tokens, layers, expanding(count)).fits
 
     return bisect_left(range(1, search.costs.num_layers + 1), True, key=full)
 
@@ -59,8 +64,11 @@ def test_as_many_layers_are_expanded_as_fit(vram: float, tokens: int, layers: in
     for variant in search.variants:
         plain = search.candidate(tokens, layers, variant)
         most = _most(search, variant, tokens, layers) if plain.memory.fits else 0
-        assert most - search._most_expanded(plain) in (0, 1)  # the last one makes the room for expanding one needless
-        seconds = [search.candidate(tokens, layers, variant, count).step_seconds for count in (0, most // 2, most)]
+        full = [*search._fuller(plain)][-1:] if plain.memory.fits else []
+        chosen = full[0].value("layers_expanded") if full else 0
+        assert most - chosen in (0, 1)  # the last one makes the room for expanding one needless
+        ways = (search.candidate(tokens, layers, variant, expanding(count)) for count in (0, most // 2, most))
+        seconds = [way.step_seconds for way in ways]
         assert seconds == sorted(seconds, reverse=True)
 
 
@@ -91,10 +99,10 @@ def test_all_settings_are_in_the_search() -> None:
     search = search_for(situation(12, "Qwen/Qwen3-8B", 1804, LIGER, 64), "qlora-4")
     kinds = [(v.offload_activations, v.cuda_graphs) for v in search.variants]
     assert kinds == [kind for kind in ((False, False), (False, True), (True, False)) for _ in range(2)]
-    assert [v.rebuild_activations for v in search.variants] == [False, True] * 3
-    assert all(v.can_expand for v in search.variants)
+    assert [v.switches["rebuild_activations"] for v in search.variants] == [False, True] * 3
+    assert all(v.fillers == {"layers_expanded"} for v in search.variants)
     lora = search_for(situation(12, "Qwen/Qwen3-0.6B", 1804, LIGER, 64), "lora")
-    assert not any(v.can_expand for v in lora.variants)
+    assert not any(v.fillers for v in lora.variants)
 
 
 def plan_on(vram_gib: float, report: HardwareReport | None = None, **wishes: Any) -> RunPlan:
@@ -202,10 +210,8 @@ def test_the_runner_up_and_why_it_lost() -> None:
     assert "tokens, " in what
     assert " of 36 recomputed" in what
     assert any(word in why for word in ("slower", "as fast"))
-    assert (
-        plan_on(24, token_budget=4096, layers_recomputed=36, offload_activations="no", cuda_graphs="no").runner_up
-        is None
-    )
+    fixed: dict[str, Any] = {"token_budget": 4096, "layers_recomputed": 36, **dict.fromkeys(SWITCHES, "no")}
+    assert plan_on(24, **fixed).runner_up is None
 
 
 @given(vram=st.floats(8, 40), longest=st.integers(64, 4000), more=st.integers(0, 4000))

@@ -14,6 +14,7 @@ from qlora_run.model_facts import discover_targets
 from qlora_run.resolve import resolve
 from qlora_run.resolve.cards import card_of
 from qlora_run.resolve.memory import memory_costs
+from qlora_run.resolve.rung_costs import work_with
 from qlora_run.resolve.search import NEAR_TIE
 from qlora_run.resolve.setup import Setup
 from qlora_run.resolve.speed import estimate_time, rates, step_seconds, total_steps, work_of_step
@@ -37,8 +38,9 @@ def seconds_at(point: Point) -> float:
     mean = min(point.tokens, 2048)
     data = data_of(longest=mean, mean=mean, mean_supervised_tokens=mean)
     work = work_of_step(model, data, setup, costs, point.tokens // mean, mean)
-    layers = point.layers_recomputed(model.num_layers), point.layers_expanded(model.num_layers)
-    return step_seconds(work, rates(PLAN.report, H200, setup), int(1.2 * point.tokens), *layers)
+    work = work_with(work, {"layers_expanded": point.layers_expanded(model.num_layers)})
+    layers = point.layers_recomputed(model.num_layers)
+    return step_seconds(work, rates(PLAN.report, H200, setup), int(1.2 * point.tokens), layers)
 
 
 def test_our_own_steps_on_a_real_card() -> None:

@@ -12,11 +12,11 @@ import support.standin_core
 from support.planning_facts import asking, card_report, data_of, known
 from support.witness import Witness
 
+from qlora_core.execution.rungs import SWITCHES
 from qlora_profiles import codec, events
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import RunPlan, with_execution
-from qlora_profiles.settings import KERNELS
 from qlora_profiles.units import GIB, MIB
 from qlora_run.calibration import load
 from qlora_run.learned import Trial, remember
@@ -131,7 +131,7 @@ def test_how_slow_the_host_is_is_not_forgotten_when_another_execution_is_measure
     first = json.loads(tuner.answer(measured(plan, ceilings=slow_host)))
     assert first != measured(plan).limits
     second = json.loads(tuner.answer(measured(tuner.plan)))
-    assert {name: second[name] for name in KERNELS} == {name: first[name] for name in KERNELS}
+    assert {name: second[name] for name in SWITCHES} == {name: first[name] for name in SWITCHES}
 
 
 def test_what_the_doctor_saw_fail_here_is_not_turned_on_by_a_measurement(tmp_path: Path) -> None:

@@ -1,19 +1,11 @@
 """The part of the execution that may change while running, and the ladder down it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain
+from typing import Any
 
-from qlora_core.step.cutting import cut
+from qlora_core.execution.rungs import HELD, RUNGS, Rung, TightStep
 from qlora_profiles.settings import Execution
-
-SMALLEST_TOKEN_BUDGET = 64
-"""Below this a smaller budget saves next to nothing: what is left is the weights and the layers."""
-
-SMALLEST_LOSS_CHUNK = 32
-
-EXPANDED_FEWER = 4
-"""Into so many parts the number of expanded layers falls at once: each try costs a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,55 +27,22 @@ class Limits:
         return cls(**{f.name: getattr(execution, f.name) for f in fields(cls)})
 
     def smaller(self, lengths: Sequence[int], num_layers: int, can_rebuild: bool = False) -> "Limits | None":
-        """The next rung down for a step of these lengths (tokens), or ``None`` at the bottom.
-
-        Expanded weights first, which are soon made; results that are, where the kernels can; what graphs hold for good;
-        then smaller micro-batches, then more recomputing layers, smaller tiles of logits, and activations in main
-        memory.
-        """
-        if can_rebuild and not self.rebuild_activations and not self.layers_expanded:
-            return replace(self, rebuild_activations=True)
-        return self.less_held() or next(chain(self._cut_smaller(lengths), self._other_rungs(num_layers)), None)
+        """The next rung down for a step of these lengths (tokens), or ``None`` at the bottom."""
+        step = TightStep(lengths=lengths, num_layers=num_layers, can_rebuild=can_rebuild)
+        return self._first(RUNGS, lambda rung, value: rung.smaller(value, step))
 
     def less_held(self) -> "Limits | None":
-        """With less that stays from step to step: expanded weights, then what graphs hold; ``None`` without either."""
-        if self.layers_expanded:
-            return replace(self, layers_expanded=self.layers_expanded // EXPANDED_FEWER)
-        return replace(self, cuda_graphs=False) if self.cuda_graphs else None
-
-    def _cut_smaller(self, lengths: Sequence[int]) -> Iterator["Limits"]:
-        """Halved budgets, as soon as one cuts these lengths otherwise than now."""
-        now = cut(lengths, self.token_budget)
-        largest = max(sum(lengths[i] for i in batch) for batch in now)
-        budget = min(self.token_budget, largest)
-        while budget > SMALLEST_TOKEN_BUDGET:
-            budget = max(SMALLEST_TOKEN_BUDGET, budget // 2)
-            if cut(lengths, budget) != now:
-                yield replace(self, token_budget=budget)
-
-    def _other_rungs(self, num_layers: int) -> Iterator["Limits"]:
-        if self.layers_recomputed < num_layers:
-            more = max(self.layers_recomputed + 1, (self.layers_recomputed + num_layers + 1) // 2)
-            yield replace(self, layers_recomputed=more)
-        if self.loss_chunk_tokens > SMALLEST_LOSS_CHUNK:
-            yield replace(self, loss_chunk_tokens=self.loss_chunk_tokens // 2)
-        if not self.offload_activations and num_layers > 0:
-            yield replace(self, offload_activations=True)
+        """With less that stays from step to step, or ``None`` where nothing does."""
+        return self._first(HELD, lambda rung, value: rung.smaller(value, TightStep()))
 
     def larger(self, start: "Limits") -> "Limits | None":
         """One rung back towards where the plan started, or ``None`` when it is there."""
-        if self.offload_activations and not start.offload_activations:
-            return replace(self, offload_activations=False)
-        if self.loss_chunk_tokens < start.loss_chunk_tokens:
-            return replace(self, loss_chunk_tokens=min(start.loss_chunk_tokens, self.loss_chunk_tokens * 2))
-        if self.layers_recomputed > start.layers_recomputed:
-            return replace(self, layers_recomputed=(self.layers_recomputed + start.layers_recomputed) // 2)
-        if self.token_budget < start.token_budget:
-            return replace(self, token_budget=min(start.token_budget, self.token_budget * 2))
-        if start.cuda_graphs and not self.cuda_graphs:
-            return replace(self, cuda_graphs=True)
-        if self.rebuild_activations and not start.rebuild_activations:
-            return replace(self, rebuild_activations=False)
-        if self.layers_expanded < start.layers_expanded:
-            return replace(self, layers_expanded=(self.layers_expanded + start.layers_expanded + 1) // 2)
+        return self._first(reversed(RUNGS), lambda rung, value: rung.larger(value, getattr(start, rung.name)))
+
+    def _first(self, rungs: Iterable[Rung], move: Callable[[Rung, int], int | None]) -> "Limits | None":
+        """The first of the rungs that moves, moved."""
+        for rung in rungs:
+            if (after := move(rung, getattr(self, rung.name))) is not None:
+                changed: dict[str, Any] = {rung.name: after}
+                return replace(self, **changed)
         return None

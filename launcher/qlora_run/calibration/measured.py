@@ -6,7 +6,7 @@ from pathlib import Path
 from qlora_core.step.buckets import sizes
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan
-from qlora_profiles.settings import Execution
+from qlora_profiles.settings import Execution, values_of
 from qlora_run.calibration.records import Calibration, Kernels, Measurement, Record, machine_of
 from qlora_run.calibration.store import name_of, store
 from qlora_run.machine.run_key import limits_of, run_key
@@ -100,12 +100,13 @@ def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None 
 
 def _predicted_seconds(plan: RunPlan, measured: Measured, costs: Costs, ceilings: Ceilings | None) -> float | None:
     """The time of a step of so many tokens as the model has it before any measurement but the card's ceilings."""
+    from qlora_run.resolve.rung_costs import work_with
+
     if measured.step_seconds is None or measured.step_tokens is None:
         return None
     recipe, execution = plan.recipe_values(), measured.execution
     setup = Setup.of(recipe, execution, torch_version(plan.report))
     work = work_of_step(plan.model, plan.data, setup, costs, recipe.examples_per_step, recipe.max_length)
-    work = work.of(measured.step_tokens)
+    work = work_with(work.of(measured.step_tokens), values_of(execution))
     machine = rates(plan.report, plan.report.cuda_gpus[0], setup, ceilings)
-    layers = execution.layers_recomputed, execution.layers_expanded
-    return step_seconds(work, machine, execution.token_budget, *layers)
+    return step_seconds(work, machine, execution.token_budget, execution.layers_recomputed)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from qlora_core.execution.rungs import RUNGS
 from qlora_profiles.alias import Alias
 from qlora_profiles.alias_parts import ACCUMULATION_OF, ASSUMED_ACCUMULATION, ASSUMED_BATCH
 from qlora_profiles.aliases import ROWS, SECTIONS
-from qlora_profiles.registry import Setting, allowed, flag, settings
+from qlora_profiles.registry import Setting, allowed, flag, lookup, settings
 from qlora_run.cli.commands import CONFIG_OPTIONS, SHAPES, Option, options_of
 from qlora_run.cli.help import SCOPES, by_group, meaning_text, shown_default
 from qlora_run.cli.names import short_forms, spellings
@@ -53,6 +54,11 @@ qlora-run merge ADAPTER -o OUTPUT
 - **Places instead of names**: `CONFIG [DATA [OUTPUT]]` for training, `BASE ADAPTER OUTPUT [DTYPE [VALIDATE]]` for
   `merge`."""
 
+RUNGS_INTRO = """\
+When memory runs out, the same step is computed again with the first of these that can still make room, and every other
+setting stays as it is. Where there is room again, they go back towards what was planned in the opposite order. What
+is learned is the same all along; each change is told when it happens."""
+
 DIFFERENCES: tuple[tuple[str, str, str], ...] = (
     ("trust_remote_code", "true", "code that comes with a model runs only when asked for"),
     ("merge", "true", "the adapter is enough to chat; `qlora-run merge` makes the whole model at any time"),
@@ -87,6 +93,7 @@ def settings_markdown() -> str:
         parts.append(f"## {scope.capitalize()}: {about}")
         for group, found in by_group(scope).items():
             parts += [f"### {group.capitalize()}", _table(_SETTING_HEAD, map(_setting_row, found))]
+    parts += ["## What may change in mid-run", RUNGS_INTRO, _table(_RUNG_HEAD, _rung_rows())]
     parts += ["## Options that are no settings", _table(("option", "of", "what it does"), _option_rows())]
     return "\n\n".join(parts) + "\n"
 
@@ -109,6 +116,14 @@ def _setting_row(setting: Setting) -> tuple[str, ...]:
     short = {"output": "`-o`, "}.get(setting.name, "")
     name = f"{short}`{flag(setting)}`"
     return name, f"`{shown_default(setting)}`", allowed(setting), setting.doc.unit, setting.doc.help
+
+
+_RUNG_HEAD = ("order", "setting", "becomes", "what that does")
+
+
+def _rung_rows() -> Iterable[tuple[str, ...]]:
+    for order, rung in enumerate(RUNGS, start=1):
+        yield str(order), f"`{flag(lookup(rung.name))}`", rung.down, rung.costs
 
 
 def _option_rows() -> Iterable[tuple[str, ...]]:

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
+from qlora_core.execution.rungs import SEARCHED
 from qlora_profiles.machine_key import digest
 from qlora_profiles.plan import RunPlan
-from qlora_profiles.settings import SEARCHED, Execution, values_of
+from qlora_profiles.settings import Execution, values_of
 
 
 def run_key(plan: RunPlan, execution: Execution) -> str:

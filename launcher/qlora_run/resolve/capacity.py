@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from qlora_core.execution.rungs import FILLERS, SWITCHES
 from qlora_profiles.plan import RunPlan
 from qlora_run.calibration.records import Calibration
 from qlora_run.model_facts.targets import discover_targets
@@ -29,9 +30,10 @@ def largest_length(plan: RunPlan, calibration: Calibration | None = None) -> int
 
 
 def _longest(plan: RunPlan, calibration: Calibration | None, most: int, offload: bool, room: int | None) -> int:
-    recipe = plan.recipe_values()
-    execution = replace(plan.execution_values(), offload_activations=offload, cuda_graphs=False, layers_expanded=0)
-    execution = replace(execution, rebuild_activations=Setup.of(recipe, execution).can_rebuild)
+    recipe, execution = plan.recipe_values(), plan.execution_values()
+    setup = Setup.of(recipe, execution)
+    smallest = {name: how.smallest and setup.can(name) for name, how in (FILLERS | SWITCHES).items()}
+    execution = replace(execution, **smallest | {"offload_activations": offload})
     targets = discover_targets(plan.model, recipe.target_modules)
     costs = costs_of(plan.model, targets, recipe, execution, plan.report, calibration)
     if room is not None:

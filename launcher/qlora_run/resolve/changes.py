@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qlora_core.execution.rungs import SIZES
 from qlora_profiles.catalogue import nearest_profile
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import Given
 from qlora_profiles.registry import flag, lookup
-from qlora_profiles.settings import SIZES
 from qlora_run.model_facts import known_configs, known_facts
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.fit import bitsandbytes_missing, budget_bytes, search_for, smallest_method
@@ -74,7 +74,7 @@ def execution_changes(s: Situation) -> Iterator[Change]:
     for freed in [[name] for name in fixed] + ([fixed] if len(fixed) > 1 else []):
         found = search_for(_without(s, freed), smallest_method(s).value).run()
         if found is not None:
-            values = {name: getattr(found.best, name) for name in freed}
+            values = {name: found.best.value(name) for name in freed}
             yield Change(values=values, peak_bytes=found.best.memory.peak_bytes)
 
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from qlora_profiles.facts import LinearShape, MemoryEstimate, ModelFacts
 from qlora_profiles.hardware import HardwareReport
-from qlora_profiles.settings import Execution, Recipe
+from qlora_profiles.settings import Execution, Recipe, values_of
 from qlora_run.calibration.records import Calibration, Kernels
 from qlora_run.resolve.footprint import footprint_of
 from qlora_run.resolve.memory import Costs, memory_costs, peak
+from qlora_run.resolve.rung_costs import costs_with
 from qlora_run.resolve.setup import Setup
 from qlora_run.resolve.situation import torch_version
 
@@ -46,4 +47,4 @@ def costs_of(
     gpu = report.cuda_gpus[0] if report is not None and report.cuda_gpus else None
     measured = calibration.of(Kernels.of(execution)) if calibration is not None else None
     costs = memory_costs(model, targets, setup, footprint_of(gpu, setup, measured))
-    return costs.keeping(execution.layers_expanded)
+    return costs_with(costs, values_of(execution))

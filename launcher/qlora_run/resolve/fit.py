@@ -1,5 +1,5 @@
-"""Method, token budget, recomputed and expanded layers, switches: decided together, because each changes what the
-others need."""
+"""Method, token budget, recomputed layers, fillers, switches: decided together, because each changes what the others
+need."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,26 +7,21 @@ from functools import partial
 from itertools import product
 from typing import Any, cast
 
+from qlora_core.execution.rungs import FILLERS, SEARCHED, SIZES, SWITCHES, planned
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.plan import Resolved
-from qlora_profiles.settings import KERNELS, SIZES
 from qlora_run.resolve.footprint import footprint_of
 from qlora_run.resolve.kernel_rules import graphs_possible
 from qlora_run.resolve.machine_rules import offload_bytes, ram_budget_bytes
 from qlora_run.resolve.memory import memory_costs
+from qlora_run.resolve.rung_costs import costs_with, work_with
 from qlora_run.resolve.search import Candidate, Found, Search, Variant, compared, described
 from qlora_run.resolve.setup import Setup
 from qlora_run.resolve.situation import Situation, in_gib, torch_version, version_of
 from qlora_run.resolve.speed import rates, work_of_step
 
 BITSANDBYTES = {"bitsandbytes 4-bit": "qlora-4", "bitsandbytes 8-bit": "qlora-8"}
-
-WHY_SWITCHED = {
-    "offload_activations": "the card has no room for them",
-    "rebuild_activations": "soon made; room is worth more",
-}
-"""Why what is off by default is on."""
 
 WORTH_PRECISION = 0.25
 """How much slower an unquantised base may be and still be chosen."""
@@ -56,29 +51,41 @@ def search_for(s: Situation, method: str, max_length: int | None = None, rank: i
         budget_bytes=budget_bytes(s),
         token_budget=_given_size(s, "token_budget"),
         layers_recomputed=_given_size(s, "layers_recomputed"),
-        layers_expanded=_given_size(s, "layers_expanded"),
+        fillers={name: cast(int, s.given[name].value) for name in FILLERS if name in s.given},
     )
 
 
 def _variants(s: Situation, method: str, length: int, rank: int | None) -> Iterator[Variant]:
-    """With and without activations in main memory, graphs, and activations made again; what a person gave is the only
-    one."""
-    rebuilt = _rebuilds(s, _setup(s, method, rank))
-    choices = product(_offloads(s), (False, True), rebuilt)
-    possible = [c for c in choices if c[1] in graphs_possible(s, method, offloaded=c[0])]
-    for order, choice in enumerate(possible):
-        own: dict[str, Any] = dict(zip(KERNELS, choice, strict=True))
-        setup = _setup(s, method, rank, **own)
+    """Every choice of switches with what it costs."""
+    for order, switches in enumerate(_choices(s, method, _setup(s, method, rank))):
+        setup = _setup(s, method, rank, **switches)
         known = footprint_of(s.gpu, setup, s.measured_with(setup.cuda_graphs))
-        costs = memory_costs(s.model, s.targets, setup, known)
+        costs = costs_with(memory_costs(s.model, s.targets, setup, known), switches)
+        work = work_of_step(s.model, s.data, setup, costs, s.value("examples_per_step"), length)
         yield Variant(
             rank=order,
+            switches=switches,
             costs=costs,
-            work=work_of_step(s.model, s.data, setup, costs, s.value("examples_per_step"), length),
+            work=work_with(work, switches),
+            fillers=frozenset(name for name in FILLERS if setup.can(name)),
             most_offloaded_bytes=offload_bytes(s.report) if setup.offload_activations else None,
-            can_expand=setup.can_expand,
-            **own,
         )
+
+
+def _choices(s: Situation, method: str, setup: Setup) -> Iterator[dict[str, bool]]:
+    """The switches with and without each that can be used, the simplest first; a person's choice is the only one."""
+    for choice in product(*(_ways(s, setup, name) for name in SWITCHES)):
+        switches = dict(zip(SWITCHES, choice, strict=True))
+        if switches["cuda_graphs"] in graphs_possible(s, method, offloaded=switches["offload_activations"]):
+            yield switches
+
+
+def _ways(s: Situation, setup: Setup, name: str) -> tuple[bool, ...]:
+    if name in s.given:
+        return (bool(s.given[name].value),)
+    offload = name == "offload_activations"
+    possible = s.on_cuda and offload_bytes(s.report) if offload else setup.can(name)
+    return (False, True) if possible else (False,)
 
 
 def _setup(s: Situation, method: str, rank: int | None, **own: Any) -> Setup:
@@ -88,20 +95,6 @@ def _setup(s: Situation, method: str, rank: int | None, **own: Any) -> Setup:
 
 def _own_or_decided(s: Situation, own: Mapping[str, Any], name: str) -> Any:
     return own[name] if name in own else s.value(name)
-
-
-def _offloads(s: Situation) -> tuple[bool, ...]:
-    """Whether activations wait in main memory: what a person gave, or what the search finds better."""
-    if "offload_activations" in s.given:
-        return (bool(s.given["offload_activations"].value),)
-    return (False, True) if s.on_cuda and offload_bytes(s.report) else (False,)
-
-
-def _rebuilds(s: Situation, setup: Setup) -> tuple[bool, ...]:
-    """Whether norms and activations are made again: what a person gave, or what the search finds better."""
-    if "rebuild_activations" in s.given:
-        return (bool(s.given["rebuild_activations"].value),)
-    return (False, True) if setup.can_rebuild else (False,)
 
 
 def _given_size(s: Situation, name: str) -> int | None:
@@ -223,14 +216,8 @@ def settle(s: Situation, fit: Fit) -> None:
     """Record what was found, each with what another value would do."""
     best = fit.found.best
     s.resolved["method"] = fit.method
-    for name, resolved in (
-        ("token_budget", _token_budget(fit, best)),
-        ("layers_recomputed", _layers(s, fit, best)),
-        ("layers_expanded", _expanded(s, fit, best)),
-        *((name, _switched(s, fit, best, name)) for name in WHY_SWITCHED),
-        ("cuda_graphs", _graphs(s, fit, best)),
-    ):
-        s.resolved[name] = s.given[name].resolved() if name in s.given else resolved
+    for name in SEARCHED:
+        s.resolved[name] = s.given[name].resolved() if name in s.given else _found(s, fit, best, name)
 
 
 def runner_up(s: Situation, fit: Fit) -> str | None:
@@ -241,9 +228,18 @@ def runner_up(s: Situation, fit: Fit) -> str | None:
     return f"{described(other, best, s.model.num_layers)}: {compared(best, other)}"
 
 
+def _found(s: Situation, fit: Fit, best: Candidate, name: str) -> Resolved:
+    """What was found for a setting that nobody fixed."""
+    if name == "token_budget":
+        return _token_budget(fit, best)
+    if name == "layers_recomputed":
+        return _layers(s, fit, best)
+    return _filled(s, fit, best, name) if name in FILLERS else _switched(s, fit, best, name)
+
+
 def _token_budget(fit: Fit, best: Candidate) -> Resolved:
     smaller = max(fit.search.token_budgets[0], best.token_budget // 2)
-    other = fit.search.candidate(smaller, best.layers_recomputed, best.variant, best.layers_expanded)
+    other = fit.search.candidate(smaller, best.layers_recomputed, best.variant, best.filled)
     changed = None if smaller == best.token_budget else f"{smaller:,}: {compared(best, other)}"
     reasons = {0: "the smallest there is", 1: "the only one that fits"}
     reason = reasons.get(fit.found.fitting, f"fastest of {fit.found.fitting:,} that fit")
@@ -253,7 +249,7 @@ def _token_budget(fit: Fit, best: Candidate) -> Resolved:
 def _layers(s: Situation, fit: Fit, best: Candidate) -> Resolved:
     total = s.model.num_layers
     other_count = total if best.layers_recomputed < total else 0
-    other = fit.search.candidate(best.token_budget, other_count, best.variant, best.layers_expanded)
+    other = fit.search.candidate(best.token_budget, other_count, best.variant, best.filled)
     return Resolved(
         value=best.layers_recomputed,
         source="tuner",
@@ -268,40 +264,30 @@ def _layers_reason(count: int, total: int) -> str:
     return f"the other {total - count} fit" if count < total else f"all {total}: memory is tight"
 
 
-def _expanded(s: Situation, fit: Fit, best: Candidate) -> Resolved:
-    """Layers that keep their weights expanded, where there are any."""
-    if not best.layers_expanded:
-        return s.resolved["layers_expanded"]
-    other = fit.search.candidate(best.token_budget, best.layers_recomputed, best.variant)
-    reason = "there is room: not expanded for each product"
+def _filled(s: Situation, fit: Fit, best: Candidate, name: str) -> Resolved:
+    """The layers of a filler, where there are any."""
+    if not best.filled[name]:
+        return s.resolved[name]
+    other = fit.search.candidate(best.token_budget, best.layers_recomputed, best.variant, {**best.filled, name: 0})
     changed = f"0: {compared(best, other)}"
-    return Resolved(value=best.layers_expanded, source="tuner", reason=reason, if_changed=changed)
-
-
-def _otherwise(fit: Fit, best: Candidate, **changed: Any) -> Candidate | None:
-    """The same execution but for a kernel; ``None`` where that is no choice here."""
-    wanted = {name: getattr(best.variant, name) for name in KERNELS} | changed
-    twins = (v for v in fit.search.variants if all(getattr(v, name) == value for name, value in wanted.items()))
-    twin = next(twins, None)
-    same = best.token_budget, best.layers_recomputed, twin, best.layers_expanded
-    return fit.search.candidate(*same) if twin else None
+    return Resolved(value=best.filled[name], source="tuner", reason=planned(name).why, if_changed=changed)
 
 
 def _switched(s: Situation, fit: Fit, best: Candidate, name: str) -> Resolved:
-    """A switch that is off by default, and on where it is needed."""
-    if not getattr(best.variant, name):
+    """A switch: on where that is better, off where it was a choice; else as it was decided before."""
+    on, how = best.variant.switches[name], planned(name)
+    other = _otherwise(fit, best, name)
+    changed = f"{'no' if on else 'yes'}: {compared(best, other)}" if other else None
+    if on:
+        return Resolved(value=True, source="tuner", reason=how.why, if_changed=changed)
+    if not changed or not how.why_off:
         return s.resolved[name]
-    other = _otherwise(fit, best, **{name: False})
-    changed = f"no: {compared(best, other)}" if other else None
-    return Resolved(value=True, source="tuner", reason=WHY_SWITCHED[name], if_changed=changed)
+    return Resolved(value=False, source="tuner", reason=how.why_off, if_changed=changed)
 
 
-def _graphs(s: Situation, fit: Fit, best: Candidate) -> Resolved:
-    other = _otherwise(fit, best, cuda_graphs=not best.variant.cuda_graphs)
-    if best.variant.cuda_graphs:
-        changed = f"no: {compared(best, other)}" if other else None
-        return Resolved(value=True, source="tuner", reason="launching kernels takes longest here", if_changed=changed)
-    if other is None:
-        return s.resolved["cuda_graphs"]
-    reason = "not faster here, or no room for what they hold"
-    return Resolved(value=False, source="tuner", reason=reason, if_changed=f"yes: {compared(best, other)}")
+def _otherwise(fit: Fit, best: Candidate, name: str) -> Candidate | None:
+    """The same execution with a switch turned; ``None`` where that is no choice here."""
+    wanted = {**best.variant.switches, name: not best.variant.switches[name]}
+    twin = next((variant for variant in fit.search.variants if variant.switches == wanted), None)
+    same = best.token_budget, best.layers_recomputed, twin, best.filled
+    return fit.search.candidate(*same) if twin else None

@@ -138,31 +138,6 @@ def weight_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
     return None
 
 
-def rebuild_activations(s: Situation) -> Resolved:
-    """Off, unless the search finds a use for the room."""
-    return Resolved(False, "default", "keeping them is faster")
-
-
-def rebuild_problem(s: Situation, value: Any) -> QloraRunError | None:
-    """Only fused adapters save what they read, and only the fused layers can make that again."""
-    if value and (s.value("adapter_kernel") != "fused" or s.value("layer_kernels") != "liger"):
-        lacking = "rebuild_activations: needs fused adapters and Liger's layers"
-        return EnvironmentProblem(lacking, "--rebuild-activations no")
-    return None
-
-
-def layers_expanded(s: Situation) -> Resolved:
-    """None, unless the search finds room."""
-    return Resolved(0, "default", "expanded when a product needs them")
-
-
-def expanded_problem(s: Situation, value: Any) -> QloraRunError | None:
-    """Only fused adapters expand 4-bit weights themselves."""
-    if value and (s.value("adapter_kernel") != "fused" or s.given_method not in (None, "qlora-4")):
-        return UserError(f"layers_expanded {value}: needs a 4-bit base and fused adapters", "--layers-expanded 0")
-    return None
-
-
 def _weight_kernel_missing(s: Situation) -> str | None:
     checks = (
         (not s.on_cuda, "needs an NVIDIA card"),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from qlora_core.execution.rungs import SIZES
 from qlora_profiles.catalogue import check_profile
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import DataFacts, ModelFacts, TimeEstimate
@@ -100,8 +101,8 @@ def _output(s: Situation) -> Resolved:
 
 
 def _check_layers(s: Situation) -> None:
-    """Raises: UserError for more layers recomputed or expanded than the model has."""
-    for name in ("layers_recomputed", "layers_expanded"):
+    """Raises: UserError for more layers, of whatever sort, than the model has."""
+    for name in (name for name in SIZES if lookup(name).doc.unit == "layers"):
         given = s.given.get(name)
         if given is not None and given.value > s.model.num_layers:
             has = f"{s.model.name} has {s.model.num_layers} layers"

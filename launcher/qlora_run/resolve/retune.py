@@ -5,11 +5,12 @@ from dataclasses import replace
 
 from msgspec import structs
 
+from qlora_core.execution.rungs import FILLERS, SEARCHED, SWITCHES
 from qlora_profiles.plan import PERSON, Resolved, RunPlan, with_execution
-from qlora_profiles.settings import KERNELS, SEARCHED
+from qlora_profiles.registry import settings
 from qlora_run.calibration.records import Calibration
 from qlora_run.learned import Learned
-from qlora_run.machine.run_key import run_key
+from qlora_run.machine.run_key import limits_of, run_key
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.resolve.fit import Fit, runner_up, search_for, settle
 from qlora_run.resolve.planner import plan_time
@@ -78,8 +79,8 @@ def _situation(plan: RunPlan, calibration: Calibration, learned: Learned, settle
         learned=learned,
         resolved=resolved,
     )
-    if "offload_activations" in free:
-        s.resolved["offload_activations"] = Resolved(False, "default", "not needed")
+    for name in (name for name in free if not settings()[name].tuned):
+        s.resolved[name] = Resolved(settings()[name].default, "default", "not needed")
     for rule in (rule for rule in RULES if rule.name in free):
         s.resolved[rule.name] = rule.decide(s)
     return s
@@ -104,6 +105,6 @@ def _worth(search: Search, found: Found, plan: RunPlan) -> Found:
 
 def _running(search: Search, plan: RunPlan) -> Candidate:
     execution = plan.execution_values()
-    same = (v for v in search.variants if all(getattr(v, name) == getattr(execution, name) for name in KERNELS))
-    variant = next(same, search.variants[0])
-    return search.candidate(execution.token_budget, execution.layers_recomputed, variant, execution.layers_expanded)
+    switches, filled = (limits_of(execution, names) for names in (SWITCHES, FILLERS))
+    variant = next((v for v in search.variants if v.switches == switches), search.variants[0])
+    return search.candidate(execution.token_budget, execution.layers_recomputed, variant, filled)

@@ -1,6 +1,7 @@
 """The table of tuned settings: who decides each, and who says that a person's own value cannot work."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from qlora_profiles.errors import QloraRunError
@@ -9,6 +10,7 @@ from qlora_run.resolve import kernel_rules as kernels
 from qlora_run.resolve import machine_rules as machine
 from qlora_run.resolve import recipe_rules as recipe
 from qlora_run.resolve import run_rules as run
+from qlora_run.resolve import rung_rules as rungs
 from qlora_run.resolve.situation import Situation
 
 
@@ -36,8 +38,7 @@ RULES = (
     Rule("adapter_kernel", kernels.adapter_kernel),
     Rule("weight_kernel", kernels.weight_kernel, kernels.weight_kernel_problem),
     Rule("layer_kernels", kernels.layer_kernels, kernels.layer_kernels_problem),
-    Rule("rebuild_activations", kernels.rebuild_activations, kernels.rebuild_problem),
-    Rule("layers_expanded", kernels.layers_expanded, kernels.expanded_problem),
+    *(Rule(name, partial(rungs.usual, name), partial(rungs.problem, name)) for name in rungs.WITH_NEEDS),
     Rule("cuda_graphs", kernels.cuda_graphs, kernels.cuda_graphs_problem),
     Rule("workers", machine.workers),
     Rule("dataset_workers", machine.dataset_workers),

@@ -1,29 +1,26 @@
-"""The fastest execution that fits: how many tokens at a time, how many layers recompute, how many keep their weights
-expanded, whether activations wait in main memory or are made again, and whether CUDA graphs launch a micro-batch at
-once.
+"""The fastest execution that fits: how many tokens at a time, how many layers recompute, and the switches and fillers
+of the table of rungs.
 
-For a token budget and a set of kernels, fewer recomputed layers are always faster and always larger, so one number
-decides each and the search is short; what room is then left takes expanded weights, which save less for their size.
+For a token budget and a set of switches, fewer recomputed layers are always faster and always larger, so one number
+decides each and the search is short; what room is then left takes fillers (expanded weights), which save less for their
+size.
 What does not fit does not count; near ties go to the simpler setting, then to the one that leaves more room.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from qlora_core.execution.rungs import FILLERS, SWITCHES
 from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, sizes
 from qlora_profiles.facts import MemoryEstimate
 from qlora_run.resolve.memory import Costs, longest_that_fits, peak
 from qlora_run.resolve.offloaded import most_offloaded_tokens, offloaded_bytes
+from qlora_run.resolve.rung_costs import costs_with, work_with
 from qlora_run.resolve.speed import Rates, Work, step_seconds
 
-SWITCHES = {
-    "offload_activations": ("activations offloaded", "nothing offloaded"),
-    "cuda_graphs": ("CUDA graphs", "no CUDA graphs"),
-    "rebuild_activations": ("activations rebuilt", "nothing rebuilt"),
-}
-"""What a person reads of those that are on or off."""
+NOTHING: Mapping[str, int] = {}
 NEAR_TIE = 1.005
 SMALLEST_BUDGET = 256
 STEP = 64
@@ -33,19 +30,28 @@ PARTS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Kernels whose memory and time differ; the lower the ``rank``, the simpler they are.
+    """Switches with which memory and time differ; the lower the ``rank``, the simpler they are.
 
-    ``most_offloaded_bytes`` is how much main memory may take for activations, ``None`` where it is no limit.
+    ``fillers`` are those that can be used, ``most_offloaded_bytes`` is how much main memory may take for activations,
+    ``None`` where it is no limit.
     """
 
     rank: int
-    offload_activations: bool
+    switches: Mapping[str, bool]
     costs: Costs
     work: Work
+    fillers: frozenset[str] = frozenset()
     most_offloaded_bytes: int | None = None
-    cuda_graphs: bool = False
-    rebuild_activations: bool = False
-    can_expand: bool = False
+
+    @property
+    def offload_activations(self) -> bool:
+        """Whether activations wait in main memory."""
+        return self.switches["offload_activations"]
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether a micro-batch is launched at once."""
+        return self.switches["cuda_graphs"]
 
     def holds(self, tokens: int, recomputed: int) -> bool:
         """Whether main memory has room for what the recomputing layers put there."""
@@ -61,14 +67,19 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An execution with what it takes."""
+    """An execution with what it takes; ``filled`` are its fillers, each with its number of layers."""
 
     variant: Variant
     token_budget: int
     layers_recomputed: int
+    filled: Mapping[str, int]
     step_seconds: float
     memory: MemoryEstimate
-    layers_expanded: int = 0
+
+    def value(self, name: str) -> int:
+        """A searched setting of it."""
+        sizes = {"token_budget": self.token_budget, "layers_recomputed": self.layers_recomputed}
+        return {**sizes, **self.filled, **self.variant.switches}[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +102,7 @@ class Search:
         budget_bytes: most memory; ``None`` where nothing limits it.
         token_budget: a person's own, or ``None``.
         layers_recomputed: a person's own, or ``None``.
-        layers_expanded: a person's own, or ``None``.
+        fillers: a person's own.
     """
 
     variants: tuple[Variant, ...]
@@ -101,7 +112,7 @@ class Search:
     budget_bytes: int | None
     token_budget: int | None = None
     layers_recomputed: int | None = None
-    layers_expanded: int | None = None
+    fillers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def costs(self) -> Costs:
@@ -109,31 +120,36 @@ class Search:
         return self.variants[0].costs
 
     def candidate(
-        self, token_budget: int, layers_recomputed: int, variant: Variant | None = None, layers_expanded: int = 0
+        self,
+        token_budget: int,
+        layers_recomputed: int,
+        variant: Variant | None = None,
+        filled: Mapping[str, int] = NOTHING,
     ) -> Candidate:
         """One execution, whether it fits or not."""
-        variant, expanded = variant or self.variants[0], self._expanded(layers_expanded)
+        variant, filled = variant or self.variants[0], self._filled(filled)
+        work = work_with(variant.work, filled)
         return Candidate(
             variant=variant,
             token_budget=token_budget,
             layers_recomputed=layers_recomputed,
-            step_seconds=step_seconds(variant.work, self.rates, token_budget, layers_recomputed, expanded),
-            memory=self.memory(variant, token_budget, layers_recomputed, expanded),
-            layers_expanded=expanded,
+            filled=filled,
+            step_seconds=step_seconds(work, self.rates, token_budget, layers_recomputed),
+            memory=self.memory(variant, token_budget, layers_recomputed, filled),
         )
 
     def memory(
-        self, variant: Variant, token_budget: int, layers_recomputed: int, layers_expanded: int = 0
+        self, variant: Variant, token_budget: int, layers_recomputed: int, filled: Mapping[str, int] = NOTHING
     ) -> MemoryEstimate:
         """The peak of the largest micro-batch."""
-        costs = variant.costs.keeping(self._expanded(layers_expanded))
+        costs = costs_with(variant.costs, self._filled(filled))
         several = token_budget < self.most_tokens or variant.cuda_graphs  # whose gradients have a place of their own
         tokens = self.largest_batch(token_budget, variant)
         return peak(costs, tokens, layers_recomputed, self.budget_bytes, several)
 
-    def _expanded(self, layers: int) -> int:
-        """So many layers, unless a person has decided it."""
-        return layers if self.layers_expanded is None else self.layers_expanded
+    def _filled(self, filled: Mapping[str, int]) -> Mapping[str, int]:
+        """A number for each filler: a person's own, the one given, or none."""
+        return {name: self.fillers.get(name, filled.get(name, 0)) for name in FILLERS}
 
     def largest_batch(self, token_budget: int, variant: Variant) -> int:
         """Most tokens of a micro-batch: the budget, an example that is longer, or all that a step has.
@@ -188,17 +204,26 @@ class Search:
         fewest = bisect_left(range(total), True, low, high, key=fits)
         return fewest if self.fits(variant, token_budget, fewest) else None
 
-    def _most_expanded(self, plain: Candidate) -> int:
-        """The most layers whose expanded weights fit into the room that is left; 0 where a person has decided it."""
-        if not plain.variant.can_expand or self.layers_expanded is not None:
+    def _fuller(self, plain: Candidate) -> Iterator[Candidate]:
+        """The same with the most of each filler that there is room for, one on top of the other."""
+        for name in FILLERS:
+            if most := self._most(plain, name):
+                counts = plain.token_budget, plain.layers_recomputed, plain.variant
+                plain = self.candidate(*counts, {**plain.filled, name: most})
+                yield plain
+
+    def _most(self, plain: Candidate, name: str) -> int:
+        """The most layers of a filler that fit into the room that is left; 0 where a person has decided it."""
+        if name not in plain.variant.fillers or name in self.fillers:
             return 0
         costs, memory = plain.variant.costs, plain.memory
         if memory.budget_bytes is None:
             return costs.num_layers
         room = memory.budget_bytes - memory.peak_bytes - memory.error_bytes
-        most = min(costs.num_layers, max(0, room // costs.expanded_layer_bytes))
+        one = costs_with(costs, {name: 1}).staying_bytes - costs.staying_bytes
+        most = min(costs.num_layers, max(0, room // max(1, one)))
         counts = (plain.variant, plain.token_budget, plain.layers_recomputed)
-        while most and not self.memory(*counts, most).fits:  # they have an error bar, too
+        while most and not self.memory(*counts, {**plain.filled, name: most}).fits:  # they have an error bar, too
             most -= 1
         return most
 
@@ -211,9 +236,10 @@ class Search:
         candidates, count = [], 0
         for variant, tokens, layers in self._worth_looking_at():
             plain = self.candidate(tokens, layers, variant)
-            most = self._most_expanded(plain)
-            candidates += [plain, self.candidate(tokens, layers, variant, most)] if most else [plain]
-            count += most + (1 if self.layers_recomputed is not None else self.costs.num_layers - layers + 1)
+            ways = [plain, *self._fuller(plain)]
+            candidates += ways
+            count += sum(ways[-1].filled.values()) - sum(plain.filled.values())
+            count += 1 if self.layers_recomputed is not None else self.costs.num_layers - layers + 1
         if not candidates:
             return None
         best = self._best(candidates)
@@ -226,12 +252,13 @@ class Search:
         Not those that differ from a simpler one in name only: nothing to offload where nothing recomputes, nothing
         to make again where everything fits.
         """
-        roomy: set[tuple[bool, bool, int]] = set()
+        roomy: set[tuple[bool | int, ...]] = set()
+        telling = [name for name, how in SWITCHES.items() if not how.idle_with_room]
         for variant in self.variants:
             layers: int | None = 0
             for tokens in self.token_budgets:
                 layers = self.fewest_recomputed(tokens, variant, near=layers or 0)
-                same = (variant.offload_activations, variant.cuda_graphs, tokens)
+                same = (tokens, *(variant.switches[name] for name in telling))
                 if layers is None or same in roomy or (layers == 0 and self._offloads_nothing(variant)):
                     continue
                 if layers == 0:
@@ -264,11 +291,10 @@ def compared(chosen: Candidate, other: Candidate) -> str:
 def described(candidate: Candidate, chosen: Candidate, total_layers: int) -> str:
     """An execution by what sets it apart from the chosen one: ``6,144 tokens, 30 of 36 recomputed, CUDA graphs``."""
     words = [f"{candidate.token_budget:,} tokens", f"{candidate.layers_recomputed} of {total_layers} recomputed"]
-    if candidate.layers_expanded != chosen.layers_expanded:
-        words.append(f"{candidate.layers_expanded} expanded")
-    for name, (on, off) in SWITCHES.items():
-        if getattr(candidate.variant, name) != getattr(chosen.variant, name):
-            words.append(on if getattr(candidate.variant, name) else off)
+    for name, how in (FILLERS | SWITCHES).items():
+        value, (on, off) = candidate.value(name), how.words
+        if value != chosen.value(name):
+            words.append(f"{value} {on}" if how.kind == "filler" else on if value else off)
     return ", ".join(words)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qlora_core.execution.rungs import planned
 from qlora_profiles.settings import Execution, Recipe, values_of
 
 FUSED_BACKENDS = ("unsloth",)
@@ -48,29 +49,33 @@ class Setup:
     @classmethod
     def from_values(cls, value: Callable[[str], Any], method: str, torch: tuple[int, ...] | None = None) -> "Setup":
         """From settings by name, with the method put in."""
-        values = {name: value(name) for name in cls.__slots__ if name not in OF_BACKEND}
+        values: dict[str, Any] = {name: value(name) for name in cls.__slots__ if name not in OF_BACKEND}
         old = torch is not None and torch < GROUPING_TORCH
-        backend_kernels = value("backend") in FUSED_BACKENDS
         return cls(
             method=method,
-            fused_kernels=backend_kernels or value("layer_kernels") == "liger",
-            fused_adapters=value("adapter_kernel") == "fused"
-            and method in ("qlora-4", "lora")
-            and not values["lora_dropout"],
             expands_heads=values["attention"] == "sdpa" or (values["attention"] == "varlen" and old),
-            backend_kernels=backend_kernels,
-            **values,
+            backend_kernels=value("backend") in FUSED_BACKENDS,
+            **values | fused_parts(value, method),
         )
+
+    def can(self, name: str) -> bool:
+        """Whether the kernels are such that a searched setting can be used."""
+        return all(getattr(self, need) for need in planned(name).needs)
 
     @property
     def can_rebuild(self) -> bool:
         """Whether something says how norms' and activations' results are made, and something asks."""
-        return self.fused_kernels and self.fused_adapters
+        return self.can("rebuild_activations")
 
     @property
     def can_expand(self) -> bool:
         """Whether weights are expanded by what can let them stay so."""
-        return self.fused_adapters and self.method == "qlora-4"
+        return self.can("layers_expanded")
+
+    @property
+    def four_bit(self) -> bool:
+        """True where the base is kept in 4 bits."""
+        return self.method == "qlora-4"
 
     @property
     def compute_bytes(self) -> int:
@@ -91,3 +96,19 @@ class Setup:
     def full(self) -> bool:
         """True where the whole model is trained and there is no adapter."""
         return self.method == "full"
+
+
+def fused_parts(value: Callable[[str], Any], method: str) -> dict[str, bool]:
+    """What is fused, as a ``Setup`` names it, from settings by name."""
+    adapters = value("adapter_kernel") == "fused" and method in ("qlora-4", "lora") and not value("lora_dropout")
+    return {
+        "fused_kernels": value("backend") in FUSED_BACKENDS or value("layer_kernels") == "liger",
+        "fused_adapters": adapters,
+    }
+
+
+def unmet(name: str, value: Callable[[str], Any], method: str) -> str | None:
+    """What a searched setting needs of the kernels, in words, where that is not there."""
+    there = {"four_bit": method == "qlora-4", **fused_parts(value, method)}
+    needs = planned(name).needs
+    return None if all(there[need] for need in needs) else " and ".join(needs.values())

@@ -220,10 +220,8 @@ def _touches(setup: Setup) -> int:
     return FUSED_TOUCHES if setup.fused_kernels else TOUCHES
 
 
-def step_seconds(work: Work, machine: Rates, token_budget: int, recomputed: int, expanded: int = 0) -> float:
-    """Seconds of a typical optimizer step, cut into micro-batches of at most ``token_budget`` tokens, with the weights
-    of ``expanded`` layers expanded for good."""
-    work = replace(work, expanded_params=work.expanded_params * (1 - expanded / work.num_layers)) if expanded else work
+def step_seconds(work: Work, machine: Rates, token_budget: int, recomputed: int) -> float:
+    """Seconds of a typical optimizer step, cut into micro-batches of at most ``token_budget`` tokens."""
     counts = _sizes(work.steps, token_budget)
     seconds = {tokens: _micro_batch_seconds(work, machine, tokens, token_budget, recomputed) for tokens in counts}
     return sum(seconds[tokens] * count for tokens, count in counts.items()) / len(work.steps)

@@ -3,8 +3,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qlora_core.execution.rungs import RUNGS, SMALLEST_TOKEN_BUDGET
 from qlora_core.step.cutting import cut
-from qlora_core.step.limits import SMALLEST_TOKEN_BUDGET, Limits
+from qlora_core.step.limits import Limits
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=20)
 STARTS = st.builds(
@@ -38,18 +39,41 @@ def test_the_ladder_ends_at_the_smallest_execution(start: Limits, lengths: list[
 
 
 @given(STARTS, LENGTHS)
-def test_every_rung_changes_something_that_saves_memory(start: Limits, lengths: list[int]) -> None:
-    rungs = ladder(start, lengths)
-    for above, below in pairwise(rungs):
-        cut_finer = cut(lengths, below.token_budget) != cut(lengths, above.token_budget)
-        assert (
-            cut_finer
-            or below.layers_recomputed > above.layers_recomputed
-            or (below.loss_chunk_tokens < above.loss_chunk_tokens or below.offload_activations)
-            or (above.cuda_graphs and not below.cuda_graphs)
-            or (below.rebuild_activations and not above.rebuild_activations)
-            or below.layers_expanded < above.layers_expanded
-        )
+def test_a_smaller_budget_is_taken_only_where_it_cuts_otherwise(start: Limits, lengths: list[int]) -> None:
+    for above, below in pairwise(ladder(start, lengths)):
+        assert below.token_budget <= above.token_budget
+        if below.token_budget < above.token_budget:
+            assert cut(lengths, below.token_budget) != cut(lengths, above.token_budget)
+
+
+def moves(rungs: list[Limits]) -> list[int]:
+    """The places in the table of what changed from each to the next, exactly one setting at a time."""
+    changed = [
+        [place for place, rung in enumerate(RUNGS) if getattr(above, rung.name) != getattr(below, rung.name)]
+        for above, below in pairwise(rungs)
+    ]
+    assert all(len(places) == 1 for places in changed)
+    return [places[0] for places in changed]
+
+
+@given(STARTS, LENGTHS)
+def test_the_table_is_the_order_down_and_backwards_the_order_up(start: Limits, lengths: list[int]) -> None:
+    down = ladder(start, lengths)
+    assert moves(down) == sorted(moves(down))
+    up = [down[-1]]
+    while (above := up[-1].larger(start)) is not None:
+        up.append(above)
+    assert moves(up) == sorted(moves(up), reverse=True)
+    assert up[-1] == start
+
+
+@given(STARTS)
+def test_what_is_held_is_given_up_and_nothing_else(start: Limits) -> None:
+    rungs = [start]
+    while (below := rungs[-1].less_held()) is not None:
+        rungs.append(below)
+    assert {RUNGS[place].name for place in moves(rungs)} <= {"layers_expanded", "cuda_graphs"}
+    assert (rungs[-1].layers_expanded, rungs[-1].cuda_graphs) == (0, False)
 
 
 def test_expanded_weights_go_first_in_few_steps() -> None:
