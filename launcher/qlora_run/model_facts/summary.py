@@ -4,9 +4,10 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from qlora_profiles.architectures import Architecture
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import LinearShape, ModelFacts
 from qlora_run.model_facts import config as configs
@@ -14,10 +15,6 @@ from qlora_run.model_facts.config import Config
 from qlora_run.model_facts.safetensors_header import TensorInfo, Tensors
 
 LAYER = re.compile(r"^(?P<stack>.*?)\.?(?:layers|blocks|block|h)\.(?P<index>\d+)\.(?P<rest>.+)$")
-OTHER_SENSES = re.compile(r"vision|visual|image|audio|speech")
-EMBEDDING = re.compile(r"(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight$")
-HEAD = re.compile(r"(?:^|\.)(?:lm_head|output|embed_out)\.weight$")
-ROUTED = re.compile(r"(?:^|\.)(?:experts|gate|router|shared_expert_gate)(?:\.|$)")
 EXPERT = re.compile(r"\.experts\.")
 NORM = re.compile(r"(?:norm|ln_\w+)\w*\.weight$")
 QUERY_KEY_NORM = re.compile(r"(?:^|[._])(?:q|k|query|key)_(?:layer)?norm\.weight$")
@@ -36,14 +33,14 @@ def summarise(
         UserError: no decoder layers or no embedding among the tensors.
     """
     sizes = configs.dimensions(config, source)
-    layers = _decoder_layers(tensors, sizes.num_layers)
-    embeddings = (t for name, t in tensors.items() if EMBEDDING.search(name) and not OTHER_SENSES.search(name))
-    embedding = next(embeddings, None)
+    family = configs.family_of(config)
+    layers = _decoder_layers(tensors, sizes.num_layers, family)
+    embedding = next(_weights(tensors, family.embedding, family), None)
     if not layers or embedding is None:
         raise UserError(f"{source}: its weights hold no decoder layers and embedding; not a language model")
-    head = next((t for name, t in tensors.items() if HEAD.search(name) and t.shape == embedding.shape), None)
+    head = next((t for t in _weights(tensors, family.head, family) if t.shape == embedding.shape), None)
     tied = head is None or sizes.tied_embeddings
-    linears = _common_linears(layers)
+    linears = _common_linears(layers, family)
     layer_params = sum(t.params for layer in layers.values() for t in layer.values() if len(t.shape) > 1)
     head_params = 0 if tied or head is None else head.params
     total = sum(t.params for t in tensors.values()) - (head.params if head and tied else 0)
@@ -88,12 +85,22 @@ def fingerprint(config: Config, tensors: Tensors) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _decoder_layers(tensors: Tensors, num_layers: int) -> Layers:
+def _weights(tensors: Tensors, modules: Iterable[str], family: Architecture) -> Iterator[TensorInfo]:
+    """The weights of modules with these last names, in the language part."""
+    ends = tuple(f".{module}.weight" for module in modules)
+    return (t for name, t in tensors.items() if f".{name}".endswith(ends) and not _beside_text(name, family))
+
+
+def _beside_text(name: str, family: Architecture) -> bool:
+    return any(part in name for part in family.beside_text)
+
+
+def _decoder_layers(tensors: Tensors, num_layers: int, family: Architecture) -> Layers:
     """The tensors of each layer of the language part, by index and name within the layer."""
     stacks: dict[str, Layers] = defaultdict(lambda: defaultdict(dict))
     for name, tensor in tensors.items():
         match = LAYER.match(name)
-        if match and not OTHER_SENSES.search(match["stack"]) and int(match["index"]) < num_layers:
+        if match and not _beside_text(match["stack"], family) and int(match["index"]) < num_layers:
             stacks[match["stack"]][int(match["index"])][match["rest"]] = tensor
     whole = [layers for layers in stacks.values() if len(layers) == num_layers]
     return max(whole, key=_linear_params, default={})
@@ -103,16 +110,16 @@ def _linear_params(layers: Layers) -> int:
     return sum(t.params for layer in layers.values() for t in layer.values())
 
 
-def _common_linears(layers: Layers) -> tuple[LinearShape, ...]:
+def _common_linears(layers: Layers, family: Architecture) -> tuple[LinearShape, ...]:
     """The linear layers of the kind of layer that there is most of; routed experts are no linears of their own."""
-    kinds = Counter(tuple(_linears(layers[index])) for index in sorted(layers))
+    kinds = Counter(tuple(_linears(layers[index], family)) for index in sorted(layers))
     return kinds.most_common(1)[0][0]
 
 
-def _linears(layer: dict[str, TensorInfo]) -> Iterable[LinearShape]:
+def _linears(layer: dict[str, TensorInfo], family: Architecture) -> Iterable[LinearShape]:
     for rest, tensor in sorted(layer.items()):
         name = rest.removesuffix(".weight")
-        if len(tensor.shape) == 2 and rest.endswith(".weight") and not ROUTED.search(name):
+        if len(tensor.shape) == 2 and rest.endswith(".weight") and not set(name.split(".")) & {*family.routed}:
             out, into = tensor.shape
             yield LinearShape(name=name, out_features=out, in_features=into, bias=f"{name}.bias" in layer)
 

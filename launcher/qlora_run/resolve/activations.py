@@ -8,21 +8,14 @@ backends keep their input only.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qlora_profiles.facts import ADD_THEIR_MLP, LinearShape, ModelFacts
+from msgspec.structs import asdict
+
+from qlora_profiles.architectures import UNKNOWN, architecture_of
+from qlora_profiles.facts import LinearShape, ModelFacts
 from qlora_run.resolve.setup import Setup
 
-NORMED_IN_FLOAT32 = ("gemma", "gemma2", "gemma3", "gemma3_text")
-"""Architectures whose norms multiply with their weight before they go back to 16 bits."""
-SCORE_CAPPED = ("gemma2",)
-"""Architectures whose attention is computed eagerly, with all scores in memory."""
-
-SAME_INPUT = {
-    "attention": ("q_proj", "k_proj", "v_proj", "qkv_proj"),
-    "output": ("o_proj",),
-    "mlp": ("gate_proj", "up_proj", "gate_up_proj"),
-    "down": ("down_proj",),
-}
-"""Linear layers that read one and the same tensor."""
+SAME_INPUT: dict[str, tuple[str, ...]] = asdict(UNKNOWN.projections)
+"""Linear layers that read one and the same tensor, by any family's names."""
 
 FLOAT32 = 4
 INDICES = 3 * 8
@@ -88,7 +81,7 @@ def layer_cost(model: ModelFacts, targets: Sequence[LinearShape], setup: Setup) 
         product_token=0 if model.experts_per_token or setup.can_rebuild else c * inner,
         unkept_token=c * (hidden + inner) if rebuilt else 0,
         result_token=0 if model.post_norms else setup.stream_bytes * hidden,
-        skips_last=setup.fused_adapters and model.model_type in ADD_THEIR_MLP,
+        skips_last=setup.fused_adapters and architecture_of(model.model_type).only_adds_mlp,
         norm_token=22 * hidden if model.post_norms and eager_16bit else 0,
         first_token=(24 if eager_16bit else 3 * c) * hidden,
         block_token=(FLOAT32 if setup.method == "qlora-8" else c) * max(inner, _grouped(model)),
@@ -108,7 +101,7 @@ def _norm_weights(model: ModelFacts, setup: Setup) -> int:
     """A trained weight needs its other factor, the normalised input, in that input's format."""
     kept = setup.stream_bytes * model.layer_norms * model.hidden_size
     if model.query_key_norms:
-        width = FLOAT32 if model.model_type in NORMED_IN_FLOAT32 else setup.compute_bytes
+        width = FLOAT32 if architecture_of(model.model_type).norms_in_float32 else setup.compute_bytes
         kept += width * _query_key(model)
     return kept
 
@@ -173,14 +166,15 @@ def _cast_inputs(reading: Sequence[LinearShape]) -> list[int]:
 
 def _square(model: ModelFacts, setup: Setup) -> int:
     """Eager attention keeps scores and probabilities of every head, ``sdpa`` its mask as numbers."""
-    if model.model_type in SCORE_CAPPED:
+    if architecture_of(model.model_type).caps_scores:
         return model.num_heads * (2 * setup.compute_bytes + FLOAT32)
     return setup.compute_bytes if setup.attention == "sdpa" else 0
 
 
 def _scores(model: ModelFacts, setup: Setup) -> int:
     """Eager attention's gradient of the probabilities, in float32 and as it came, and of the scores."""
-    return model.num_heads * (setup.compute_bytes + 2 * FLOAT32) if model.model_type in SCORE_CAPPED else 0
+    capped = architecture_of(model.model_type).caps_scores
+    return model.num_heads * (setup.compute_bytes + 2 * FLOAT32) if capped else 0
 
 
 def _backward(model: ModelFacts, setup: Setup) -> int:

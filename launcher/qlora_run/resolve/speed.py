@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from qlora_core.step.buckets import padded
+from qlora_profiles.architectures import architecture_of
 from qlora_profiles.facts import Ceilings, DataFacts, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_run.resolve import weights
-from qlora_run.resolve.activations import SCORE_CAPPED
 from qlora_run.resolve.cards import card_of
 from qlora_run.resolve.memory import Costs
 from qlora_run.resolve.setup import Setup
@@ -179,7 +179,7 @@ def work_of_step(
     model: ModelFacts, data: DataFacts, setup: Setup, costs: Costs, examples: int, max_length: int
 ) -> Work:
     """The work of a typical step of ``examples`` examples."""
-    eager = model.model_type in SCORE_CAPPED
+    eager = architecture_of(model.model_type).caps_scores
     return Work(
         steps=typical_steps(data, examples, max_length),
         scored_share=min(1.0, data.mean_supervised_tokens / max(1.0, data.mean_tokens)),
