@@ -19,13 +19,6 @@ class LinearShape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return self.out_features * self.in_features
 
 
-ADD_THEIR_MLP = ("llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3")
-"""Architectures whose layers do nothing with what their MLP made but add it to what they had: no backward reads it."""
-EXPERTS_AND_ROUTERS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "shared_expert_gate")
-"""Names of layers in a mixture that belong to its experts and routers, or that PEFT takes for those and would adapt
-as a whole. In such a model "all linear layers" are the others, those that every token meets."""
-
-
 LayerKind = Literal[
     "attention", "sliding attention", "chunked attention", "linear attention", "convolution", "recurrence"
 ]

@@ -8,7 +8,7 @@ import torch
 from support.memory_oracle import FAKE_EXPANDING, FAKE_VARLEN, step_bytes
 from support.setups import SETUP
 
-from qlora_core.step.layers import STYLES
+from qlora_profiles.architectures import architecture_of
 from qlora_run.model_facts import discover_targets
 from qlora_run.model_facts.layout import tensors_from_config
 from qlora_run.model_facts.summary import summarise
@@ -112,7 +112,7 @@ def test_random_shapes(seed: int) -> None:
     shape = random_shape(draw)
     tokens, recomputed = draw.choice((128, 256, 512, 1024)), draw.randint(0, shape["num_hidden_layers"])
     method, fused = draw.choice(("lora", "qlora-4")), draw.random() < 0.5
-    layers = fused and shape["model_type"] in STYLES and draw.random() < 0.8
+    layers = fused and architecture_of(shape["model_type"]).layer_kernels and draw.random() < 0.8
     rebuild = layers and draw.random() < 0.6
     kernels: dict[str, Any] = {"fused_layers": layers, "rebuild": rebuild, "fused": fused}
     counted = step_bytes(shape, tokens=tokens, recomputed=recomputed, method=method, **kernels)
@@ -125,7 +125,7 @@ def test_random_shapes(seed: int) -> None:
 
 @pytest.mark.parametrize("rebuild", [False, True])
 @pytest.mark.parametrize("recomputed", [0, 1, 3])
-@pytest.mark.parametrize("family", sorted(set(SHAPES) & set(STYLES)))
+@pytest.mark.parametrize("family", sorted(name for name in SHAPES if architecture_of(name).layer_kernels))
 def test_fused_layers(family: str, recomputed: int, rebuild: bool) -> None:
     shape = {"model_type": family, **COMMON, **SHAPES[family]}
     how: dict[str, Any] = {"tokens": TOKENS, "recomputed": recomputed, "method": "qlora-4", "fused": True}

@@ -6,12 +6,10 @@ import pytest
 from support.measured import H200
 from support.planning_facts import asking, card_report, cpu_report, data_of, known
 
-from qlora_core.step.layers import STYLES
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import Resolved
 from qlora_run.resolve import resolve
-from qlora_run.resolve.kernel_rules import LAYERS_BY_LIGER
 from qlora_run.resolve.setup import Setup
 
 SMALL = known("Qwen/Qwen3-0.6B")
@@ -109,10 +107,6 @@ def test_what_cannot_work_is_refused(report: HardwareReport, wishes: dict[str, A
         resolve(report, asking(**wishes), SMALL, data_of())
     assert caught.value.fix
     assert caught.value.fix.startswith("--")
-
-
-def test_launcher_and_core_know_the_same_architectures() -> None:
-    assert set(LAYERS_BY_LIGER) == set(STYLES)
 
 
 def test_the_memory_model_is_told() -> None:

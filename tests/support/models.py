@@ -23,6 +23,28 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False},
     "gemma3_text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
 }
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+PARTS: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": EXPERTS,
+    "gemma3": {
+        "text_config": SIZES | FAMILIES["gemma3_text"] | {"model_type": "gemma3_text"},
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 7,
+            "vision_use_head": False,
+        },
+        "mm_tokens_per_image": 4,
+        "image_token_index": 310,
+        "boi_token_index": 311,
+        "eoi_token_index": 312,
+    },
+}
+"""What those families need that have experts, or a part that sees."""
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -43,7 +65,7 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> Any:
 
     torch.manual_seed(seed)
     ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
-    config = AutoConfig.for_model(family, **(SIZES | ids | FAMILIES.get(family, {}) | changes))
+    config = AutoConfig.for_model(family, **(SIZES | ids | FAMILIES.get(family, {}) | PARTS.get(family, {}) | changes))
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -7,12 +7,12 @@ from typing import Any
 from qlora_core.backends.kernels import Fused, full_length, graphed, use_kernels
 from qlora_core.backends.protocol import Loaded
 from qlora_core.loading import load_base, load_tokenizer
+from qlora_core.model.parts import family_of, text_decoder
 from qlora_core.step.attention import implementation
 from qlora_core.step.forward import PackedLoss, causal_lm, packed_loss
 from qlora_core.step.limits import Limits
 from qlora_core.step.recompute import decoder_layers, recompute_layers
 from qlora_profiles.errors import UserError
-from qlora_profiles.facts import EXPERTS_AND_ROUTERS
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.settings import Recipe
@@ -158,10 +158,10 @@ def target_names(recipe: Recipe, model: Any) -> str | list[str]:
     names = list(recipe.target_modules)
     if names != ["all-linear"]:
         return names
-    decoder = model.get_decoder()
+    decoder = text_decoder(model)
     if not any(".experts." in name for name, _ in decoder.named_parameters()):
         return "all-linear"
     linear = {
         name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)
     }
-    return sorted(linear.difference(EXPERTS_AND_ROUTERS))
+    return sorted(linear.difference(family_of(model).never_adapted))

@@ -6,6 +6,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from qlora_profiles.architectures import Projections, architecture_of
 from qlora_profiles.hardware import HardwareReport
 
 PINS = {
@@ -18,10 +19,8 @@ PINS = {
 }
 """What Unsloth 2026.10.9 asks for, as far as another version breaks it."""
 
-ARCHITECTURES = ("llama", "mistral", "gemma", "qwen2", "qwen3")
-"""Model types with a forward of its own; it computes others with transformers' code, as the plain backend does."""
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PROJECTIONS = Projections().names
+"""What its kernels adapt: the layers of Llama, by their names there."""
 METHODS = ("qlora-4", "lora")
 LOWEST_CAPABILITY = (7, 0)
 
@@ -69,7 +68,7 @@ def unfit(model_type: str, settings: Mapping[str, Any], targets: Sequence[str]) 
     others = sorted(set(targets) - {*PROJECTIONS, "all-linear"})
     checks = (
         (settings.get("device", "cuda") != "cuda", "computes on NVIDIA cards only"),
-        (model_type not in ARCHITECTURES, f"has no kernels of its own for {model_type}"),
+        (not architecture_of(model_type).unsloth, f"has no kernels of its own for {model_type}"),
         (settings.get("method", METHODS[0]) not in METHODS, f"is used for {' and '.join(METHODS)} only"),
         (settings.get("compute_dtype") == "float32", "computes in 16 bits only"),
         (bool(settings.get("lora_dropout")), "its kernels know no dropout"),

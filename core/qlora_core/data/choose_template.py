@@ -7,6 +7,7 @@ from typing import NamedTuple
 from qlora_core.data.chat_template import ChatTemplate, TemplateFault
 from qlora_core.data.families import FAMILIES, PLAIN_CHATML, family, has_tokens, pick_family, with_bos
 from qlora_core.data.tokenizer_files import TokenizerFiles
+from qlora_profiles.architectures import architecture_of
 from qlora_profiles.errors import UserError
 from qlora_profiles.suggest import hint
 
@@ -83,7 +84,7 @@ def _from_file(files: TokenizerFiles, wanted: str, today: date | None) -> Templa
 
 
 def _picked(files: TokenizerFiles, why: str, today: date | None) -> TemplateChoice:
-    name = pick_family(files.added_tokens)
+    name = pick_family(files.added_tokens, architecture_of(files.model_type).template)
     because = (
         f"the tokenizer has {' '.join(family(name).needs)}"
         if name in FAMILIES

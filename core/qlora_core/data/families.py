@@ -157,9 +157,11 @@ PLAIN_FAMILY = Family(_PLAIN_CHATML, (), None)
 PICKED = ("chatml", "llama3", "gemma", "phi")
 
 
-def pick_family(special_tokens: Collection[str]) -> str:
-    """The family whose turn markers the tokenizer has; ChatML in ordinary tokens where it has none."""
-    return next((name for name in PICKED if has_tokens(name, special_tokens)), PLAIN_CHATML)
+def pick_family(special_tokens: Collection[str], own: str | None = None) -> str:
+    """The family whose turn markers the tokenizer has, the model's ``own`` first; ChatML in ordinary tokens where it
+    has none."""
+    names = (own, *PICKED) if own else PICKED
+    return next((name for name in names if has_tokens(name, special_tokens)), PLAIN_CHATML)
 
 
 def has_tokens(name: str, special_tokens: Collection[str]) -> bool:

@@ -22,7 +22,7 @@ class TokenizerFiles(Struct, frozen=True, kw_only=True):
     ``special_tokens`` maps names (``bos_token``) to text. ``end_tokens`` are all that the model's settings
     stop generation on. ``added_tokens`` are those that text is never cut inside of.
     ``adds_bos`` is whether the tokenizer puts the bos token in front by itself. ``template_file`` says
-    where ``template`` was found.
+    where ``template`` was found. ``model_type`` is the model's, where its config lies beside the tokenizer.
     """
 
     tokenizer: "Tokenizer"
@@ -32,6 +32,7 @@ class TokenizerFiles(Struct, frozen=True, kw_only=True):
     adds_bos: bool
     template: str | None
     template_file: str
+    model_type: str
 
 
 def read_tokenizer(folder: Path) -> TokenizerFiles:
@@ -51,6 +52,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
         adds_bos=adds_bos,
         template=template,
         template_file=template_file,
+        model_type=str(_json(folder / "config.json").get("model_type")),
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qlora_core.step import equal_rows
 from qlora_core.step.packing import Packed
+from qlora_profiles.architectures import architecture_of
 
 VARLEN = "qlora_varlen"
 IMPLEMENTATIONS = {"varlen": VARLEN, "flash": "flash_attention_2", "sdpa": "sdpa"}
@@ -24,7 +25,8 @@ def implementation(attention: str, config: Any) -> str:
 
     A model that caps its attention scores (Gemma 2) is computed eagerly: no other kernel here caps them.
     """
-    if getattr(config, "attn_logit_softcapping", None):
+    cap = architecture_of(config.model_type).score_cap
+    if cap and getattr(config, cap, None):
         return "eager"
     if attention == "varlen":
         _register_varlen()

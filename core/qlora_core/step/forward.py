@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from qlora_core.model.parts import text_decoder
 from qlora_core.step.attention import sequence_arguments
 from qlora_core.step.graphs import GraphedDecoder
 from qlora_core.step.loss import KERNELS, Head, head_of, losses_of, unusable
@@ -133,7 +134,7 @@ def packed_loss(
 
 def decoder_of(model: Any) -> Any:
     """The stack of layers below the head, adapters included."""
-    return causal_lm(model).get_decoder()
+    return text_decoder(model)
 
 
 def causal_lm(model: Any) -> Any:
@@ -150,7 +151,7 @@ def _same_logits(loss: PackedLoss, head: Head) -> bool:
     try:
         inputs = _probe_inputs(inner, loss.attention)
         with loss.autocast(inputs["input_ids"].device.type):
-            ours = head.logits(inner.get_decoder()(**inputs).last_hidden_state[0])
+            ours = head.logits(text_decoder(inner)(**inputs).last_hidden_state[0])
             return bool(torch.allclose(ours, inner(**inputs).logits[0].float(), rtol=2e-2, atol=2e-2))
     finally:
         inner.train(was_training)

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from qlora_core.model.parts import family_of, text_decoder
 from qlora_core.step.layer_functions import LayerFunctions, Norm
 from qlora_core.step.rebuild import remembered
+from qlora_profiles.architectures import IN_FLOAT32, NormStyle
 
 TRIAL_TOKENS, ROTATED = 32, 64
 TOLERANCE = 0.02
@@ -37,23 +39,6 @@ class LayerKernels:
     turned: Callable[[Tensor, Tensor, float, float, str, Tensor, Tensor], Tensor] | None = None
 
 
-class NormStyle(NamedTuple):
-    """What is added to the weight, where 16 bits become 32 (in Liger's words), and whether nothing but linear layers
-    reads a norm's result, so that its backward may overwrite the gradient that it is given."""
-
-    offset: float
-    casting: str
-    overwrites: bool
-
-
-STYLES = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), NormStyle(0.0, "llama", True)),
-    "gemma": NormStyle(1.0, "gemma", True),
-    **dict.fromkeys(("gemma2", "gemma3_text"), NormStyle(1.0, "gemma", False)),
-}
-"""Architectures whose layers these kernels compute; the planner's memory model counts on all three kinds."""
-
-
 def layer_kernels() -> tuple[LayerKernels, ...]:
     """All there are, the quickest first; they need Triton. Raises: ImportError."""
     liger = liger_kernels()
@@ -67,12 +52,12 @@ def own_kernels(others: LayerKernels) -> LayerKernels:
     def norm(x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, overwrites: bool) -> Tensor:
         if weight.requires_grad:
             return others.norm(x, weight, epsilon, offset, casting, overwrites)
-        return own.norm(x, weight, Norm(epsilon, offset, casting == "gemma"), overwrites)
+        return own.norm(x, weight, Norm(epsilon, offset, casting == IN_FLOAT32), overwrites)
 
     def turned(
         x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, cos: Tensor, sin: Tensor
     ) -> Tensor:
-        return own.turned(x, weight, Norm(epsilon, offset, casting == "gemma"), cos, sin)
+        return own.turned(x, weight, Norm(epsilon, offset, casting == IN_FLOAT32), cos, sin)
 
     return replace(others, whose="our kernel", norm=norm, silu=own.silu, turned=turned)
 
@@ -128,13 +113,14 @@ def fuse_layers(
     ``warn`` is told of what does not.
     """
     fused = FusedLayers()
-    style = STYLES.get(model.config.get_text_config().model_type)
+    family = family_of(model)
+    style = family.norm_style if family.layer_kernels else None
     if style is None:
         warn("layer kernels: not for this architecture; its own code computes them")
         return fused
     device = model.get_input_embeddings().weight.device
     trial = _Trial(device, dtype, warn)
-    for module in model.get_decoder().modules():
+    for module in text_decoder(model).modules():
         if "forward" in vars(module):
             continue
         offers = (offer for each in choices for offer in _offers(module, each, style, trial, fused.remembered))

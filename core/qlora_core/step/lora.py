@@ -14,14 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from qlora_core.model.parts import family_of
 from qlora_core.step.checkpoint import computing_again, computing_first
 from qlora_core.step.expand import Expand, expanded_weight
 from qlora_core.step.rebuild import Source, source_of
 from qlora_core.step.recompute import decoder_layers
-from qlora_profiles.facts import ADD_THEIR_MLP
-
-GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers of one parent that read the same tensor."""
+from qlora_profiles.architectures import Projections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,21 +321,23 @@ def fuse_adapters(model: Any, decoder: Any, dtype: torch.dtype, expand: Expand =
     """
     groups: list[Group] = []
     layers = {id(module): layer for layer in decoder_layers(model) for module in layer.modules()}
-    added = ("down_proj",) if decoder.config.model_type in ADD_THEIR_MLP else ()
+    family = family_of(decoder)
+    added = family.projections.down if family.only_adds_mlp else ()
     for parent in model.modules():
         found = {name: member for name, child in parent.named_children() if (member := _member(child, dtype))}
-        for names in _together(found):
+        for names in _together(parent, found, family.projections):
             members = [found[name] for name in names]
             groups.append(Group(members, dtype, expand, names[0] in added, layers.get(id(parent))))
     return FusedAdapters(groups, decoder)
 
 
-def _together(found: dict[str, Member]) -> Iterator[list[str]]:
-    """The names of a parent's layers, those that read the same tensor together."""
+def _together(parent: nn.Module, found: dict[str, Member], projections: Projections) -> Iterator[list[str]]:
+    """The names of a parent's layers; those that read the same tensor together, where all of them have adapters."""
     left = dict(found)
-    for names in GROUPS:
+    for group in (projections.attention, projections.mlp):
+        names = [name for name in group if hasattr(parent, name)]
         if all(name in left for name in names) and len({left[name].scale for name in names}) == 1:
-            yield list(names)
+            yield names
             left = {name: member for name, member in left.items() if name not in names}
     yield from ([name] for name in left)
 

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from qlora_core.model.parts import family_of
 from qlora_core.step.scoring import Score, Scoring, scored, scoring
 from qlora_profiles.errors import first_line
-
-LOGIT_EDITS = ("logit_scale", "logits_scaling", "output_multiplier")
-"""Settings by which some architectures change their logits in ways that only their own code knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +51,11 @@ class Head:
 
 def head_of(model: Any) -> Head | None:
     """The model's head, or ``None`` where its logits are more than a linear layer and a cap."""
-    config = model.config.get_text_config()
+    config, family = model.config.get_text_config(), family_of(model)
     module = model.get_output_embeddings()
-    if module is None or any(getattr(config, name, None) not in (None, 1, 1.0) for name in LOGIT_EDITS):
+    if module is None or any(getattr(config, name, None) not in (None, 1, 1.0) for name in family.logit_scales):
         return None
-    return Head(module=module, softcap=getattr(config, "final_logit_softcapping", None))
+    return Head(module=module, softcap=getattr(config, family.logit_cap, None) if family.logit_cap else None)
 
 
 Kernel = Callable[[Tensor, Tensor, Head, int], Tensor]

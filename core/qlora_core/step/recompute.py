@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qlora_core.model.parts import family_of, text_decoder
 from qlora_core.step.checkpoint import Keeper, OnDevice, Pass, Unsuited, checkpoint, in_pass
 from qlora_core.step.offload import Offload
 from qlora_core.step.spread import spread
-from qlora_profiles.facts import ADD_THEIR_MLP
 
 
 def _first_and_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -18,10 +18,10 @@ def _first_and_again() -> tuple[AbstractContextManager[None], AbstractContextMan
 
 
 def decoder_layers(model: nn.Module) -> list[Any]:
-    """The layers that can be checkpointed, in order."""
+    """The text decoder's layers that can be checkpointed, in order."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    return [m for m in text_decoder(model).modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
 def recompute_layers(
@@ -49,7 +49,7 @@ def recompute_layers(
         model.disable_input_require_grads()  # transformers' hook: the embedding's result would stay, and its gradient
     chosen = spread(min(count, len(layers)), len(layers))
     kept = Offload(next(model.parameters()).device) if offload else None
-    own = lighter and not preserve_rng_state and model.config.get_text_config().model_type in ADD_THEIR_MLP
+    own = lighter and not preserve_rng_state and family_of(model).only_adds_mlp
     for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index in chosen
         usual = layer._gradient_checkpointing_func

@@ -3,32 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from qlora_profiles.architectures import Architecture, architecture_of
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import LayerKind
 
 Config = Mapping[str, Any]
-
-FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
-    "gemma": {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
-    "gemma2": {
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "tie_word_embeddings": True,
-        "sliding_window_pattern": 2,
-    },
-    "gemma3_text": {
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "vocab_size": 262208,
-        "tie_word_embeddings": True,
-        "sliding_window_pattern": 6,
-    },
-}
-"""What a config may leave out because it is the architecture's own default."""
-
-LOGIT_EDITS = ("logit_scale", "logits_scaling", "output_multiplier")
 
 LAYER_TYPES: dict[str, LayerKind] = {
     "full_attention": "attention",
@@ -41,7 +20,6 @@ LAYER_TYPES: dict[str, LayerKind] = {
 }
 """What configs call the kinds of layers."""
 
-EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 TEXT_PARTS = ("text_config", "llm_config", "language_config")
 """Where a model that also sees or hears keeps the config of its language part."""
 
@@ -65,7 +43,16 @@ def text_config(config: Config) -> dict[str, Any]:
     part = next((config[name] for name in TEXT_PARTS if isinstance(config.get(name), Mapping)), config)
     shared = {name: config[name] for name in ("model_type", "tie_word_embeddings") if name in config}
     merged = {**shared, **part}
-    return {**FAMILY_DEFAULTS.get(str(merged.get("model_type")), {}), **merged}
+    return {**_family(merged).config_defaults, **merged}
+
+
+def family_of(config: Config) -> Architecture:
+    """What is known of the family of the language part."""
+    return _family(text_config(config))
+
+
+def _family(text: Config) -> Architecture:
+    return architecture_of(str(text.get("model_type")))
 
 
 def dimensions(config: Config, where: str) -> Dimensions:
@@ -96,7 +83,7 @@ def experts(config: Config) -> dict[str, int]:
     """How many experts a mixture has, how many of them a token meets, and their width."""
     text = text_config(config)
     per_token = text.get("num_experts_per_tok") or 0
-    count = next((text[name] for name in EXPERT_COUNTS if text.get(name)), 0)
+    count = next((text[name] for name in family_of(config).expert_counts if text.get(name)), 0)
     if not per_token or not count:
         return {}
     size = text.get("moe_intermediate_size") or text.get("intermediate_size") or 0
@@ -106,7 +93,9 @@ def experts(config: Config) -> dict[str, int]:
 def sliding_window(config: Config) -> int | None:
     """Tokens that a windowed layer sees, where the config switches windows on."""
     text = text_config(config)
-    return text.get("sliding_window") if text.get("use_sliding_window", True) else None
+    if "sliding attention" not in family_of(config).layer_kinds or not text.get("use_sliding_window", True):
+        return None
+    return text.get("sliding_window")
 
 
 def layer_kind(config: Config, index: int) -> LayerKind:
@@ -136,7 +125,7 @@ def quantised(config: Config) -> str | None:
 def own_logits(config: Config) -> bool:
     """Whether logits are more than the head's product (scaled, say), so that only the model's forward makes them."""
     text = text_config(config)
-    return any(text.get(name) not in (None, 1, 1.0) for name in LOGIT_EDITS)
+    return any(text.get(name) not in (None, 1, 1.0) for name in family_of(config).logit_scales)
 
 
 def stored_dtype(config: Config) -> str | None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from msgspec import structs
 
+from qlora_profiles.architectures import Architecture
 from qlora_profiles.facts import ATTENTION, LayerGroup, LayerKind, LinearShape
 from qlora_run.model_facts import config as configs
 from qlora_run.model_facts.config import Config, Dimensions
 from qlora_run.model_facts.safetensors_header import TensorInfo
 
-ROUTED = re.compile(r"(?:^|\.)(?:experts|gate|router|shared_expert_gate)(?:\.|$)")
 EXPERT = re.compile(r"(?:^|\.)experts\.")
 NORM = re.compile(r"(?:norm|ln_\w+)\w*\.weight$")
 QUERY_KEY_NORM = re.compile(r"(?:^|[._])(?:q|k|query|key)_(?:layer)?norm\.weight$")
@@ -46,7 +46,7 @@ def grouped(
 
 def _of_one(config: Config, sizes: Dimensions, index: int, layer: Layer) -> LayerGroup:
     """A layer as a group of its own."""
-    linears, kind = tuple(_linears(layer)), _kind(config, index, layer)
+    linears, kind = tuple(_linears(layer, configs.family_of(config))), _kind(config, index, layer)
     experts: dict[str, Any] = configs.experts(config) if any(map(EXPERT.search, layer)) else {}
     return LayerGroup(
         kind=kind,
@@ -68,11 +68,11 @@ def _kind(config: Config, index: int, layer: Layer) -> LayerKind:
     return named or configs.layer_kind(config, index)
 
 
-def _linears(layer: Layer) -> Iterable[LinearShape]:
+def _linears(layer: Layer, family: Architecture) -> Iterable[LinearShape]:
     """A layer's linear layers; routed experts are none of their own."""
     for rest, tensor in sorted(layer.items()):
         name = rest.removesuffix(".weight")
-        if len(tensor.shape) == 2 and rest.endswith(".weight") and not ROUTED.search(name):
+        if len(tensor.shape) == 2 and rest.endswith(".weight") and not set(name.split(".")) & {*family.routed}:
             out, into = tensor.shape
             yield LinearShape(name=name, out_features=out, in_features=into, bias=f"{name}.bias" in layer)
 

@@ -4,7 +4,9 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 
+from qlora_profiles.architectures import Architecture
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_run.model_facts import config as configs
@@ -13,9 +15,6 @@ from qlora_run.model_facts.layer_groups import grouped
 from qlora_run.model_facts.safetensors_header import TensorInfo, Tensors
 
 LAYER = re.compile(r"^(?P<stack>.*?)\.?(?:layers|blocks|block|h)\.(?P<index>\d+)\.(?P<rest>.+)$")
-OTHER_SENSES = re.compile(r"vision|visual|image|audio|speech")
-EMBEDDING = re.compile(r"(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight$")
-HEAD = re.compile(r"(?:^|\.)(?:lm_head|output|embed_out)\.weight$")
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 Layers = dict[int, dict[str, TensorInfo]]
@@ -30,12 +29,12 @@ def summarise(
         UserError: no decoder layers or no embedding among the tensors.
     """
     sizes = configs.dimensions(config, source)
-    layers = _decoder_layers(tensors, sizes.num_layers)
-    embeddings = (t for name, t in tensors.items() if EMBEDDING.search(name) and not OTHER_SENSES.search(name))
-    embedding = next(embeddings, None)
+    family = configs.family_of(config)
+    layers = _decoder_layers(tensors, sizes.num_layers, family)
+    embedding = next(_weights(tensors, family.embedding, family), None)
     if not layers or embedding is None:
         raise UserError(f"{source}: its weights hold no decoder layers and embedding; not a language model")
-    head = next((t for name, t in tensors.items() if HEAD.search(name) and t.shape == embedding.shape), None)
+    head = next((t for t in _weights(tensors, family.head, family) if t.shape == embedding.shape), None)
     tied = head is None or sizes.tied_embeddings
     groups, order = grouped(config, sizes, layers)
     layer_params = sum(group.count * group.params for group in groups)
@@ -69,12 +68,22 @@ def fingerprint(config: Config, tensors: Tensors) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _decoder_layers(tensors: Tensors, num_layers: int) -> Layers:
+def _weights(tensors: Tensors, modules: Iterable[str], family: Architecture) -> Iterator[TensorInfo]:
+    """The weights of modules with these last names, in the language part."""
+    ends = tuple(f".{module}.weight" for module in modules)
+    return (t for name, t in tensors.items() if f".{name}".endswith(ends) and not _beside_text(name, family))
+
+
+def _beside_text(name: str, family: Architecture) -> bool:
+    return any(part in name for part in family.beside_text)
+
+
+def _decoder_layers(tensors: Tensors, num_layers: int, family: Architecture) -> Layers:
     """The tensors of each layer of the language part, by index and name within the layer."""
     stacks: dict[str, Layers] = defaultdict(lambda: defaultdict(dict))
     for name, tensor in tensors.items():
         match = LAYER.match(name)
-        if match and not OTHER_SENSES.search(match["stack"]) and int(match["index"]) < num_layers:
+        if match and not _beside_text(match["stack"], family) and int(match["index"]) < num_layers:
             stacks[match["stack"]][int(match["index"])][match["rest"]] = tensor
     whole = [layers for layers in stacks.values() if len(layers) == num_layers]
     return max(whole, key=_linear_params, default={})

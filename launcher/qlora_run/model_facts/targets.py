@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from qlora_profiles.architectures import architecture_of
 from qlora_profiles.errors import UserError
-from qlora_profiles.facts import EXPERTS_AND_ROUTERS, LinearShape, ModelFacts
+from qlora_profiles.facts import LinearShape, ModelFacts
 from qlora_profiles.suggest import hint
 
 ALL_LINEAR = "all-linear"
@@ -18,7 +19,7 @@ def discover_targets(facts: ModelFacts, target_modules: Sequence[str]) -> list[L
         UserError: a name that no layer has; lists those that exist.
     """
     if ALL_LINEAR in target_modules:
-        others = EXPERTS_AND_ROUTERS if facts.experts_per_token else ()
+        others = architecture_of(facts.model_type).never_adapted if facts.experts_per_token else ()
         return [shape for shape in facts.linears if short_name(shape) not in others]
     for name in target_modules:
         if not any(_named(shape, name) for shape in facts.linears):

@@ -8,22 +8,15 @@ backends keep their input only.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qlora_profiles.facts import ADD_THEIR_MLP, ATTENTION, LayerGroup, LinearShape, ModelFacts
+from msgspec.structs import asdict
+
+from qlora_profiles.architectures import UNKNOWN, architecture_of
+from qlora_profiles.facts import ATTENTION, LayerGroup, LinearShape, ModelFacts
 from qlora_run.resolve.setup import Setup
 from qlora_run.resolve.weights import targets_in
 
-NORMED_IN_FLOAT32 = ("gemma", "gemma2", "gemma3", "gemma3_text")
-"""Architectures whose norms multiply with their weight before they go back to 16 bits."""
-SCORE_CAPPED = ("gemma2",)
-"""Architectures whose attention is computed eagerly, with all scores in memory."""
-
-SAME_INPUT = {
-    "attention": ("q_proj", "k_proj", "v_proj", "qkv_proj"),
-    "output": ("o_proj",),
-    "mlp": ("gate_proj", "up_proj", "gate_up_proj"),
-    "down": ("down_proj",),
-}
-"""Linear layers that read one and the same tensor."""
+SAME_INPUT: dict[str, tuple[str, ...]] = asdict(UNKNOWN.projections)
+"""Linear layers that read one and the same tensor, by any family's names."""
 
 MLP = ("mlp.", "feed_forward.")
 """How the names of linear layers begin that belong to the MLP."""
@@ -93,7 +86,7 @@ def layer_cost(model: ModelFacts, group: LayerGroup, targets: Sequence[LinearSha
         product_token=0 if group.experts_per_token or setup.can_rebuild else c * inner,
         unkept_token=c * (hidden + inner) if rebuilt else 0,
         result_token=0 if group.post_norms else setup.stream_bytes * hidden,
-        skips_last=setup.fused_adapters and model.model_type in ADD_THEIR_MLP,
+        skips_last=setup.fused_adapters and architecture_of(model.model_type).only_adds_mlp,
         norm_token=22 * hidden if group.post_norms and eager_16bit else 0,
         first_token=(24 if eager_16bit else 3 * c) * hidden,
         block_token=(FLOAT32 if setup.method == "qlora-8" else c) * max(inner, _grouped(model, group)),
@@ -113,7 +106,7 @@ def _norm_weights(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
     """A trained weight needs its other factor, the normalised input, in that input's format."""
     kept = setup.stream_bytes * group.layer_norms * model.hidden_size
     if group.query_key_norms:
-        width = FLOAT32 if model.model_type in NORMED_IN_FLOAT32 else setup.compute_bytes
+        width = FLOAT32 if architecture_of(model.model_type).norms_in_float32 else setup.compute_bytes
         kept += width * _query_key(group)
     return kept
 
@@ -192,14 +185,15 @@ def _cast_inputs(reading: Sequence[LinearShape]) -> list[int]:
 
 def _square(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
     """Eager attention keeps scores and probabilities of every head, ``sdpa`` its mask as numbers."""
-    if model.model_type in SCORE_CAPPED:
+    if architecture_of(model.model_type).caps_scores:
         return group.num_heads * (2 * setup.compute_bytes + FLOAT32)
     return setup.compute_bytes if setup.attention == "sdpa" and group.kind in ATTENTION else 0
 
 
 def _scores(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:
     """Eager attention's gradient of the probabilities, in float32 and as it came, and of the scores."""
-    return group.num_heads * (setup.compute_bytes + 2 * FLOAT32) if model.model_type in SCORE_CAPPED else 0
+    capped = architecture_of(model.model_type).caps_scores
+    return group.num_heads * (setup.compute_bytes + 2 * FLOAT32) if capped else 0
 
 
 def _backward(model: ModelFacts, group: LayerGroup, setup: Setup) -> int:

@@ -2,17 +2,14 @@
 
 from typing import Any
 
+from qlora_profiles.architectures import architecture_of
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
 from qlora_profiles.plan import Resolved
-from qlora_run.resolve.activations import SCORE_CAPPED
 from qlora_run.resolve.loss_cost import loss_chunk_tokens as tile_tokens
 from qlora_run.resolve.machine_rules import has_bf16, ram_budget_bytes, torch_at_least
 from qlora_run.resolve.situation import Situation, version_of
 
 LARGEST_HEAD_DIM = 256
-
-LAYERS_BY_LIGER = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-"""Architectures whose norms, rotations and activations Liger computes, all three (the core's ``step.layers``)."""
 
 
 def attention(s: Situation) -> Resolved:
@@ -24,13 +21,14 @@ def attention(s: Situation) -> Resolved:
 
 
 def _varlen_missing(s: Situation) -> str | None:
+    family = architecture_of(s.model.model_type)
     checks = (
         (not s.on_cuda, "the packed kernel needs an NVIDIA card"),
         (not torch_at_least(s, 2, 10), "the packed kernel needs torch 2.10"),
         (not has_bf16(s.gpu), "the packed kernel needs a card of capability 8.0"),
         (s.resolved["compute_dtype"].value == "float32", "the packed kernel computes in 16 bits only"),
         (s.model.head_dim > LARGEST_HEAD_DIM, f"heads of {s.model.head_dim} are too wide for the packed kernel"),
-        (s.model.model_type in SCORE_CAPPED, f"{s.model.model_type} caps its attention scores; no packed kernel does"),
+        (family.caps_scores, f"{s.model.model_type} caps its attention scores; no packed kernel does"),
     )
     failed_here = s.learned.problem("varlen")
     tried = f"the packed kernel failed here: {failed_here}" if failed_here else None
@@ -176,7 +174,7 @@ def layer_kernels_problem(s: Situation, value: Any) -> QloraRunError | None:
 def _layer_kernels_missing(s: Situation) -> str | None:
     checks = (
         (s.value("backend") != "peft", "the backend has its own"),
-        (s.model.model_type not in LAYERS_BY_LIGER, f"Liger's kernels are not for {s.model.model_type}"),
+        (not architecture_of(s.model.model_type).layer_kernels, f"Liger's kernels are not for {s.model.model_type}"),
         (s.given_method == "full", "with all weights trained the model's own code computes"),
     )
     return next((reason for failed, reason in checks if failed), None) or _liger_missing(s)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from qlora_profiles.architectures import architecture_of
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.units import MIB
-from qlora_run.resolve.activations import FLOAT32, SCORE_CAPPED
+from qlora_run.resolve.activations import FLOAT32
 from qlora_run.resolve.setup import Setup
 
 LARGEST_TILE_BYTES, TILE_SHARE = 320 * MIB, 0.027
@@ -78,7 +79,7 @@ def _logit_bytes(model: ModelFacts, setup: Setup) -> int:
         return TRAINED_LOGIT_BYTES
     if setup.loss_kernel == "triton":
         return setup.compute_bytes
-    return CAPPED_LOGIT_BYTES if model.model_type in SCORE_CAPPED else LOGIT_BYTES
+    return CAPPED_LOGIT_BYTES if architecture_of(model.model_type).caps_logits else LOGIT_BYTES
 
 
 def _token(model: ModelFacts, setup: Setup) -> int:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from qlora_core.step.buckets import padded
+from qlora_profiles.architectures import architecture_of
 from qlora_profiles.facts import Ceilings, DataFacts, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_run.resolve import weights
-from qlora_run.resolve.activations import SCORE_CAPPED
 from qlora_run.resolve.cards import card_of
 from qlora_run.resolve.memory import Costs
 from qlora_run.resolve.setup import Setup
@@ -181,7 +181,7 @@ def work_of_step(
     model: ModelFacts, data: DataFacts, setup: Setup, costs: Costs, examples: int, max_length: int
 ) -> Work:
     """The work of a typical step of ``examples`` examples."""
-    eager = model.model_type in SCORE_CAPPED
+    eager = architecture_of(model.model_type).caps_scores
     groups, counts = costs.groups, [group.count for group in model.layers]
     of_costs = [group.count for group in groups]
     return Work(

@@ -14,9 +14,10 @@ from support.plain_kernels import KERNELS, norm, rotate, turned
 from torch import Tensor
 from torch.nn.functional import silu
 
-from qlora_core.step.layers import STYLES, FusedLayers, LayerKernels, fuse_layers
+from qlora_core.step.layers import FusedLayers, LayerKernels, fuse_layers
 from qlora_core.step.lora import fuse_adapters
 from qlora_core.step.recompute import recompute_layers
+from qlora_profiles.architectures import architecture_of
 
 
 def fused(model: Any, *choices: LayerKernels, warned: list[str] | None = None) -> FusedLayers:
@@ -185,7 +186,7 @@ def test_an_unknown_architecture_is_left_alone() -> None:
     warned: list[str] = []
     assert sum(counts(fused(model, warned=warned)).values()) == 0
     assert "architecture" in warned[0]
-    assert "qwen3" in STYLES
+    assert architecture_of("qwen3").layer_kernels
 
 
 def test_words_are_made_as_before() -> None:

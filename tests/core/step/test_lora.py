@@ -13,7 +13,7 @@ from qlora_core.step.forward import decoder_of, packed_loss
 from qlora_core.step.lora import FusedAdapters, fuse_adapters
 from qlora_core.step.packing import Packed, pack
 from qlora_core.step.recompute import decoder_layers, recompute_layers
-from qlora_profiles.facts import ADD_THEIR_MLP
+from qlora_profiles.architectures import ARCHITECTURES
 
 CPU = torch.device("cpu")
 SEVEN = 7 * 3
@@ -34,7 +34,10 @@ def test_equal_to_peft_in_float32(family: str, recomputed: int) -> None:
     assert_same(computed(model), expected, 5e-6)
 
 
-@pytest.mark.parametrize("family", [*ADD_THEIR_MLP, "gemma3_text"])
+ADDING = [name for name, family in ARCHITECTURES.items() if family.only_adds_mlp]
+
+
+@pytest.mark.parametrize("family", [*ADDING, "gemma3_text"])
 def test_what_no_backward_reads_is_not_made_again(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last product of a layer that recomputes; its place holds no numbers, so whoever read it would show."""
     made: list[int] = []
@@ -53,7 +56,7 @@ def test_what_no_backward_reads_is_not_made_again(family: str, monkeypatch: pyte
     recompute_layers(model.get_base_model(), 3, False)
     made.clear()
     assert_same(computed(model), expected, 5e-6)
-    skipped = 3 if family in ADD_THEIR_MLP else 0
+    skipped = 3 if family in ADDING else 0
     assert layers[1] == skipped
     assert [len(made), sum(made)] == [2 * layers[0] - skipped, layers[1]]
 
