@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*")
     parser.add_argument("--methods", nargs="+", default=["qlora-4", "lora"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048, 8192, 16384])
-    parser.add_argument("--kernels", nargs="+", default=["chunked", "liger"])
+    parser.add_argument("--kernels", nargs="+", default=["chunked", "triton"])
     parser.add_argument("--expanded", type=float, nargs="+", default=[0], help="shares of layers that stay expanded")
     parser.add_argument("--switches", nargs="*", choices=SWITCHES, default=[], help="what to switch on")
     parser.add_argument("--backend", default="peft")

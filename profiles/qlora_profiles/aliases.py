@@ -241,7 +241,7 @@ _MACHINE = [
     _switch("flash_attention_2", {"attention": "flash"}, {}, KERNEL_NOTE),
     _switch("flash_attention", {"attention": "flash"}, {}, KERNEL_NOTE),
     _switch("use_flash_attention_2", {"attention": "flash"}, {}, KERNEL_NOTE),
-    _switch("use_liger_kernel", {"loss_kernel": "liger"}, {}, KERNEL_NOTE),
+    _switch("use_liger_kernel", {}, {}, KERNEL_NOTE),
     *_same("pin_memory", "dataloader_pin_memory"),
     *_same("workers", "dataloader_num_workers"),
     *(

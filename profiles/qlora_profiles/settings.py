@@ -123,9 +123,7 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, NotNegative, Doc("layers whose 4-bit weights stay in memory in 16 bits, too", "memory", "layers")
     ] = 0
     attention: Annotated[Literal["varlen", "flash", "sdpa"], Doc("attention kernel", "kernels")]
-    loss_kernel: Annotated[
-        Literal["chunked", "triton", "torch", "liger", "logits"], Doc("cross entropy kernel", "kernels")
-    ]
+    loss_kernel: Annotated[Literal["chunked", "triton", "logits"], Doc("cross entropy kernel", "kernels")]
     loss_chunk_tokens: Annotated[int, AtLeastOne, Doc("supervised tokens scored at a time", "kernels", "tokens")]
     optimizer_kernel: Annotated[Literal["fused", "plain", "paged"], Doc("implementation of the same AdamW", "kernels")]
     adapter_kernel: Annotated[

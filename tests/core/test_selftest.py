@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.command_line import SOURCES
 
+from qlora_core.kernels.trial import require_close
 from qlora_core.selftest import arithmetic, bits, kernels, processes, registry
 from qlora_core.selftest.__main__ import outcome
 from qlora_core.selftest.registry import TESTS, Unavailable
@@ -89,7 +90,7 @@ def test_wrong_4_bit_and_8_bit_arithmetic_is_noticed(monkeypatch: Broken) -> Non
 
 def test_a_product_that_is_no_number_is_noticed() -> None:
     with pytest.raises(ArithmeticError, match="nan"):
-        arithmetic.require_close(torch.tensor([float("nan")]), torch.ones(1), "it")
+        require_close(torch.tensor([float("nan")]), torch.ones(1), "it")
 
 
 def test_weights_in_4_bits_are_compared_with_what_they_were(monkeypatch: Broken) -> None:

@@ -69,9 +69,7 @@ def test_varlen_is_what_runs() -> None:
 def _kernels() -> list[str]:
     from importlib.util import find_spec
 
-    names = ["logits", "chunked"]
-    names += ["torch"] if hasattr(torch.nn, "LinearCrossEntropyOptions") else []
-    return names + (["liger"] if find_spec("liger_kernel") else [])
+    return ["logits", "chunked", *(["triton"] if find_spec("triton") else [])]
 
 
 def test_loss_kernels_agree() -> None:

@@ -69,7 +69,7 @@ WISHES = st.fixed_dictionaries(
         "max_length": st.integers(1, 50_000),
         "lora_r": st.integers(1, 256),
         "attention": st.sampled_from(("varlen", "sdpa", "flash")),
-        "loss_kernel": st.sampled_from(("chunked", "torch", "logits")),
+        "loss_kernel": st.sampled_from(("chunked", "triton", "logits")),
         "loss_chunk_tokens": st.integers(1, 4096),
         "compute_dtype": st.sampled_from(("bfloat16", "float16", "float32")),
         "optimizer": st.sampled_from(("adamw", "adamw-8bit")),

@@ -198,7 +198,7 @@ def test_a_broken_or_unknown_backend_is_refused() -> None:
         (OLD_CARD, {"attention": "varlen"}, "capability 8.0", "--attention sdpa"),
         (cpu_report(), {"attention": "varlen"}, "NVIDIA card", "--attention sdpa"),
         (card_report(), {"attention": "flash"}, "flash-attn is not installed", "--attention auto"),
-        (card_report(), {"loss_kernel": "liger"}, "liger-kernel is not installed", "--loss-kernel chunked"),
+        (card_report(), {"loss_kernel": "triton"}, "Triton is missing", "--loss-kernel chunked"),
         (WINDOWS, {"expandable_segments": "yes"}, "not available on Windows", "--expandable-segments no"),
         (card_report(), {"layers_recomputed": 99}, "has 28 layers", "--layers-recomputed 28"),
         (card_report(), {"max_length": 50_000}, "reads at most 40,960", "--max-length 40960"),
@@ -218,11 +218,9 @@ def test_wishes_that_cannot_work(report: HardwareReport, wishes: dict[str, Any],
     assert str(error.fix).startswith(fix)
 
 
-def test_old_torch_lacks_the_newer_kernels() -> None:
+def test_old_torch_lacks_the_packed_kernel() -> None:
     old = card_report(torch=Torch(version="2.9.1+cu128", build="cuda"))
     assert chosen(old, "attention") == "sdpa"
-    assert "2.13" in refused(old, loss_kernel="torch").message
-    assert chosen(card_report(), "loss_kernel", loss_kernel="torch") == "torch"
 
 
 def test_wishes_that_are_doubtful_are_kept_with_a_note() -> None:

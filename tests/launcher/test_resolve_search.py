@@ -168,7 +168,7 @@ def test_nothing_is_offloaded_by_itself_on_windows() -> None:
 
 def test_a_persons_kernel_is_the_only_one() -> None:
     ready = card_report(12, packages=LIGER)
-    for kernel in ("chunked", "liger"):
+    for kernel in ("chunked", "triton"):
         resolved = plan_on(12, ready, loss_kernel=kernel).execution["loss_kernel"]
         assert (resolved.value, resolved.source) == (kernel, "cli")
 

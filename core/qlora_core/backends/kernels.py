@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlora_core.kernels.trial import Warn, attempt
 from qlora_core.step import equal_rows
 from qlora_core.step.attention import end_to_end
 from qlora_core.step.expand import Expand, expanded_weight, triton_expand
@@ -16,11 +17,9 @@ from qlora_core.step.layers import FusedLayers, fuse_layers, layer_kernels
 from qlora_core.step.limits import Limits
 from qlora_core.step.lora import FusedAdapters, fuse_adapters
 from qlora_core.step.packing import Packed
-from qlora_profiles.errors import EnvironmentProblem, first_line
+from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.settings import Execution
-
-Warn = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -52,23 +51,26 @@ def use_kernels(model: Any, execution: Execution, warn: Warn) -> Fused:
 
 def _expand(execution: Execution, dtype: torch.dtype, warn: Warn) -> Expand:
     """What expands 4-bit weights; bitsandbytes where the plan's kernel fails."""
+    plain: Expand = expanded_weight
     if execution.weight_kernel != "triton":
-        return expanded_weight
-    try:
-        return triton_expand(torch.device(execution.device), dtype)
-    except Exception as error:  # a compiler that is missing or fails shows itself in many ways
-        warn(f"weight kernel triton: {first_line(error)[:120]}; bitsandbytes expands the weights")
-        return expanded_weight
+        return plain
+    return attempt(
+        "4-bit weights (triton)",
+        lambda: triton_expand(torch.device(execution.device), dtype),
+        plain,
+        instead="bitsandbytes",
+        warn=warn,
+    )
 
 
-def full_length(plan: RunPlan, model: Any) -> int | None:
+def full_length(plan: RunPlan, model: Any, warn: Warn) -> int | None:
     """What examples are cut at (tokens), where rows of one length can come and have a faster attention."""
     length = plan.recipe_values().max_length
     longest = min(length, plan.data.longest_tokens)
     if plan.execution_values().attention != "varlen" or not equal_rows.worth(longest, length):
         return None
     config, device = model.config.get_text_config(), model.get_input_embeddings().weight.device
-    return length if equal_rows.usable(config, device, end_to_end) else None
+    return length if equal_rows.usable(config, device, end_to_end, warn) else None
 
 
 def graphed(scorer: PackedLoss, limits: Limits, warn: Warn) -> GraphedDecoder | None:

@@ -65,8 +65,7 @@ class PeftBackend:
         if self._scorer is None:
             self._scorer = self._first_scorer(loaded)
         decode = graphed(self._scorer, limits, self._warn)
-        scorer = self._scorer.with_kernel(limits.loss_kernel, self._warn)
-        return replace(scorer, chunk_tokens=limits.loss_chunk_tokens, decode=decode)
+        return replace(self._scorer, chunk_tokens=limits.loss_chunk_tokens, decode=decode)
 
     def _first_scorer(self, loaded: Loaded) -> PackedLoss:
         import torch
@@ -80,7 +79,7 @@ class PeftBackend:
             kernel=execution.loss_kernel,
             chunk_tokens=execution.loss_chunk_tokens,
             autocast_dtype=dtype,
-            full_length=full_length(self._plan, loaded.model),
+            full_length=full_length(self._plan, loaded.model, self._warn),
             let_go=self._fused.adapters.let_go if self._fused.adapters is not None else None,
             warn=self._warn,
         )

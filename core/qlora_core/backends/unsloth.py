@@ -7,7 +7,7 @@ Importing it changes transformers and TRL for the whole process, so a process ha
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from qlora_core.backends.unsloth_needs import PROJECTIONS, missing, unfit
 from qlora_core.loading import explained, hub_arguments, load_tokenizer, local_model
 from qlora_core.step.forward import PackedLoss, causal_lm, decoder_of
 from qlora_core.step.limits import Limits
-from qlora_core.step.loss import head_of, unusable
+from qlora_core.step.loss import head_of, usable
 from qlora_core.step.packing import Packed
 from qlora_core.step.recompute import decoder_layers, recompute_layers
 from qlora_profiles.errors import EnvironmentProblem, UserError
@@ -65,6 +65,7 @@ class UnslothBackend:
     def __init__(self) -> None:
         self._plan: RunPlan | None = None
         self._warn: Callable[[str], None] = lambda message: None
+        self._scorer: UnslothLoss | None = None
 
     def supported(self, report: HardwareReport) -> str | None:
         """The first of its needs that this machine does not meet."""
@@ -103,8 +104,6 @@ class UnslothBackend:
 
     def apply(self, loaded: Loaded, limits: Limits) -> UnslothLoss:
         """Set each layer's checkpointing flag and score with the plan's loss kernel."""
-        assert self._plan is not None
-        execution = self._plan.execution_values()
         inner = causal_lm(loaded.model)
         recompute_layers(
             inner,
@@ -114,16 +113,23 @@ class UnslothBackend:
             input_gradients=True,  # as its own kernels are used to
             lighter=False,  # its layers do more in a checkpoint than to compute
         )
-        head = head_of(loaded.model)
+        if self._scorer is None:
+            self._scorer = self._first_scorer(loaded)
+        flags = tuple((layer, bool(layer.gradient_checkpointing)) for layer in decoder_layers(inner))
+        return replace(self._scorer, chunk_tokens=limits.loss_chunk_tokens, checkpointing=flags)
+
+    def _first_scorer(self, loaded: Loaded) -> UnslothLoss:
+        assert self._plan is not None
+        execution, head = self._plan.execution_values(), head_of(loaded.model)
         assert head is not None  # true of every architecture that check_fit lets pass
         return UnslothLoss(
             model=loaded.model,
             head=head,
             attention=execution.attention,
-            kernel="chunked" if unusable(limits.loss_kernel, head) else limits.loss_kernel,
-            chunk_tokens=limits.loss_chunk_tokens,
+            kernel=usable(execution.loss_kernel, head, self._warn),
+            chunk_tokens=execution.loss_chunk_tokens,
             autocast_dtype=getattr(torch, execution.compute_dtype),
-            checkpointing=tuple((layer, bool(layer.gradient_checkpointing)) for layer in decoder_layers(inner)),
+            checkpointing=(),
         )
 
 

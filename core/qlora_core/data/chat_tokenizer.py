@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 CHUNK_ROWS = 1000
-OPEN_MARK, CLOSE_MARK = "[[", "]]"
-SAFE_ENCODING = "gbk"  # the narrowest console that is common
 Progress = Callable[[int, int], None]
 
 
@@ -126,23 +124,6 @@ class ChatTokenizer:
         chunks = self._rendered_chunks(conversations, file, rejected)
         bounds = TokenBounds(self._tokenizer) if can_bound(self._tokenizer) else None
         return survey([row for chunk in chunks for row in chunk], self._count, bounds, max_length, seed)
-
-    def describe_mask(self, encoded: Encoded) -> str:
-        """The example as text with ``[[`` and ``]]`` around what is learned; safe on any Chinese or ASCII console."""
-        pieces = (f"{OPEN_MARK}{text}{CLOSE_MARK}" if learned else text for learned, text in self._texts(encoded))
-        return "".join(pieces).encode(SAFE_ENCODING, "backslashreplace").decode(SAFE_ENCODING)
-
-    def supervised_texts(self, encoded: Encoded) -> list[str]:
-        """The stretches of text that are learned, in order."""
-        return [text for learned, text in self._texts(encoded) if learned]
-
-    def _texts(self, encoded: Encoded) -> Iterator[tuple[bool, str]]:
-        """Text of each run. Decoded from the start each time: some decoders change the first token of a text."""
-        before = ""
-        for learned, _, end in encoded.runs():
-            text = self.decode(encoded.input_ids[:end], skip_special_tokens=False)
-            yield learned, text[len(before) :]
-            before = text
 
     def _rendered(self, conversation: Conversation) -> Rendered:
         """Raises ``Reject``."""

@@ -1,13 +1,9 @@
 """torch itself: what it was built for, a product on the device, a fused optimizer step."""
 
-from typing import Any
-
 import torch
 
+from qlora_core.kernels.trial import require_close
 from qlora_core.selftest.registry import Found
-
-CLOSE = 0.02
-"""Largest relative difference of a 16-bit result from the float32 one of the CPU."""
 
 
 def accelerator() -> str:
@@ -80,10 +76,3 @@ def _stepped(start: torch.Tensor, gradient: torch.Tensor, fused: bool) -> torch.
     weight.grad = gradient.clone()
     torch.optim.AdamW([weight], lr=1e-2, fused=fused).step()
     return weight.detach()
-
-
-def require_close(got: Any, wanted: Any, what: str, tolerance: float = CLOSE) -> None:
-    """Compare two tensors by the size of their difference. Raises ArithmeticError where it is more than rounding."""
-    apart = float((got - wanted).detach().norm() / wanted.detach().norm())
-    if not apart <= tolerance:  # not a number is no agreement either
-        raise ArithmeticError(f"{what} is off by {apart:.1%}")

@@ -2,8 +2,9 @@
 
 import torch
 
+from qlora_core.kernels.trial import require_close
 from qlora_core.model.bitsandbytes import linear_4bit
-from qlora_core.selftest.arithmetic import accelerator, require_close
+from qlora_core.selftest.arithmetic import accelerator
 from qlora_core.selftest.registry import Found
 
 QUANTISATION_ERROR = 0.15

@@ -1,11 +1,12 @@
-"""What is beyond torch's everyday kernels: packed attention, CUDA graphs, Triton, Liger's loss."""
+"""What is beyond torch's everyday kernels: packed attention, CUDA graphs, Triton, Liger's layers."""
 
 import importlib
 from typing import Any
 
 import torch
 
-from qlora_core.selftest.arithmetic import accelerator, require_close
+from qlora_core.kernels.trial import random_inputs, require_close, require_same
+from qlora_core.selftest.arithmetic import accelerator
 from qlora_core.selftest.registry import Found, Unavailable
 
 LENGTHS = (5, 11, 16)
@@ -106,19 +107,20 @@ def triton_compiles() -> Found:
     return {"device": device, "version": kernel.triton.__version__}
 
 
-def liger_loss() -> Found:
-    """Liger's fused cross entropy, loss and gradient, against torch's."""
+def liger_layers() -> Found:
+    """Liger's norm and activation, with their gradients, against torch's."""
     if accelerator() != "cuda":
         raise Unavailable("Liger's kernels need a CUDA card")
-    functions: Any = importlib.import_module("liger_kernel.transformers.functional")
-    hidden = torch.randn(48, 64, device="cuda", requires_grad=True)
-    twin = hidden.detach().clone().requires_grad_()
-    head, target = torch.randn(1000, 64, device="cuda"), torch.randint(0, 1000, (48,), device="cuda")
-    loss = functions.liger_fused_linear_cross_entropy(hidden, head, target)
-    loss = loss[0] if isinstance(loss, tuple) else loss
-    wanted = torch.nn.functional.cross_entropy(twin @ head.t(), target)
-    loss.backward()
-    wanted.backward()
-    require_close(loss.detach(), wanted.detach(), "Liger's loss")
-    require_close(hidden.grad, twin.grad, "the gradient of Liger's loss")
+    from torch.nn.functional import rms_norm, silu
+
+    from qlora_core.step.layers import liger_kernels
+
+    kernels, device = liger_kernels(), torch.device("cuda")
+    weight, inputs = torch.ones(64, device=device), random_inputs([(48, 64), (48, 64)], device, torch.float32)
+    require_same(
+        lambda x: kernels.norm(x, weight, 1e-6, 0.0, "llama", False),
+        lambda x: rms_norm(x, (64,), weight, 1e-6),
+        inputs[:1],
+    )
+    require_same(kernels.silu, lambda gate, up: silu(gate) * up, inputs)
     return {"device": "cuda"}

@@ -18,7 +18,7 @@ TESTS: dict[str, str] = {
     "triton": "qlora_core.selftest.kernels:triton_compiles",
     "expand": "qlora_core.selftest.kernels:weight_kernel",
     "score": "qlora_core.selftest.kernels:loss_kernel",
-    "liger": "qlora_core.selftest.kernels:liger_loss",
+    "liger": "qlora_core.selftest.kernels:liger_layers",
     "unsloth": "qlora_core.selftest.packages:unsloth_imports",
     "workers": "qlora_core.selftest.processes:loader_worker",
     "all_reduce": "qlora_core.selftest.processes:all_reduce",

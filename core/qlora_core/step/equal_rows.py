@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlora_core.kernels.trial import Warn, agree, random_inputs
 from qlora_core.step.packing import Packed
 
 Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
@@ -43,20 +44,18 @@ def row_length(packed: Packed, full_length: int | None) -> int | None:
     return length
 
 
-def usable(config: Any, device: torch.device, varlen: Varlen) -> bool:
+def usable(config: Any, device: torch.device, varlen: Varlen, warn: Warn) -> bool:
     """Whether this device has a faster kernel for rows, which gives for a model's heads what ``varlen`` gives.
 
-    Tried before the first step: inside of it, what a trial keeps for its backward would be taken for the model's.
+    ``warn`` is told where it has one that does not. Tried before the first step: inside of it, what a trial keeps for
+    its backward would be taken for the model's.
     """
     if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device)[0] not in GENERATIONS:
         return False
     heads = config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    try:
-        return same_attention(varlen, device, heads, key_heads, width)
-    except RuntimeError:  # a kernel that fails, in whatever way, is a reason to do without it
-        return False
+    return same_attention(varlen, device, heads, key_heads, width, warn=warn)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, length: int, scale: float | None) -> Tensor:
@@ -75,25 +74,18 @@ def _fastest(on_card: bool) -> AbstractContextManager[Any]:
     return sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True)
 
 
-@torch.enable_grad()
 def same_attention(
-    varlen: Varlen, device: torch.device, heads: int, key_heads: int, width: int, length: int = 256
+    varlen: Varlen, device: torch.device, heads: int, key_heads: int, width: int, length: int = 256, *, warn: Warn
 ) -> bool:
     """Whether two rows give the same by ``attend`` and by ``varlen(q, k, v, boundaries, length)``, and in backward."""
-    draw = torch.Generator().manual_seed(0)
-
-    def random(count: int) -> Tensor:
-        return torch.randn(2 * length, count, width, generator=draw).to(device, torch.bfloat16).requires_grad_()
-
-    q, k, v = random(heads), random(key_heads), random(key_heads)
+    shapes = [(2 * length, count, width) for count in (heads, key_heads, key_heads)]
     ends = torch.tensor([0, length, 2 * length], dtype=torch.int32, device=device)
     with torch.autocast(device.type, enabled=False):
-        ours, other = attend(q, k, v, length, None), varlen(q, k, v, ends, length)
-    pairs = with_gradients(ours, other, (q, k, v))
-    return all(float((a - b).float().norm()) <= 0.02 * float(b.float().norm()) for a, b in pairs)
-
-
-def with_gradients(one: Tensor, other: Tensor, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
-    """Two results of the same inputs in a pair, and the gradients that both give each input."""
-    gradients = (torch.autograd.grad(out.float().sin().sum(), inputs) for out in (one, other))
-    return [(one.detach(), other.detach()), *zip(*gradients, strict=True)]
+        return agree(
+            "rows of one length (torch)",
+            lambda q, k, v: attend(q, k, v, length, None),
+            lambda q, k, v: varlen(q, k, v, ends, length),
+            random_inputs(shapes, device, torch.bfloat16),
+            instead="the one for any lengths",
+            warn=warn,
+        )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlora_core.kernels.trial import by_value, require_same
 from qlora_core.model.bitsandbytes import linear_4bit
 from qlora_core.step.launch import Launcher
 
@@ -37,7 +38,7 @@ def expanded_weight(base: Any) -> Tensor:
 
 
 def triton_expand(device: torch.device, dtype: torch.dtype) -> Expand:
-    """The same by a kernel of our own, for the weights that it is made for.
+    """The same by a kernel of our own, for the weights that it is made for, after both were compared on random ones.
 
     Raises:
         ImportError: there is no Triton.
@@ -51,7 +52,10 @@ def triton_expand(device: torch.device, dtype: torch.dtype) -> Expand:
             return expanded_weight(base)
         return _launched(launch, base.weight, state)
 
-    _try(expand, device, dtype)
+    weight = torch.randn(TRIAL_SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
+    layer = linear_4bit(weight, device, dtype=dtype)
+    tolerance = LAST_BITS * torch.finfo(dtype).eps
+    require_same(lambda: expand(layer), lambda: expanded_weight(layer), tolerance=tolerance, error=by_value)
     return expand
 
 
@@ -69,13 +73,3 @@ def _launched(launch: Launcher, packed: Tensor, state: Any) -> Tensor:
     kind = packed.device, packed.dtype, out.dtype
     launch(kind, -(-count // BLOCKS), (packed, *scales, state.code, out), count, BLOCKS, warps=WARPS)
     return out
-
-
-def _try(expand: Expand, device: torch.device, dtype: torch.dtype) -> None:
-    """Compare the kernel with bitsandbytes on random weights."""
-    weight = torch.randn(TRIAL_SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
-    layer = linear_4bit(weight, device, dtype=dtype)
-    expand(layer)  # a kernel's first launch is not like those that follow
-    ours, theirs = expand(layer), expanded_weight(layer)
-    if not torch.allclose(ours, theirs, rtol=LAST_BITS * torch.finfo(dtype).eps, atol=0.0):
-        raise ArithmeticError("the kernel and bitsandbytes make different weights")

@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from qlora_core.kernels.trial import DISAGREES, Unsuited, Warn, attempt, by_value, require_close
 from qlora_core.model.parts import text_decoder
 from qlora_core.step.attention import sequence_arguments
 from qlora_core.step.graphs import GraphedDecoder
-from qlora_core.step.loss import KERNELS, Head, head_of, losses_of, unusable
+from qlora_core.step.loss import KERNELS, Head, head_of, losses_of, usable
 from qlora_core.step.packing import Packed
 
 
@@ -72,15 +74,6 @@ class PackedLoss:
         hidden = self.decode(packed) if self.decode else None
         return self.hidden_states(packed) if hidden is None else hidden
 
-    def with_kernel(self, kernel: str, warn: Callable[[str], None]) -> "PackedLoss":
-        """The same loss by another kernel, or by one that computes the same where it cannot score this head."""
-        if self.head is None or kernel == self.kernel:
-            return self
-        if (why := unusable(kernel, self.head)) is not None:
-            warn(f"loss kernel {kernel}: {why}; chunked scores in its place")
-            kernel = "chunked"
-        return replace(self, kernel=kernel)
-
     def hidden_states(self, packed: Packed) -> Tensor:
         """What the model itself makes of a micro-batch (T x H)."""
         states: Tensor = decoder_of(self.model)(**self._inputs(packed)).last_hidden_state[0]
@@ -107,7 +100,7 @@ def packed_loss(
     autocast_dtype: torch.dtype | None,
     full_length: int | None = None,
     let_go: Callable[[], bool] | None = None,
-    warn: Callable[[str], None] = lambda message: None,
+    warn: Warn = lambda message: None,
 ) -> PackedLoss:
     """Choose what scores this model, after comparing its head with its own forward.
 
@@ -123,13 +116,17 @@ def packed_loss(
         full_length=full_length,
         let_go=let_go,
     )
-    head = head_of(model)
     if kernel == "logits":
         return loss
-    if head is None or not _same_logits(loss, head):
-        warn(f"loss kernel {kernel}: this architecture makes its logits in its own way; its own forward scores them")
-        return loss
-    return replace(loss, head=head, kernel="chunked").with_kernel(kernel, warn)
+    head = attempt(
+        f"the loss ({kernel})",
+        lambda: _tried_head(loss),
+        None,
+        instead="the model's own forward",
+        warn=warn,
+        caught=DISAGREES,
+    )
+    return replace(loss, head=head, kernel=usable(kernel, head, warn)) if head is not None else loss
 
 
 def decoder_of(model: Any) -> Any:
@@ -143,16 +140,25 @@ def causal_lm(model: Any) -> Any:
 
 
 @torch.no_grad()
-def _same_logits(loss: PackedLoss, head: Head) -> bool:
-    """Whether head(decoder(x)) is what the model's own forward makes of a few tokens."""
-    inner = causal_lm(loss.model)
+def _tried_head(loss: PackedLoss) -> Head:
+    """The model's head, for which head(decoder(x)) is what the model's own forward makes of a few tokens.
+
+    Raises:
+        Unsuited: there is no head that would do.
+        ArithmeticError: it makes other logits.
+    """
+    inner, head = causal_lm(loss.model), head_of(loss.model)
+    if head is None:
+        raise Unsuited("this architecture makes its logits in its own way")
     was_training = inner.training
     inner.eval()
     try:
         inputs = _probe_inputs(inner, loss.attention)
         with loss.autocast(inputs["input_ids"].device.type):
             ours = head.logits(text_decoder(inner)(**inputs).last_hidden_state[0])
-            return bool(torch.allclose(ours, inner(**inputs).logits[0].float(), rtol=2e-2, atol=2e-2))
+            theirs = inner(**inputs).logits[0].float()
+        require_close(ours, theirs, "the head alone", error=partial(by_value, floor=1.0))
+        return head
     finally:
         inner.train(was_training)
 

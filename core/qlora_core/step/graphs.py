@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from qlora_core.kernels.trial import failure
 from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, SMALLEST_TOKENS, padded, power_of_two, sizes
 from qlora_core.step.oom import is_out_of_memory
 from qlora_core.step.packing import Packed
-from qlora_profiles.errors import first_line
 
 FEWEST_SEQUENCES = 16
 SHORTEST_LONGEST = 256
@@ -306,8 +306,7 @@ class GraphedDecoder:
             if is_out_of_memory(error):
                 raise
             self._failed, self._gradients = True, None
-            why = first_line(error)[:120]
-            self._warn(f"CUDA graphs: capturing {tokens} tokens failed ({why}); going on without")
+            self._warn(failure(f"{tokens} tokens at once (CUDA graph)", error, "one launch after the other"))
             return False
         return True
 

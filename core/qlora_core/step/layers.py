@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from qlora_core.kernels.trial import Warn, agree, failure, random_inputs
 from qlora_core.model.parts import family_of, text_decoder
 from qlora_core.step.layer_functions import LayerFunctions, Norm
 from qlora_core.step.rebuild import remembered
 from qlora_profiles.architectures import IN_FLOAT32, NormStyle
 
 TRIAL_TOKENS, ROTATED = 32, 64
-TOLERANCE = 0.02
-"""Largest error of a trial, in parts of the result's norm: bfloat16 has a relative precision of 0.004."""
+OWN_CODE = "the model's own code"
+NEXT = f"the next kernel or {OWN_CODE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ def own_kernels(others: LayerKernels) -> LayerKernels:
     ) -> Tensor:
         return own.turned(x, weight, Norm(epsilon, offset, casting == IN_FLOAT32), cos, sin)
 
-    return replace(others, whose="our kernel", norm=norm, silu=own.silu, turned=turned)
+    return replace(others, whose="ours", norm=norm, silu=own.silu, turned=turned)
 
 
 def liger_kernels() -> LayerKernels:
@@ -67,7 +68,7 @@ def liger_kernels() -> LayerKernels:
     from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
 
     return LayerKernels(
-        whose="Liger's kernel",
+        whose="Liger's",
         norm=lambda *arguments: LigerRMSNormFunction.apply(*arguments),
         silu=lambda gate, up: LigerSiLUMulFunction.apply(gate, up),
         gelu_tanh=lambda gate, up: LigerGELUMulFunction.apply(gate, up),
@@ -106,7 +107,7 @@ def fuse_layers(
     model: Any,
     choices: Sequence[LayerKernels],
     dtype: torch.dtype,
-    warn: Callable[[str], None] = lambda message: None,
+    warn: Warn = lambda message: None,
 ) -> FusedLayers:
     """Replace what kernels compute in ``dtype`` as the model itself does: by the first of ``choices`` that do.
 
@@ -116,7 +117,7 @@ def fuse_layers(
     family = family_of(model)
     style = family.norm_style if family.layer_kernels else None
     if style is None:
-        warn("layer kernels: not for this architecture; its own code computes them")
+        warn(failure("layers", "not for this architecture", OWN_CODE))
         return fused
     device = model.get_input_embeddings().weight.device
     trial = _Trial(device, dtype, warn)
@@ -145,14 +146,14 @@ def _offers(module: Any, kernels: LayerKernels, style: NormStyle, trial: "_Trial
     if name.endswith("RMSNorm") and isinstance(module.weight, Tensor):
         norm = made(_norm(module, kernels, style))
         width = module.weight.shape[0]
-        title = f"{kernels.whose} for {name} {width}"
+        title = f"{name} {width} ({kernels.whose})"
         yield Offer((("norm", module, norm),), lambda: trial.agree(title, module.forward, norm, [width]))
     elif all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         activate = _activation(module.act_fn, kernels)
         if activate is not None:
             forward = _gated(module, made(activate))
             own = _multiplied(module.act_fn)
-            title = f"{kernels.whose} for the activation of {name}"
+            title = f"the activation of {name} ({kernels.whose})"
             yield Offer((("activation", module, forward),), lambda: trial.agree(title, own, activate, [64, 64]))
     elif hasattr(module, "q_proj") and (rotate := _rotation_of(module)):
         frozen = hasattr(module, "q_norm") and not module.q_norm.weight.requires_grad
@@ -208,7 +209,7 @@ def _heads_offer(
         return rotate(norms[0](q), norms[1](k), cos, sin)
 
     width = norms[0].weight.shape[0]
-    title = f"{kernels.whose} for the heads of {type(module).__name__} {width}"
+    title = f"the heads of {type(module).__name__} {width} ({kernels.whose})"
     parts = (("rotation", module, _rotating(module, turn)), *(("norm", norm, _as_it_is) for norm in norms))
     return Offer(parts, lambda: trial.agree_on_rotation(title, own, turn, width))
 
@@ -239,52 +240,29 @@ def _rotating(module: nn.Module, rotate: Callable[..., Any]) -> Callable[..., An
 class _Trial:
     """Compares kernels with the model's own code, each pair once."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, warn: Callable[[str], None]) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, warn: Warn) -> None:
         self._device, self._dtype, self._warn = device, dtype, warn
         self._seen: dict[str, bool] = {}
 
     def agree(self, name: str, own: Callable[..., Any], other: Callable[..., Any], widths: list[int]) -> bool:
         """On one random tensor of 1 x tokens x width for each width."""
-        if name not in self._seen:
-            shapes = [(1, TRIAL_TOKENS, width) for width in widths]
-            self._seen[name] = self._same(name, own, other, shapes)
-        return self._seen[name]
+        return self._same(name, own, other, [(1, TRIAL_TOKENS, width) for width in widths])
 
     def agree_on_rotation(self, name: str, own: Callable[..., Any], other: Callable[..., Any], width: int) -> bool:
         """On four query and two key heads, laid out in memory token by token as attention has them."""
-        if name not in self._seen:
-            angles = torch.arange(TRIAL_TOKENS)[:, None] * torch.linspace(0.1, 1, width // 2).repeat(2)
-            cos, sin = (each[None].to(self._device, self._dtype) for each in (angles.cos(), angles.sin()))
+        angles = torch.arange(TRIAL_TOKENS)[:, None] * torch.linspace(0.1, 1, width // 2).repeat(2)
+        cos, sin = (each[None].to(self._device, self._dtype) for each in (angles.cos(), angles.sin()))
 
-            def with_angles(rotate: Callable[..., Any]) -> Callable[..., Any]:
-                return lambda q, k: rotate(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
+        def with_angles(rotate: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda q, k: rotate(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
 
-            shapes = [(1, TRIAL_TOKENS, heads, width) for heads in (4, 2)]
-            self._seen[name] = self._same(name, with_angles(own), with_angles(other), shapes)
-        return self._seen[name]
+        shapes = [(1, TRIAL_TOKENS, heads, width) for heads in (4, 2)]
+        return self._same(name, with_angles(own), with_angles(other), shapes)
 
-    @torch.enable_grad()
     def _same(
         self, name: str, own: Callable[..., Any], other: Callable[..., Any], shapes: Sequence[tuple[int, ...]]
     ) -> bool:
-        try:
-            expected = self._results(own, shapes)
-            self._results(other, shapes)  # a kernel's first launch is not like those that follow
-            got = self._results(other, shapes)
-        except Exception as error:  # a compiler that fails, in whatever way, is a reason to do without it
-            self._warn(f"layer kernels: {name} does not run here ({type(error).__name__}: {error})"[:200])
-            return False
-        apart = max(float((g - e).norm() / e.norm()) for g, e in zip(got, expected, strict=True))
-        if not apart < TOLERANCE:
-            self._warn(f"layer kernels: {name} differs from the model's own code by {apart:.1%}; not used")
-        return apart < TOLERANCE
-
-    def _results(self, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """Results and gradients of the inputs, in float32; kernels may overwrite what they are given."""
-        draw = torch.Generator().manual_seed(0)
-        leaves = [torch.randn(shape, generator=draw).to(self._device, self._dtype).requires_grad_() for shape in shapes]
-        out = function(*(leaf * 1 for leaf in leaves))
-        outs = out if isinstance(out, tuple) else (out,)
-        total = torch.stack([(each.float() * each.float().detach().cos()).sum() for each in outs]).sum()
-        results = [each.detach().float().clone() for each in outs]
-        return results + [each.float() for each in torch.autograd.grad(total, leaves)]
+        if name not in self._seen:
+            inputs = random_inputs(shapes, self._device, self._dtype)
+            self._seen[name] = agree(name, other, own, inputs, instead=NEXT, warn=self._warn)
+        return self._seen[name]

@@ -14,7 +14,6 @@ class Limits:
 
     token_budget: int
     layers_recomputed: int
-    loss_kernel: str = "chunked"
     loss_chunk_tokens: int = 1024
     offload_activations: bool = False
     cuda_graphs: bool = False

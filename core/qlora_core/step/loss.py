@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from qlora_core.kernels.trial import Unsuited, Warn, attempt
 from qlora_core.model.parts import family_of
 from qlora_core.step.scoring import Score, Scoring, scored, scoring
-from qlora_profiles.errors import first_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,23 +85,6 @@ def _frozen(hidden: Tensor, targets: Tensor, head: Head, chunk: int, score: Scor
     return total
 
 
-def torch_fused(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
-    """torch's own fused kernel (2.13 on), which chunks when it is given options."""
-    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=min(chunk, len(targets)))
-    return torch.nn.functional.linear_cross_entropy(
-        hidden.to(head.weight.dtype), head.weight, targets, linear_bias=head.bias, reduction="sum", options=options
-    ).float()
-
-
-def liger(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
-    """Liger's fused Triton kernel."""
-    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
-    loss = LigerFusedLinearCrossEntropyLoss(reduction="sum", softcap=head.softcap)
-    scored: Tensor = loss(head.weight, hidden.to(head.weight.dtype), targets, head.bias)
-    return scored.float()
-
-
 def losses_of(kernel: str, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """Each token's loss (N, float32) without a gradient, for as many as fit a tile."""
     if kernel == "triton":
@@ -109,28 +92,24 @@ def losses_of(kernel: str, hidden: Tensor, targets: Tensor, head: Head) -> Tenso
     return cross_entropy(head.logits(hidden), targets, reduction="none")
 
 
-KERNELS: dict[str, Kernel] = {"chunked": chunked, "triton": triton, "torch": torch_fused, "liger": liger}
+KERNELS: dict[str, Kernel] = {"chunked": chunked, "triton": triton}
 
 
-def unusable(kernel: str, head: Head) -> str | None:
-    """Why a kernel cannot score this head; ``chunked`` always can."""
-    if kernel == "chunked":
-        return None
-    if not head.frozen or (kernel == "torch" and head.softcap is not None):
-        return "not for this model's head"
-    return _fails(head) if kernel == "triton" else None
+def usable(kernel: str, head: Head, warn: Warn) -> str:
+    """The kernel that scores this head, by its name: the one asked for or, which ``warn`` is told, ``chunked``."""
+
+    def tried() -> str:
+        if kernel not in KERNELS or (kernel == "triton" and not head.frozen):
+            raise Unsuited("not for this model's head")
+        if kernel == "triton":
+            _scoring(head)
+        return kernel
+
+    return attempt(f"the loss ({kernel})", tried, "chunked", instead="chunked", warn=warn)
 
 
 def _scoring(head: Head) -> Scoring:
     return scoring(head.weight.device, head.weight.dtype, len(head.weight), head.softcap)
-
-
-def _fails(head: Head) -> str | None:
-    try:
-        _scoring(head)
-    except Exception as error:  # a compiler that is missing or fails shows itself in many ways
-        return first_line(error)[:120]
-    return None
 
 
 class _FrozenHead(torch.autograd.Function):

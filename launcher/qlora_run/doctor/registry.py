@@ -71,7 +71,7 @@ CHECKS: tuple[Check, ...] = (
     Check(id="triton", about="a Triton kernel, compiled and run", look=kernels.triton),
     Check(id="weight-kernel", about="4-bit weights expanded by our kernel", look=kernels.weight_kernel),
     Check(id="loss-kernel", about="losses and slopes by our kernel", look=kernels.loss_kernel),
-    Check(id="liger", about="Liger's loss, run", look=kernels.liger),
+    Check(id="liger", about="Liger's layers, run", look=kernels.liger),
     Check(id="unsloth", about="Unsloth, imported", look=kernels.unsloth),
     Check(id="unsloth-pins", about="what Unsloth asks for", look=software.unsloth_pins),
     Check(id="workers", about="a loader process, started", look=kernels.workers),

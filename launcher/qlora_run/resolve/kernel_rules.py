@@ -58,12 +58,7 @@ def loss_kernel(s: Situation) -> Resolved:
 
 
 def loss_kernel_problem(s: Situation, value: Any) -> QloraRunError | None:
-    """A kernel that is not installed."""
-    if value == "torch" and not torch_at_least(s, 2, 13):
-        old = f"loss_kernel torch: needs torch 2.13, {s.report.torch.version} is here"
-        return EnvironmentProblem(old, "--loss-kernel chunked")
-    if value == "liger" and (missing := _liger_missing(s)):
-        return EnvironmentProblem(f"loss_kernel liger: {missing}", "--loss-kernel chunked")
+    """Our kernel where it cannot run."""
     if value == "triton" and (missing := _loss_by_triton_missing(s)):
         return EnvironmentProblem(f"loss_kernel triton: {missing}", "--loss-kernel chunked")
     return None

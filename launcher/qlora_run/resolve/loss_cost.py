@@ -25,24 +25,16 @@ WHOLE_LOGIT_BYTES = 14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossCost:
-    """Bytes of the loss: for each token, for each token of a tile, and whatever its size.
-
-    ``chunk_tokens`` is how many tokens a tile has, ``columns`` into how many parts a kernel that sizes its tiles
-    by itself cuts them (V over H); one of the two is 0.
-    """
+    """Bytes of the loss: for each token, for each token of a tile of ``chunk_tokens``, and whatever its size."""
 
     token: int
     tile_token: int
     chunk_tokens: int
-    columns: int
     fixed: int
 
     def tile_bytes(self, tokens: int) -> int:
         """The tile of logits while ``tokens`` are scored."""
-        if not self.columns:
-            return self.tile_token * min(tokens, self.chunk_tokens)
-        rows = -(-tokens // self.columns)
-        return self.tile_token * min(tokens, 1 << (rows - 1).bit_length())
+        return self.tile_token * min(tokens, self.chunk_tokens)
 
     def bytes(self, tokens: int) -> int:
         """All of it while ``tokens`` are scored."""
@@ -51,18 +43,14 @@ class LossCost:
 
 def loss_cost(model: ModelFacts, setup: Setup) -> LossCost:
     """The cost of the setup's kernel; a head that is trained is always scored in chunks."""
-    vocabulary, c = model.vocab_size, setup.compute_bytes
+    vocabulary = model.vocab_size
     token = _token(model, setup)
     if setup.loss_kernel == "logits" or model.own_logits:
-        return LossCost(token=token + WHOLE_LOGIT_BYTES * vocabulary, tile_token=0, chunk_tokens=0, columns=0, fixed=0)
-    if setup.loss_kernel == "liger" and not setup.full:
-        columns = -(-vocabulary // model.hidden_size)
-        return LossCost(token=token + FLOAT32, tile_token=c * vocabulary, chunk_tokens=0, columns=columns, fixed=0)
+        return LossCost(token=token + WHOLE_LOGIT_BYTES * vocabulary, tile_token=0, chunk_tokens=0, fixed=0)
     return LossCost(
         token=token,
         tile_token=_logit_bytes(model, setup) * vocabulary,
         chunk_tokens=setup.loss_chunk_tokens,
-        columns=0,
         fixed=_head_bytes(model, setup) if setup.full else 0,
     )
 

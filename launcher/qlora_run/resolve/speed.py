@@ -42,9 +42,8 @@ LAUNCH_SECONDS = {
 FUSED_LAUNCHES = 0.8
 """What fused layers leave of it: half the kernels, but as much of the host's other work; 8-bit products ask the
 card about outliers in between, and wait."""
-LOGIT_TOUCHES = {"liger": 12, "triton": 12}
-USUAL_LOGIT_TOUCHES = 60
-"""Bytes read or written for each logit by a kernel that fuses everything, and by the others."""
+LOGIT_TOUCHES, USUAL_LOGIT_TOUCHES = 12, 60
+"""Bytes read or written for each logit by our kernel, which fuses everything, and by the others."""
 GRAPH_LAUNCHES = 0.1
 """What CUDA graphs leave of the launching: the card itself starts each kernel."""
 OVERLAP, GRAPH_OVERLAP = 4.0, 1.5
@@ -57,8 +56,6 @@ EAGER_LAUNCHES, SCORE_TOUCHES = 1.6, 120
 """With eager attention, and the bytes that it moves for each score, forward and backward (Gemma 2 2B on an H200)."""
 REBUILDING = 3
 """Bytes moved for each one that is made again: about two are read for it."""
-LIGER_LAUNCH_SECONDS = 0.015
-"""Liger asks the card how many tokens count, and waits for the answer."""
 OFFLOAD_BYTES_PER_SECOND = 12e9
 """Copies between the card and page-locked memory, each way, while the card computes."""
 HOST_FACTOR = {"windows": 1.4, "linux": 1.0}
@@ -111,7 +108,6 @@ class Work:
     touches: int
     logit_touches: int
     offloaded_token_bytes: int
-    loss_launch_seconds: float
     graphs: bool
     launches: float
 
@@ -200,9 +196,8 @@ def work_of_step(
         dense_attention=setup.attention == "sdpa",
         score_bytes=SCORE_TOUCHES * _mean(counts, [group.num_heads for group in model.layers]) if eager else 0,
         touches=_touches(setup),
-        logit_touches=LOGIT_TOUCHES.get(setup.loss_kernel, USUAL_LOGIT_TOUCHES) * model.vocab_size,
+        logit_touches=(LOGIT_TOUCHES if setup.loss_kernel == "triton" else USUAL_LOGIT_TOUCHES) * model.vocab_size,
         offloaded_token_bytes=costs.offloaded_token,
-        loss_launch_seconds=LIGER_LAUNCH_SECONDS if setup.loss_kernel == "liger" else 0.0,
         graphs=setup.cuda_graphs,
         launches=(MORE_NORMS_LAUNCHES if any(group.post_norms for group in model.layers) else 1.0)
         * (EAGER_LAUNCHES if eager else 1.0),
@@ -242,7 +237,7 @@ def _micro_batch_seconds(work: Work, machine: Rates, tokens: int, token_budget: 
     computing += (2 + again) * work.expanded_params / machine.expanded_params
     copying = 2 * recomputed * work.offloaded_token_bytes * tokens / OFFLOAD_BYTES_PER_SECOND
     launching = work.num_layers * machine.layer_launch_seconds + recomputed * machine.recompute_launch_seconds
-    launching = launching * work.launches * (GRAPH_LAUNCHES if work.graphs else 1.0) + work.loss_launch_seconds
+    launching *= work.launches * (GRAPH_LAUNCHES if work.graphs else 1.0)
     power = GRAPH_OVERLAP if work.graphs else OVERLAP
     return float((computing**power + launching**power + copying**power) ** (1 / power))
 

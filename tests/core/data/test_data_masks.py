@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.masks import describe_mask, supervised_texts
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from qlora_core.data import ChatTokenizer, Conversation, Encoded
@@ -24,7 +25,7 @@ CHAT = (
 )
 CHATML = (
     "<|im_start|>system\nBe brief.<|im_end|>\n"
-    "<|im_start|>user\nHi 你好<|im_end|>\n<|im_start|>assistant\n[[Hello! \\U0001f600<|im_end|>]]\n"
+    "<|im_start|>user\nHi 你好<|im_end|>\n<|im_start|>assistant\n[[Hello! 😀<|im_end|>]]\n"
     "<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\nNot this.<|im_end|>\n"
     "<|im_start|>user\nWeather?<|im_end|>\n<|im_start|>assistant\n[[晴天 today.<|im_end|>]]\n"
 )
@@ -35,7 +36,7 @@ MASKS = {
     "llama3": (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nHi 你好<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n[[Hello! \\U0001f600<|eot_id|>]]"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n[[Hello! 😀<|eot_id|>]]"
         "<|start_header_id|>user<|end_header_id|>\n\nAnd?<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\nNot this.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nWeather?<|eot_id|>"
@@ -43,12 +44,12 @@ MASKS = {
     ),
     "gemma": (
         "<bos><start_of_turn>user\nBe brief.\n\nHi 你好<end_of_turn>\n"
-        "<start_of_turn>model\n[[Hello! \\U0001f600<end_of_turn>]]\n"
+        "<start_of_turn>model\n[[Hello! 😀<end_of_turn>]]\n"
         "<start_of_turn>user\nAnd?<end_of_turn>\n<start_of_turn>model\nNot this.<end_of_turn>\n"
         "<start_of_turn>user\nWeather?<end_of_turn>\n<start_of_turn>model\n[[晴天 today.<end_of_turn>]]\n"
     ),
     "phi": (
-        "<|system|>\nBe brief.<|end|>\n<|user|>\nHi 你好<|end|>\n<|assistant|>\n[[Hello! \\U0001f600<|end|>]]\n"
+        "<|system|>\nBe brief.<|end|>\n<|user|>\nHi 你好<|end|>\n<|assistant|>\n[[Hello! 😀<|end|>]]\n"
         "<|user|>\nAnd?<|end|>\n<|assistant|>\nNot this.<|end|>\n"
         "<|user|>\nWeather?<|end|>\n<|assistant|>\n[[晴天 today.<|end|>]]\n"
     ),
@@ -58,27 +59,27 @@ MASKS = {
 @pytest.mark.parametrize("family", MASKS)
 def test_what_each_family_learns(model_folder: Folder, talk: Talk, family: str) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder(family), family)
-    assert tokenizer.describe_mask(tokenizer.encode(talk(*CHAT))) == MASKS[family]
+    assert describe_mask(tokenizer, tokenizer.encode(talk(*CHAT))) == MASKS[family]
 
 
 def test_chatml_in_ordinary_tokens_learns_the_eos(model_folder: Folder, talk: Talk) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("plain"))
-    assert tokenizer.describe_mask(tokenizer.encode(talk(*CHAT))) == CHATML.replace("<|im_end|>", "</s>")
+    assert describe_mask(tokenizer, tokenizer.encode(talk(*CHAT))) == CHATML.replace("<|im_end|>", "</s>")
     assert tokenizer.stop_tokens == ["</s>"]
 
 
 def test_qwen_adds_its_system_turn(model_folder: Folder, talk: Talk) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("qwen"), "qwen")
-    mask = tokenizer.describe_mask(tokenizer.encode(talk(*CHAT[1:3])))
+    mask = describe_mask(tokenizer, tokenizer.encode(talk(*CHAT[1:3])))
     assert mask.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi")
-    assert mask.endswith("[[Hello! \\U0001f600<|im_end|>]]\n")
+    assert mask.endswith("[[Hello! 😀<|im_end|>]]\n")
 
 
 def test_qwen3_learns_thinking_of_the_last_answer_only(model_folder: Folder, talk: Talk) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("qwen3"), "qwen3")
     thinking = "<think>\nI should look.\n</think>\n\n"
     turns = (("user", "a"), ("assistant", f"{thinking}One."), ("user", "b"), ("assistant", f"{thinking}Two."))
-    assert tokenizer.supervised_texts(tokenizer.encode(talk(*turns))) == [
+    assert supervised_texts(tokenizer, tokenizer.encode(talk(*turns))) == [
         "One.<|im_end|>",
         f"{thinking}Two.<|im_end|>",
     ]
@@ -88,7 +89,7 @@ def test_tool_turns_are_not_learned(model_folder: Folder, talk: Talk) -> None:
     turns = (("user", "a"), ("assistant", "call"), ("tool", "42"), ("tool", "43"), ("assistant", "It is 42."))
     for family in ("chatml", "qwen", "qwen3", "llama3", "phi"):
         tokenizer = ChatTokenizer.from_folder(model_folder(family), family)
-        texts = tokenizer.supervised_texts(tokenizer.encode(talk(*turns)))
+        texts = supervised_texts(tokenizer, tokenizer.encode(talk(*turns)))
         stop = tokenizer.stop_tokens[0]
         think = "<think>\n\n</think>\n\n" if family == "qwen3" else ""
         assert texts == [f"call{stop}", f"{think}It is 42.{stop}"]
@@ -97,11 +98,11 @@ def test_tool_turns_are_not_learned(model_folder: Folder, talk: Talk) -> None:
 def test_everything_but_the_first_token_and_marked_turns_when_all_is_learned(model_folder: Folder, talk: Talk) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("gemma"), "gemma")
     turns = (("user", "Hi"), ("assistant", "Skip", False), ("user", "Not me", False), ("assistant", "Yes"))
-    every = tokenizer.describe_mask(tokenizer.encode(talk(*((role, text) for role, text, *_ in turns), whole=True)))
+    every = describe_mask(tokenizer, tokenizer.encode(talk(*((role, text) for role, text, *_ in turns), whole=True)))
     assert every.startswith("<bos>[[<start_of_turn>user\nHi")
     assert every.count("[[") == 1
     assert every.endswith("\n]]")
-    assert tokenizer.describe_mask(tokenizer.encode(talk(*turns, whole=True))) == (
+    assert describe_mask(tokenizer, tokenizer.encode(talk(*turns, whole=True))) == (
         "<bos>[[<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n]]Skip<end_of_turn>"
         "[[\n<start_of_turn>user\n]]Not me[[<end_of_turn>\n<start_of_turn>model\nYes<end_of_turn>\n]]"
     )
@@ -112,10 +113,10 @@ def test_plain_text_is_learned_whole_with_its_end(model_folder: Folder, byte_lev
     tokenizer = ChatTokenizer.from_folder(model_folder("plain", tokenizer=adding))
     for text in ("Once upon.", "<s>Once upon.</s>"):
         encoded = tokenizer.encode(Conversation(line=1, text=text, whole=True))
-        assert tokenizer.describe_mask(encoded) == "<s>[[Once upon.</s>]]"
+        assert describe_mask(tokenizer, encoded) == "<s>[[Once upon.</s>]]"
     without = ChatTokenizer.from_folder(model_folder("chatml"))
     encoded = without.encode(Conversation(line=1, text="Once upon.", whole=True))
-    assert "".join(without.supervised_texts(encoded)).endswith(" upon.<|endoftext|>")
+    assert "".join(supervised_texts(without, encoded)).endswith(" upon.<|endoftext|>")
     assert encoded.supervised == [False] + [True] * (len(encoded.input_ids) - 1)
 
 
@@ -134,7 +135,7 @@ def test_a_token_that_begins_in_the_prompt_is_not_learned(model_folder: Folder, 
     tokenizer = ChatTokenizer.from_folder(model_folder("chatml"))
     encoded = tokenizer.encode(talk(("user", "Hi"), ("assistant", "\n Thank you")))
     assert "\n\n" in [tokenizer.decode([number]) for number in encoded.input_ids]
-    assert tokenizer.supervised_texts(encoded) == [" Thank you<|im_end|>"]
+    assert supervised_texts(tokenizer, encoded) == [" Thank you<|im_end|>"]
 
 
 def test_a_space_token_before_the_answer_is_not_learned(
@@ -146,7 +147,7 @@ def test_a_space_token_before_the_answer_is_not_learned(
     trimming = byte_level(("<s>", "</s>"), bos="<s>")
     tokenizer = ChatTokenizer.from_folder(model_folder("plain", template=template, tokenizer=trimming))
     encoded = tokenizer.encode(talk(("user", "a"), ("assistant", "the answer")))
-    assert tokenizer.supervised_texts(encoded) == [" answer</s>"]
+    assert supervised_texts(tokenizer, encoded) == [" answer</s>"]
 
 
 @pytest.mark.parametrize("metaspace", [False, True])
@@ -156,7 +157,7 @@ def test_characters_cut_into_bytes_and_marked_spaces(model_folder: Folder, talk:
     encoded = tokenizer.encode(
         talk(("user", "hello 你好"), ("assistant", "Hi 😀 there"), ("user", "x"), ("assistant", "再见"))
     )
-    assert tokenizer.supervised_texts(encoded) == ["Hi 😀 there</s>", "再见</s>"]
+    assert supervised_texts(tokenizer, encoded) == ["Hi 😀 there</s>", "再见</s>"]
 
 
 def _sentencepiece(metaspace: bool) -> Tokenizer:
@@ -199,14 +200,7 @@ def test_encode_all_equals_one_by_one_and_tells_progress(model_folder: Folder, t
     assert seen == [(1000, 1001), (1001, 1001)]
 
 
-# The print itself
-
-
-def test_the_print_is_safe_on_a_gbk_console(model_folder: Folder, talk: Talk) -> None:
-    tokenizer = ChatTokenizer.from_folder(model_folder("chatml"))
-    mask = tokenizer.describe_mask(tokenizer.encode(talk(("user", "你好😀ñ"), ("assistant", "😀"))))
-    assert mask.encode("gbk").decode("gbk") == mask
-    assert "[[\\U0001f600<|im_end|>]]" in mask
+# The marks themselves
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.masks import supervised_texts
 from tokenizers import Tokenizer, normalizers
 
 from qlora_core.data import ChatTokenizer, Conversation, Turn, split
@@ -48,7 +49,7 @@ def test_learned_text_is_the_answers(
     encoded = tokenizer.encode(row)
     stop = tokenizer.stop_tokens[0]
     learned = [turn.content + stop for turn in row.turns if turn.supervised]
-    assert tokenizer.supervised_texts(encoded) == learned
+    assert supervised_texts(tokenizer, encoded) == learned
     pairs = zip(encoded.input_ids, encoded.supervised, strict=True)
     rest = tokenizer.decode([number for number, flag in pairs if not flag], skip_special_tokens=False)
     unlearned = sum(turn.role == "assistant" and not turn.supervised for turn in row.turns)
@@ -66,7 +67,7 @@ def test_a_normalizer_does_not_move_the_mask(
 
     stop = composing.stop_tokens[0]
     learned = [normalize("NFC", turn.content + stop) for turn in row.turns if turn.supervised]
-    assert composing.supervised_texts(composing.encode(row)) == learned
+    assert supervised_texts(composing, composing.encode(row)) == learned
 
 
 @pytest.fixture(scope="session")

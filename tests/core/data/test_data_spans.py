@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.masks import describe_mask, supervised_texts
 
 from qlora_core.data import ChatTokenizer, Conversation
 from qlora_profiles.errors import UserError
@@ -23,7 +24,7 @@ def chatml(body: str) -> str:
 def learned(folder: Path, row: Conversation) -> list[str]:
     tokenizer = ChatTokenizer.from_folder(folder)
     assert tokenizer.template_name == "own"
-    return tokenizer.supervised_texts(tokenizer.encode(row))
+    return supervised_texts(tokenizer, tokenizer.encode(row))
 
 
 @pytest.mark.parametrize("body", ["{{ m.content }}", "{{ m.content | trim }}", "{{ m.content.rstrip() }}"])
@@ -49,12 +50,12 @@ MARKED_WITH_STOP = (
 def test_generation_marks_are_used_with_the_stop_token_inside(model_folder: Folder, talk: Talk, template: str) -> None:
     row = talk(("user", "Hi"), ("assistant", "One"), ("user", "x"), ("assistant", "Two", False))
     tokenizer = ChatTokenizer.from_folder(model_folder("chatml", template=template))
-    assert tokenizer.describe_mask(tokenizer.encode(row)) == (
+    assert describe_mask(tokenizer, tokenizer.encode(row)) == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[[One<|im_end|>]]\n"
         "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\nTwo<|im_end|>\n"
     )
     everything = talk(*ASK, whole=True)
-    assert "Hello<|im_end|>\n" in "".join(tokenizer.supervised_texts(tokenizer.encode(everything)))
+    assert "Hello<|im_end|>\n" in "".join(supervised_texts(tokenizer, tokenizer.encode(everything)))
 
 
 def test_marks_that_do_not_match_the_answers_are_not_trusted(model_folder: Folder, talk: Talk) -> None:
@@ -115,7 +116,7 @@ def test_thinking_that_is_dropped_from_the_last_answer_is_refused(model_folder: 
     with pytest.raises(UserError, match=r"drops a part of the assistant turn \(its thinking\?\)  -> --chat-template"):
         tokenizer.encode(talk(("user", "Hi"), ("assistant", thought)))
     earlier = talk(("user", "Hi"), ("assistant", thought), ("user", "x"), ("assistant", "Bye"))
-    assert tokenizer.supervised_texts(tokenizer.encode(earlier)) == ["Hello<|im_end|>", "Bye<|im_end|>"]
+    assert supervised_texts(tokenizer, tokenizer.encode(earlier)) == ["Hello<|im_end|>", "Bye<|im_end|>"]
 
 
 @pytest.mark.parametrize(("template", "ending"), [(STRIPS, ""), (STRIPS.replace(" | trim", ""), " \n")])

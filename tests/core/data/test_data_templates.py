@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.masks import describe_mask, supervised_texts
 from tokenizers import Tokenizer
 
 from qlora_core.data import BadRow, BadRows, ChatTokenizer, Conversation, Turn
@@ -53,7 +54,7 @@ def test_the_models_own_template(
     tokenizer = ChatTokenizer.from_folder(folder)
     assert (tokenizer.template, tokenizer.template_name) == (MINE, "own")
     assert found in tokenizer.template_source
-    assert tokenizer.describe_mask(tokenizer.encode(talk(*ASK))) == "#user#Hi</s>#assistant#[[Hello</s>]]"
+    assert describe_mask(tokenizer, tokenizer.encode(talk(*ASK))) == "#user#Hi</s>#assistant#[[Hello</s>]]"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_a_file_of_ones_own(model_folder: Folder, talk: Talk, tmp_path: Path) ->
     path.write_text(MINE, encoding="utf-8-sig")
     tokenizer = ChatTokenizer.from_folder(model_folder("plain"), str(path))
     assert tokenizer.template_name == "mine.jinja"
-    assert tokenizer.supervised_texts(tokenizer.encode(talk(*ASK))) == ["Hello</s>"]
+    assert supervised_texts(tokenizer, tokenizer.encode(talk(*ASK))) == ["Hello</s>"]
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,11 @@ def test_a_kernel_that_pairs_the_heads_in_another_way_is_not() -> None:
     assert not shares_heads(wrong, CPU, torch.float32)
 
 
-def test_a_kernel_that_refuses_raises() -> None:
+def test_a_kernel_that_refuses_does_not() -> None:
     def refusing(q: Tensor, k: Tensor, v: Tensor, *rest: Any, **kwargs: Any) -> Any:
         return by_sequence(q, k, v, *rest, grouped=False)
 
-    with pytest.raises(RuntimeError):
-        shares_heads(refusing, CPU, torch.float32)
+    assert not shares_heads(refusing, CPU, torch.float32)
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

@@ -32,8 +32,10 @@ def blind(q: Tensor, k: Tensor, v: Tensor, boundaries: Tensor, longest: int) -> 
 
 
 def test_rows_do_not_see_each_other() -> None:
-    assert same_attention(in_turn, CPU, 4, 2, 16)
-    assert not same_attention(blind, CPU, 4, 2, 16)
+    assert same_attention(in_turn, CPU, 4, 2, 16, warn=pytest.fail)
+    said: list[str] = []
+    assert not same_attention(blind, CPU, 4, 2, 16, warn=said.append)
+    assert "rows of one length" in said[0]
 
 
 def test_a_row_is_as_long_as_each_of_its_sequences() -> None:
@@ -51,7 +53,7 @@ def test_a_row_is_as_long_as_each_of_its_sequences() -> None:
 
 
 def test_only_cards_that_have_a_faster_kernel_use_it() -> None:
-    assert not usable(tiny_model("qwen3").config, CPU, in_turn)
+    assert not usable(tiny_model("qwen3").config, CPU, in_turn, pytest.fail)
 
 
 @pytest.mark.parametrize("window", [None, 600, SHORTEST])

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qlora_core.step.forward import PackedLoss
-from qlora_core.step.loss import KERNELS, Head, losses_of, unusable
+from qlora_core.step.loss import KERNELS, Head, losses_of, usable
 from qlora_core.step.scoring import scored
 
 
@@ -22,20 +21,14 @@ def _plain(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Ten
     return nn.functional.cross_entropy(head.logits(hidden), targets, reduction="sum")
 
 
-@pytest.mark.parametrize("kernel", ["chunked", "torch"])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("chunk", [1, 7, 23, 100])
 @pytest.mark.parametrize("bias", [False, True])
-def test_kernels_equal_the_plain_loss_in_value_and_gradient(
-    kernel: str, softcap: float | None, chunk: int, bias: bool
-) -> None:
+def test_tiles_equal_the_plain_loss_in_value_and_gradient(softcap: float | None, chunk: int, bias: bool) -> None:
     hidden, targets, head = _problem(softcap, bias)
-    if unusable(kernel, head):
-        assert softcap is not None
-        return
     plain = _plain(hidden, targets, head)
     (expected,) = torch.autograd.grad(plain * 0.3, hidden)
-    loss = KERNELS[kernel](hidden, targets, head, chunk)
+    loss = KERNELS["chunked"](hidden, targets, head, chunk)
     (gradient,) = torch.autograd.grad(loss * 0.3, hidden)
     torch.testing.assert_close(loss, plain.float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
@@ -67,11 +60,20 @@ def test_slopes_are_what_losses_change_by(softcap: float | None) -> None:
 def test_our_kernel_where_triton_does_not_work() -> None:
     """The chunked kernel scores in its place, and says why."""
     hidden, targets, head = _problem(None)
-    assert unusable("triton", head)
     said: list[str] = []
-    loss = PackedLoss(model=None, head=head, attention="sdpa", kernel="chunked", chunk_tokens=7, autocast_dtype=None)
-    assert loss.with_kernel("triton", said.append).kernel == "chunked"
-    assert len(said) == 1
-    assert said[0].startswith("loss kernel triton: ")
+    assert usable("triton", head, said.append) == "chunked"
+    (line,) = said
+    assert line.startswith("kernel for the loss (triton): ")
+    assert line.endswith("; chunked does it instead")
     expected = nn.functional.cross_entropy(head.logits(hidden), targets, reduction="none")
     torch.testing.assert_close(losses_of("chunked", hidden, targets, head), expected)
+
+
+@pytest.mark.parametrize(("kernel", "trained"), [("triton", True), ("logits", False)])
+def test_a_kernel_that_is_not_for_this_head(kernel: str, trained: bool) -> None:
+    said: list[str] = []
+    _, _, head = _problem(None)
+    head.weight.requires_grad_(trained)
+    assert usable("chunked", head, pytest.fail) == "chunked"
+    assert usable(kernel, head, said.append) == "chunked"
+    assert said == [f"kernel for the loss ({kernel}): not for this model's head; chunked does it instead"]

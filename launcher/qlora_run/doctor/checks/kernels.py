@@ -121,10 +121,10 @@ def _triton_fix(s: Subject) -> Fix:
 
 
 def liger(s: Subject) -> Seen:
-    """Liger's loss."""
-    done = _ran(s, "liger", "its loss equals torch's")
+    """Liger's kernels for layers."""
+    done = _ran(s, "liger", "its norm and activation equal torch's")
     consequence = "training falls back to the model's own layers: the same result, slower and with more memory"
-    return done or _broken(s, "liger", "Liger's loss", consequence, remedies.install("liger-kernel", force=True))
+    return done or _broken(s, "liger", "Liger's layers", consequence, remedies.install("liger-kernel", force=True))
 
 
 def unsloth(s: Subject) -> Seen:
