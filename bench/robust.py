@@ -27,7 +27,7 @@ from in_process import Loaded, plan_of, rows_of, slice_of
 from transformers import TrainerCallback
 
 from qlora_core.preflight import Talk, preflight
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
@@ -67,7 +67,7 @@ def one(loaded: list[Loaded], values: dict[str, Any], steps: int) -> Outcome:
     finally:
         if trainer:
             trainer.optimizer = None
-    found = events.all_events(output / events.FILE_NAME)
+    found = events.all_events(output / run_folder.EVENTS)
     adapted = sum(isinstance(e, events.AdaptationEvent) for e in found)
     peak = trainer.job.memory.peak_bytes() if trainer else None
     return Outcome(values, end, adapted, plan.memory.close, peak or 0)
@@ -176,7 +176,7 @@ class Tighten(TrainerCallback):  # type: ignore[misc]
 
 def losses(folder: Path) -> dict[int, float]:
     """The last word on each step."""
-    found = events.all_events(folder / events.FILE_NAME)
+    found = events.all_events(folder / run_folder.EVENTS)
     return {e.step: e.loss for e in found if isinstance(e, events.StepEvent)}
 
 
@@ -197,7 +197,7 @@ def faults(options: argparse.Namespace) -> None:
     for name in ("killed", "tightened"):
         other = losses(base / name)
         apart = max(abs(other[step] / first[step] - 1) for step in first)
-        found = events.all_events(base / name / events.FILE_NAME)
+        found = events.all_events(base / name / run_folder.EVENTS)
         adapted = [f"{e.step}: {e.cause} {e.after}" for e in found if isinstance(e, events.AdaptationEvent)]
         print(f"| {name} | {len(other)} of {len(first)} steps | apart {apart:.1e} | {'; '.join(adapted)} |")
 

@@ -8,14 +8,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from qlora_profiles import codec
+from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan
-
-ADAPTER = "lora_adapter"
-MERGED = "final_model"
-CONFIG = "training_config.json"
-BASE_RECORD = "base.json"
 
 PACKAGES = (
     "torch",
@@ -48,12 +43,12 @@ class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def save_trained(model: Any, tokenizer: Any, plan: RunPlan, stop_ids: tuple[int, ...], output: Path) -> Path:
     """Write the adapter folder (``lora_adapter``), or the whole model (``final_model``) after full training."""
-    folder = output / (MERGED if plan.recipe_values().method == "full" else ADAPTER)
-    if folder.name == MERGED:
+    folder = output / (run_folder.MERGED_MODEL if plan.recipe_values().method == "full" else run_folder.ADAPTER)
+    if folder.name == run_folder.MERGED_MODEL:
         set_stop(model, tokenizer, stop_ids)
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
-    codec.save(base_record(plan, stop_ids), folder / BASE_RECORD)
+    codec.save(base_record(plan, stop_ids), folder / run_folder.BASE_RECORD)
     return folder
 
 
@@ -84,7 +79,7 @@ def set_stop(model: Any, tokenizer: Any, stop_ids: tuple[int, ...]) -> None:
 def save_training_config(plan: RunPlan, output: Path) -> Path:
     """``training_config.json``: every setting's value, and the versions that computed it."""
     values = {scope: {k: r.value for k, r in getattr(plan, scope).items()} for scope in ("recipe", "execution", "run")}
-    path = output / CONFIG
+    path = output / run_folder.TRAINING_CONFIG
     text = json.dumps(values | {"versions": versions()}, indent=2, ensure_ascii=False, default=list)
     path.write_text(text + "\n", encoding="utf-8")
     return path
@@ -107,6 +102,6 @@ def remove_own(folder: Path) -> None:
     Raises:
         UserError: the folder is not ours to delete.
     """
-    if not (folder / BASE_RECORD).is_file():
+    if not (folder / run_folder.BASE_RECORD).is_file():
         raise UserError(f"{folder}: holds something that this run did not write", "--output ANOTHER-FOLDER")
     shutil.rmtree(folder)

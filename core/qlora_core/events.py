@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qlora_profiles import events as schema
+from qlora_profiles import run_folder
 
 E = TypeVar("E", bound=schema.Event)
 
@@ -13,7 +14,7 @@ class EventLog:
     """The open event file of a run."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / schema.FILE_NAME
+        self.path = folder / run_folder.EVENTS
         _drop_broken_tail(self.path)
         self._file = self.path.open("a", encoding="utf-8", newline="\n")
 

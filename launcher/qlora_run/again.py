@@ -4,7 +4,8 @@ from pathlib import Path
 
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import PATHS_IN_RECIPE, PERSON, Given, Request, Resolved, RunPlan
-from qlora_run.folder import PLAN, newest_run, no_such_folder, read_plan
+from qlora_profiles.run_folder import PLAN
+from qlora_run.folder import newest_run, no_such_folder, read_plan
 from qlora_run.view.words import shown_path
 
 OF_ONE_START = ("output", "resume", "overwrite")

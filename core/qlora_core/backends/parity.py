@@ -26,7 +26,7 @@ import msgspec
 
 from qlora_core.artifacts import versions
 from qlora_core.data import Encoded
-from qlora_profiles import codec
+from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import Interrupted, QloraRunError, UserError
 from qlora_profiles.places import cache_folder
 from qlora_profiles.plan import Resolved, RunPlan
@@ -141,8 +141,10 @@ def _in_child(plan: RunPlan, name: str, examples: Sequence[Sequence[int]], stop:
     """One side, in a process that ends with it."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         job, said = Path(folder) / "job.json", Path(folder) / "said.txt"
-        codec.save(on_backend(plan, name, "compared"), Path(folder) / "plan.json")
-        job.write_text(json.dumps({"plan": str(job.with_name("plan.json")), "examples": examples}), encoding="utf-8")
+        codec.save(on_backend(plan, name, "compared"), Path(folder) / run_folder.PLAN)
+        job.write_text(
+            json.dumps({"plan": str(job.with_name(run_folder.PLAN)), "examples": examples}), encoding="utf-8"
+        )
         command = [sys.executable, "-m", "qlora_core.backends.parity", str(job)]
         with said.open("w", encoding="utf-8") as out:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
