@@ -97,6 +97,8 @@ class Reporter(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """The checkpoint's files are all there: mark it."""
+        if not self.job.ranks.writes:
+            return
         folder = run_folder.checkpoint_folder(self.job.output, state.global_step)
         mark_complete(folder, state.global_step, self.job.plan.recipe_digest())
         self.job.log.write(events.CheckpointEvent, step=state.global_step, path=str(folder))

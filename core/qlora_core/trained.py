@@ -7,6 +7,7 @@ from typing import Any
 from qlora_core.artifacts import BaseRecord
 from qlora_core.data import ChatTokenizer
 from qlora_core.merge import load_adapted, read_record
+from qlora_core.session.ranks import SINGLE
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
 from qlora_profiles.jobs import ChatJob
@@ -82,7 +83,7 @@ def _loading_arguments(job: ChatJob, record: BaseRecord | None) -> dict[str, Any
     dtype = _card_dtype() if cuda else torch.float32
     arguments: dict[str, Any] = {
         "dtype": dtype,
-        "device_map": {"": 0 if cuda else "cpu"},
+        "device_map": {"": SINGLE.place("cuda" if cuda else "cpu")},
         "trust_remote_code": job.trust_remote_code,
     }
     trained_in_4bit = record is not None and record.method == "qlora-4"

@@ -21,6 +21,7 @@ from qlora_core.events import EventLog
 from qlora_core.guard import Guard
 from qlora_core.reporter import Reporter
 from qlora_core.room import OPTIMIZER_WAYS, drop_workspaces, keep_trying, patiently
+from qlora_core.session.ranks import SINGLE, Ranks
 from qlora_core.step.limits import Limits
 from qlora_core.step.packing import Example
 from qlora_core.step.runner import StepResult, StepRunner
@@ -46,6 +47,7 @@ class Job:
     memory: DeviceMemory
     output: Path
     best: BestAdapter | None = None
+    ranks: Ranks = SINGLE
 
 
 class StepTrainer(Trainer):
@@ -139,6 +141,7 @@ class StepTrainer(Trainer):
             device=self.args.device,
             pin_memory=execution.pin_memory,
             on_change=self._adapt,
+            total_supervised=job.ranks.total,
             can_rebuild=execution.adapter_kernel == "fused" and execution.layer_kernels == "liger",
         )
 

@@ -18,7 +18,7 @@ from qlora_run.calibration import Calibration, load
 from qlora_run.learned import Learned, learned
 from qlora_run.model_facts import read_model_facts
 from qlora_run.probe import probe
-from qlora_run.resolve import as_measured, default_model, merged_wishes, resolve, usual_length
+from qlora_run.resolve import as_measured, default_model, devices_asked, merged_wishes, resolve, usual_length
 
 if TYPE_CHECKING:
     from qlora_profiles.facts import DataFacts, ModelFacts
@@ -51,7 +51,8 @@ def make_plan(asked: PlanInput) -> RunPlan:
     if not asked.only_planning:
         check_data_named(asked.request)
     report = machine_report(asked)
-    calibration, known = load(report), asked.learned or learned(report)
+    devices = devices_asked(merged_wishes(asked.request, asked.profile))
+    calibration, known = load(report, devices=devices), asked.learned or learned(report)
     request = with_model(asked, report, calibration, known)
     wished = Request(given=merged_wishes(request, asked.profile))
     model = read_model_facts(
@@ -99,7 +100,8 @@ def with_model(
     wished = merged_wishes(asked.request, asked.profile)
     if "model" in wished:
         return asked.request
-    pick = default_model(report, rows_without_model(Request(given=wished)), calibration, known)
+    rows = rows_without_model(Request(given=wished))
+    pick = default_model(report, rows, calibration, known, devices_asked(wished))
     model = Given(value=pick.name, source="probe", reason=pick.reason)
     return Request(
         given=asked.request.given | {"model": model},

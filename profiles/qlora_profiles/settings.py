@@ -32,6 +32,9 @@ AtLeastOne = Meta(ge=1)
 Count = Annotated[int, AtLeastOne]
 Natural = Annotated[int, NotNegative]
 
+FIRST_CARD = (0,)
+"""``devices`` where nobody chose; a CPU has none."""
+
 BACKEND_GROUP = "qlora_run.backends"
 """The entry-point group through which third parties add backends."""
 
@@ -106,6 +109,9 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How this machine computes a step. None of these changes what is learned."""
 
     device: Annotated[Literal["cuda", "cpu", "mps", "xpu"], Doc("what computes", "machine")]
+    devices: Annotated[tuple[Natural, ...], Doc("the card that computes, by CUDA's number; one for now", "machine")] = (
+        FIRST_CARD
+    )
     backend: Annotated[str, Doc("peft, unsloth, or one installed by a plugin", "machine")]
     compute_dtype: Annotated[
         Literal["bfloat16", "float16", "float32"],

@@ -130,7 +130,7 @@ def apart(expected: Sequence[float], found: Sequence[float]) -> float:
 def key(plan: RunPlan) -> str:
     """What a comparison holds for: versions, card, model and whatever picks a kernel."""
     recipe, execution = plan.recipe_values(), plan.execution_values()
-    cards = [(card.name, card.capability, card.driver) for card in plan.report.cuda_gpus]
+    cards = [(card.name, card.capability, card.driver) for card in plan.cards()]
     model = (plan.model.fingerprint, plan.model.model_type, recipe.method, recipe.lora_r, recipe.target_modules)
     kernels = (execution.backend, execution.compute_dtype, execution.attention, execution.loss_kernel)
     told = json.dumps([versions(), cards, model, kernels, STEPS, EXAMPLE_TOKENS], sort_keys=True)

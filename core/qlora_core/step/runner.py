@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qlora_core.session.ranks import SINGLE
 from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
 from qlora_core.step.oom import free_cached_memory, is_out_of_memory
@@ -59,7 +60,7 @@ class StepRunner:
         device: torch.device,
         pin_memory: bool,
         on_change: Callable[[str, Limits, Limits], None],
-        total_supervised: Callable[[int], int] = lambda own: own,
+        total_supervised: Callable[[int], int] = SINGLE.total,
         can_rebuild: bool = False,
     ) -> None:
         self.limits = limits

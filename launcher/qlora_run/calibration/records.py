@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.hardware import HardwareReport
-from qlora_profiles.settings import Execution
+from qlora_profiles.settings import FIRST_CARD, Execution
 from qlora_profiles.units import MIB
 
 MOST_MEASUREMENTS = 20
@@ -191,11 +191,12 @@ class Calibration(Struct, frozen=True, kw_only=True):
         return found
 
 
-def machine_of(report: HardwareReport) -> Machine | None:
-    """The machine as a key; ``None`` without a card."""
-    if not report.cuda_gpus:
+def machine_of(report: HardwareReport, devices: Sequence[int] = FIRST_CARD) -> Machine | None:
+    """The machine with the card that computes, as a key; ``None`` without a card."""
+    gpu = next(iter(report.cards(devices)), None)
+    if gpu is None:
         return None
-    gpu, packages = report.cuda_gpus[0], {name.lower(): version for name, version in report.packages.items()}
+    packages = {name.lower(): version for name, version in report.packages.items()}
     return Machine(
         gpu=gpu.name,
         driver=gpu.driver or report.cuda_driver,

@@ -5,6 +5,7 @@ that write at once leave one of their versions and never half of one.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from qlora_profiles import places
 from qlora_profiles.codec import from_json, keep
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.settings import FIRST_CARD
 from qlora_run.calibration.records import Calibration, Kernels, Machine, Record, machine_of
 
 FOLDER = "calibration"
@@ -23,9 +25,9 @@ def cache_folder() -> Path:
     return places.cache_folder(FOLDER)
 
 
-def load(report: HardwareReport, folder: Path | None = None) -> Calibration:
-    """What was measured on this machine, with these libraries."""
-    machine = machine_of(report)
+def load(report: HardwareReport, folder: Path | None = None, devices: Sequence[int] = FIRST_CARD) -> Calibration:
+    """What was measured on this machine's card of that number, with these libraries."""
+    machine = machine_of(report, devices)
     if machine is None:
         return Calibration()
     records, notes = [], []

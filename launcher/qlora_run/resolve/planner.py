@@ -22,7 +22,7 @@ from qlora_run.resolve.notes import notes_of
 from qlora_run.resolve.recipe_rules import shortened
 from qlora_run.resolve.rules import apply_rules
 from qlora_run.resolve.setup import Setup
-from qlora_run.resolve.situation import Choice, Situation, asked, merged_wishes, torch_version
+from qlora_run.resolve.situation import Choice, Situation, asked, devices_asked, merged_wishes, torch_version
 from qlora_run.resolve.speed import estimate_time, total_steps
 from qlora_run.resolve.weights import adapter_params
 
@@ -54,13 +54,14 @@ def resolve(
     check_trainable(model)
     if data.train_rows < 1:
         raise UserError(f"{data.path}: no rows left to train on", "more rows, or a smaller --val-size")
-    differences = check_profile(profile, report) if profile else []
+    wishes = merged_wishes(request, profile)
+    differences = check_profile(profile, report, devices_asked(wishes)) if profile else []
     calibration = calibration or Calibration()
     situation = Situation(
         report=report,
         model=model,
         data=data,
-        wishes=merged_wishes(request, profile),
+        wishes=wishes,
         backends=backends,
         profile=profile.name if profile else None,
         calibration=calibration,

@@ -8,6 +8,7 @@ from qlora_profiles.facts import DataFacts, LinearShape, ModelFacts
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_profiles.plan import PERSON, Given, Profile, Request, Resolved, Source
 from qlora_profiles.registry import lookup, parse, settings
+from qlora_profiles.settings import FIRST_CARD
 from qlora_profiles.units import GIB
 from qlora_run.calibration.records import Calibration, Fitted, Kernels
 from qlora_run.learned import Learned
@@ -46,8 +47,12 @@ class Situation:
     @property
     def gpu(self) -> Gpu | None:
         """The card that the plan computes on, or ``None`` on CPU."""
-        cards = self.report.cuda_gpus
-        return cards[0] if cards and self.value("device") == "cuda" else None
+        return next(iter(self.report.cards(self.value("devices"))), None) if self.on_cuda else None
+
+    @property
+    def asked_card(self) -> Gpu | None:
+        """The card that would compute if one does: the one asked for, else the first."""
+        return next(iter(self.report.cards(devices_asked(self.wishes))), None)
 
     @property
     def on_cuda(self) -> bool:
@@ -106,6 +111,11 @@ def _of_profile(profile: Profile) -> dict[str, Given]:
         name: Given(value=parse(lookup(name), raw), source="profile", reason=reason)
         for name, raw in profile.settings.items()
     }
+
+
+def devices_asked(wishes: Mapping[str, Given]) -> tuple[int, ...]:
+    """The cards that somebody asked for, else the first."""
+    return tuple(wishes["devices"].value) if "devices" in wishes else FIRST_CARD
 
 
 def asked(given: Given) -> Choice:
