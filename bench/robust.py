@@ -88,7 +88,7 @@ def draw(rng: random.Random, options: argparse.Namespace, method: str, number: i
     cap = rng.uniform(*options.caps)
     return {
         "model": options.model,
-        "data": str(data),
+        "data": (str(data),),
         "method": method,
         "output": str(folder),
         "max_length": rng.choice((256, 512, 1024, 2048, 4096)),
@@ -183,7 +183,7 @@ def losses(folder: Path) -> dict[int, float]:
 def faults(options: argparse.Namespace) -> None:
     """Three runs of one recipe, and how far their losses lie apart."""
     base = Path(options.output)
-    wishes = {"model": options.model, "data": options.data, "method": options.methods[0], "examples_per_step": 8}
+    wishes = {"model": options.model, "data": (options.data,), "method": options.methods[0], "examples_per_step": 8}
     wishes |= {"val_size": 0.0, "max_steps": options.steps, "overwrite": True, "save_steps": 2}
     plain = _command(wishes, base / "plain")
     subprocess.run(plain, check=True, stdout=subprocess.DEVNULL)
@@ -203,9 +203,9 @@ def faults(options: argparse.Namespace) -> None:
 
 
 def _command(wishes: dict[str, Any], output: Path) -> list[str]:
-    words = [w for name, value in wishes.items() for w in (f"--{name.replace('_', '-')}", str(value).lower())]
-    words = [str(wishes["model"]) if w == str(wishes["model"]).lower() else w for w in words]
-    words = [str(wishes["data"]) if w == str(wishes["data"]).lower() else w for w in words]
+    switches = {name: value for name, value in wishes.items() if name not in ("model", "data")}
+    words = [w for name, value in switches.items() for w in (f"--{name.replace('_', '-')}", str(value).lower())]
+    words += ["--model", str(wishes["model"]), "--data", *wishes["data"]]
     return [sys.executable, "-m", "qlora_run", "--auto", *words, "--output", str(output)]
 
 

@@ -165,7 +165,7 @@ def ours(who: str, settings: dict[str, Any], extra: list[str], facts: dict[str, 
     output = folder / who
     command = [sys.executable, "-m", "qlora_run", "--auto", "--json", "--output", str(output), "--overwrite"]
     for name, value in settings.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
+        command += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
     code, started, peak = watched([*command, *extra], folder / f"{who}.log", facts)
     found = events.all_events(output / run_folder.EVENTS)
     steps = [e for e in found if isinstance(e, events.StepEvent)]

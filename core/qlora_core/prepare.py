@@ -52,7 +52,7 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog, imports: Thread | N
     recipe = plan.recipe_values()
     data, chat, encoded = tokenise(recipe, plan.run_values(), lambda done, total: log.phase(PHASE, done, total))
     if data.fingerprint != plan.data.fingerprint:
-        raise UserError(f"{recipe.data}: changed since this run was planned", "--output ANOTHER-FOLDER")
+        raise UserError(f"{data.path}: changed since this run was planned", "--output ANOTHER-FOLDER")
     if data.rejected:
         write_rejected(output / REJECTED_ROWS, data.rejected)
         log.warn(f"{len(data.rejected)} bad rows set aside in {output / REJECTED_ROWS}")

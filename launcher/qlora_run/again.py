@@ -5,7 +5,7 @@ from pathlib import Path
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import PATHS_IN_RECIPE, PERSON, Given, Request, Resolved, RunPlan
 from qlora_profiles.run_folder import PLAN
-from qlora_run.folder import newest_run, no_such_folder, read_plan
+from qlora_run.folder import each_path, newest_run, no_such_folder, read_plan
 from qlora_run.view.words import shown_path
 
 OF_ONE_START = ("output", "resume", "overwrite")
@@ -45,7 +45,7 @@ def input_from(plan: RunPlan, changes: Request) -> Request:
 
 def held_value(name: str, resolved: Resolved) -> Given:
     """A plan's value to be kept, by whom it was decided; a profile that decided it is not asked again."""
-    value = shown_path(resolved.value) if name in PATHS_IN_RECIPE else resolved.value
+    value = each_path(resolved, shown_path).value if name in PATHS_IN_RECIPE else resolved.value
     if resolved.source == "profile":
         return Given(value=value, source="config", reason=f"as in {PLAN}")
     return Given(value=value, source=resolved.source, reason=resolved.reason)

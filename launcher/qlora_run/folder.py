@@ -3,7 +3,7 @@
 import glob
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -200,16 +200,23 @@ def _other_recipe(folder: Path, found: Found, plan: RunPlan) -> UserError:
 def _clear(folder: Path, plan: RunPlan) -> None:
     """Delete what a run of ours wrote, and nothing else. Raises UserError where ``plan`` itself is made of it."""
     entries = left(folder)
-    for name in MADE_OF:
-        source = Path(plan.recipe[name].value).expanduser().resolve()
+    for name, value in _made_of(plan):
+        source = Path(value).expanduser().resolve()
         if any(source == entry.resolve() or entry.resolve() in source.parents for entry in entries):
-            said = f"--overwrite would delete the {name} of this run, {shown_path(plan.recipe[name].value)}"
+            said = f"--overwrite would delete the {name} of this run, {shown_path(value)}"
             raise UserError(said, "--output ANOTHER-FOLDER")
     for entry in entries:
         if entry.is_dir():
             shutil.rmtree(entry)
         else:
             entry.unlink(missing_ok=True)
+
+
+def _made_of(plan: RunPlan) -> Iterator[tuple[str, str]]:
+    """What a run is made of, as (setting, path or hub id)."""
+    for name in MADE_OF:
+        value = plan.recipe[name].value
+        yield from ((name, each) for each in ([value] if isinstance(value, str) else value))
 
 
 @contextmanager
@@ -265,11 +272,23 @@ def with_full_paths(plan: RunPlan) -> RunPlan:
 
 def _if_there(given: Resolved) -> Resolved:
     """``model`` may be a hub id, ``resume`` a word."""
-    return _full(given) if Path(given.value).expanduser().exists() else given
+    return each_path(given, lambda path: _absolute(path) if Path(path).expanduser().exists() else path)
 
 
 def _full(given: Resolved) -> Resolved:
-    return msgspec.structs.replace(given, value=str(Path(given.value).expanduser().absolute()))
+    return each_path(given, _absolute)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def each_path(given: Resolved, changed: Callable[[str], str]) -> Resolved:
+    """A setting that holds a path, or several, with each of them changed."""
+    value = given.value
+    return msgspec.structs.replace(
+        given, value=changed(value) if isinstance(value, str) else tuple(map(changed, value))
+    )
 
 
 def _replaced(plan: RunPlan, scope: Literal["recipe", "run"], values: dict[str, Resolved]) -> RunPlan:

@@ -75,9 +75,9 @@ def check_data_named(request: Request) -> None:
     """Raise UserError where the data is not there, or none was named and none lies where it is looked for."""
     from qlora_core.data.read import check_there
 
-    usual = Path(lookup("data").default)
-    if "data" in request.given:
-        check_there(Path(request.value("data")).expanduser())
+    (usual,) = map(Path, lookup("data").default)
+    for source in request.value("data", ()):
+        check_there(Path(source).expanduser())
     if "data" in request.given or usual.exists():
         return
     here = sorted(path.name for path in Path.cwd().glob("*.jsonl"))
@@ -116,9 +116,14 @@ def rows_without_model(wished: Request) -> "DataFacts | None":
 
     recipe = _recipe(wished, usual_length())
     try:
-        return estimated_facts(recipe) if Path(recipe.data).exists() else None
+        return estimated_facts(recipe) if all_there(recipe) else None
     except UserError:
         return None  # reading it again, with a model, says what is wrong
+
+
+def all_there(recipe: Recipe) -> bool:
+    """Whether all of the recipe's data lies on this disk."""
+    return all(Path(source).exists() for source in recipe.data)
 
 
 def model_folder(request: Request) -> Path | None:
@@ -163,7 +168,7 @@ def read_data_facts(request: Request, model: "ModelFacts", only_planning: bool) 
     from qlora_core.data.source import tokenizer_on_disk
 
     recipe, run = _recipe(request, usual_length(model), model.max_positions), _run(request)
-    if only_planning and "data" not in request.given and not Path(recipe.data).exists():
+    if only_planning and "data" not in request.given and not all_there(recipe):
         return assumed_facts(recipe.max_length)
     if only_planning and not model.exact and tokenizer_on_disk(recipe, run) is None:
         return estimated_facts(recipe)

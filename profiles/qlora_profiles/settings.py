@@ -29,6 +29,8 @@ class Doc(Struct, frozen=True):
 Positive = Meta(gt=0)
 NotNegative = Meta(ge=0)
 AtLeastOne = Meta(ge=1)
+ONE_ENTRY = Meta(min_length=1, max_length=1)
+"""A list that holds one entry for now."""
 Count = Annotated[int, AtLeastOne]
 Natural = Annotated[int, NotNegative]
 
@@ -57,7 +59,9 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quant_type: Annotated[Literal["nf4", "fp4"], Doc("4-bit number format of the base", "model")] = "nf4"
     double_quant: Annotated[bool, Doc("quantise the 4-bit scales too", "model")] = True
 
-    data: Annotated[str, Doc("training data: .jsonl, .json, .csv or .parquet", "data")] = "training_data.jsonl"
+    data: Annotated[
+        tuple[str, ...], ONE_ENTRY, Doc("training data: .jsonl, .json, .csv or .parquet", "data", sentences=True)
+    ] = ("training_data.jsonl",)
     data_format: Annotated[
         Literal["auto", "jsonl", "json", "csv", "parquet"], Doc("file format, if the name does not tell", "data")
     ] = "auto"

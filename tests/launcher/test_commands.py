@@ -268,7 +268,7 @@ def test_chinese_names_and_texts_from_plan_to_result(
     assert "结果/lora_adapter" in trained.stdout.decode(console).replace("\\", "/")
     plan = codec.load(here / "结果" / "plan.json", RunPlan)
     assert plan.recipe_values().system_prompt == "你是客服"
-    assert plan.recipe_values().data == str(here / "退款.jsonl")
+    assert plan.recipe_values().data == (str(here / "退款.jsonl"),)
     done = process(*then, cwd=here, env=env)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr

@@ -232,7 +232,7 @@ def test_a_stored_plan_is_found_from_any_folder(here: Path) -> None:
     (here / "my.jsonl").write_text("x", encoding="utf-8")
     plan = with_full_paths(run_plan({"model": "tiny", "output": "r", "cache": "c"}))
     assert plan.recipe_values().model == str(here / "tiny")
-    assert plan.recipe_values().data == str(here / "my.jsonl")
+    assert plan.recipe_values().data == (str(here / "my.jsonl"),)
     assert (plan.run_values().output, plan.run_values().cache) == (str(here / "r"), str(here / "c"))
     assert (plan.run_values().resume, plan.run_values().local_dir) == ("auto", None)
     assert with_full_paths(run_plan()).recipe_values().model == "Qwen/Qwen3-8B"
