@@ -36,5 +36,5 @@ def test_a_file_may_have_a_comma_in_its_name(raw: object) -> None:
 
 @pytest.mark.parametrize("raw", [[], ["a.jsonl", "b.jsonl"]])
 def test_there_is_one_source_for_now(raw: object) -> None:
-    with pytest.raises(UserError, match="data: .* is not allowed; text"):
+    with pytest.raises(UserError, match=r"data: .* is not allowed; text"):
         parse(lookup("data"), raw)
