@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qlora_profiles import codec, events
+from qlora_profiles import codec, events, run_folder
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
 
@@ -29,8 +29,8 @@ def run(model: str, data: str, cap_gib: float, options: argparse.Namespace, outp
 
 def line(cap_gib: float, code: int, output: Path, first: list[float] | None) -> tuple[str, list[float]]:
     """The row of the table, and the run's losses."""
-    plan = codec.load(output / "plan.json", RunPlan)
-    found = events.all_events(output / events.FILE_NAME)
+    plan = codec.load(output / run_folder.PLAN, RunPlan)
+    found = events.all_events(output / run_folder.EVENTS)
     steps = [e for e in found if isinstance(e, events.StepEvent)]
     if not steps:
         done = [e for e in found if isinstance(e, events.DoneEvent)]

@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--kernels", type=int, default=20)
     parser.add_argument("--output", default="runs/card-time")
     options = parser.parse_args()
-    values = {"model": options.model, "data": options.data, "method": "qlora-4", "examples_per_step": 8}
+    values = {"model": options.model, "data": (options.data,), "method": "qlora-4", "examples_per_step": 8}
     values |= {
         "val_size": 0.0,
         "max_steps": options.steps,

@@ -27,7 +27,7 @@ from in_process import Loaded, plan_of, rows_of, slice_of
 from transformers import TrainerCallback
 
 from qlora_core.preflight import Talk, preflight
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
@@ -67,7 +67,7 @@ def one(loaded: list[Loaded], values: dict[str, Any], steps: int) -> Outcome:
     finally:
         if trainer:
             trainer.optimizer = None
-    found = events.all_events(output / events.FILE_NAME)
+    found = events.all_events(output / run_folder.EVENTS)
     adapted = sum(isinstance(e, events.AdaptationEvent) for e in found)
     peak = trainer.job.memory.peak_bytes() if trainer else None
     return Outcome(values, end, adapted, plan.memory.close, peak or 0)
@@ -88,7 +88,7 @@ def draw(rng: random.Random, options: argparse.Namespace, method: str, number: i
     cap = rng.uniform(*options.caps)
     return {
         "model": options.model,
-        "data": str(data),
+        "data": (str(data),),
         "method": method,
         "output": str(folder),
         "max_length": rng.choice((256, 512, 1024, 2048, 4096)),
@@ -176,14 +176,14 @@ class Tighten(TrainerCallback):  # type: ignore[misc]
 
 def losses(folder: Path) -> dict[int, float]:
     """The last word on each step."""
-    found = events.all_events(folder / events.FILE_NAME)
+    found = events.all_events(folder / run_folder.EVENTS)
     return {e.step: e.loss for e in found if isinstance(e, events.StepEvent)}
 
 
 def faults(options: argparse.Namespace) -> None:
     """Three runs of one recipe, and how far their losses lie apart."""
     base = Path(options.output)
-    wishes = {"model": options.model, "data": options.data, "method": options.methods[0], "examples_per_step": 8}
+    wishes = {"model": options.model, "data": (options.data,), "method": options.methods[0], "examples_per_step": 8}
     wishes |= {"val_size": 0.0, "max_steps": options.steps, "overwrite": True, "save_steps": 2}
     plain = _command(wishes, base / "plain")
     subprocess.run(plain, check=True, stdout=subprocess.DEVNULL)
@@ -197,15 +197,15 @@ def faults(options: argparse.Namespace) -> None:
     for name in ("killed", "tightened"):
         other = losses(base / name)
         apart = max(abs(other[step] / first[step] - 1) for step in first)
-        found = events.all_events(base / name / events.FILE_NAME)
+        found = events.all_events(base / name / run_folder.EVENTS)
         adapted = [f"{e.step}: {e.cause} {e.after}" for e in found if isinstance(e, events.AdaptationEvent)]
         print(f"| {name} | {len(other)} of {len(first)} steps | apart {apart:.1e} | {'; '.join(adapted)} |")
 
 
 def _command(wishes: dict[str, Any], output: Path) -> list[str]:
-    words = [w for name, value in wishes.items() for w in (f"--{name.replace('_', '-')}", str(value).lower())]
-    words = [str(wishes["model"]) if w == str(wishes["model"]).lower() else w for w in words]
-    words = [str(wishes["data"]) if w == str(wishes["data"]).lower() else w for w in words]
+    switches = {name: value for name, value in wishes.items() if name not in ("model", "data")}
+    words = [w for name, value in switches.items() for w in (f"--{name.replace('_', '-')}", str(value).lower())]
+    words += ["--model", str(wishes["model"]), "--data", *wishes["data"]]
     return [sys.executable, "-m", "qlora_run", "--auto", *words, "--output", str(output)]
 
 

@@ -55,7 +55,7 @@ class Bench:
         self.options = options
         self.values = {
             "model": options.model,
-            "data": options.data,
+            "data": (options.data,),
             "method": options.method,
             "examples_per_step": options.examples_per_step,
             "val_size": 0.0,

@@ -113,7 +113,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """The comparison in the product's own settings."""
     settings = {
         "model": str(Path(options.model).resolve()),
-        "data": str(Path(options.data).resolve()),
+        "data": [str(Path(options.data).resolve())],
         "method": options.method,
         "max_length": options.max_length,
         "max_steps": options.steps,

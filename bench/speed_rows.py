@@ -20,7 +20,7 @@ def main() -> None:
     folder = Path(job["folder"])
     settings = job["settings"]
     if job["packed_rows"]:
-        settings |= {"data": str(concatenated(settings, job["packed_rows"], folder / PACKED))}
+        settings |= {"data": [str(concatenated(settings, job["packed_rows"], folder / PACKED))]}
     plan = planned(settings)
     rows = encoded_rows(plan, folder)
     with (folder / ROWS).open("w", encoding="utf-8", newline="\n") as file:
@@ -55,7 +55,7 @@ def facts(plan: Any, rows: Sequence[Any]) -> dict[str, Any]:
     from qlora_profiles.settings import values_of
 
     recipe, execution = plan.recipe_values(), plan.execution_values()
-    gpu = plan.report.cuda_gpus[0] if execution.device == "cuda" else None
+    gpu = next(iter(plan.cards()), None)
     return {
         "recipe": values_of(recipe),
         "device": execution.device,

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec.structs import asdict
 from switches import also
 
-from qlora_profiles import codec, events
+from qlora_profiles import codec, events, run_folder
 from qlora_profiles.plan import RunPlan
 
 HERE = Path(__file__).resolve().parent
@@ -165,9 +165,9 @@ def ours(who: str, settings: dict[str, Any], extra: list[str], facts: dict[str, 
     output = folder / who
     command = [sys.executable, "-m", "qlora_run", "--auto", "--json", "--output", str(output), "--overwrite"]
     for name, value in settings.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
+        command += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
     code, started, peak = watched([*command, *extra], folder / f"{who}.log", facts)
-    found = events.all_events(output / events.FILE_NAME)
+    found = events.all_events(output / run_folder.EVENTS)
     steps = [e for e in found if isinstance(e, events.StepEvent)]
     done = [e for e in found if isinstance(e, events.DoneEvent)]
     if code or not steps:
@@ -175,7 +175,7 @@ def ours(who: str, settings: dict[str, Any], extra: list[str], facts: dict[str, 
         return Result(who=who, how=" ".join(extra), started=started, error=f"exit {code}: {said}")
     return Result(
         who=who,
-        how=_execution(codec.load(output / "plan.json", RunPlan)),
+        how=_execution(codec.load(output / run_folder.PLAN, RunPlan)),
         started=started,
         ends=ends_of(steps, facts["device"] == "cuda"),
         losses=tuple(e.loss for e in steps),

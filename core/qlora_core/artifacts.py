@@ -9,14 +9,9 @@ from typing import Any
 from msgspec import Struct
 
 from qlora_core.session.environment import versions
-from qlora_profiles import codec
+from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan
-
-ADAPTER = "lora_adapter"
-MERGED = "final_model"
-CONFIG = "training_config.json"
-BASE_RECORD = "base.json"
 
 
 class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,12 +30,12 @@ class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def save_trained(model: Any, tokenizer: Any, plan: RunPlan, stop_ids: tuple[int, ...], output: Path) -> Path:
     """Write the adapter folder (``lora_adapter``), or the whole model (``final_model``) after full training."""
-    folder = output / (MERGED if plan.recipe_values().method == "full" else ADAPTER)
-    if folder.name == MERGED:
+    folder = output / (run_folder.MERGED_MODEL if plan.recipe_values().method == "full" else run_folder.ADAPTER)
+    if folder.name == run_folder.MERGED_MODEL:
         set_stop(model, tokenizer, stop_ids)
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
-    codec.save(base_record(plan, stop_ids), folder / BASE_RECORD)
+    codec.save(base_record(plan, stop_ids), folder / run_folder.BASE_RECORD)
     return folder
 
 
@@ -76,7 +71,7 @@ def save_training_config(plan: RunPlan, ran_with: Mapping[str, Any], output: Pat
         values[scope] = {name: resolved.value for name, resolved in getattr(plan, scope).items()}
         if scope == "execution":
             values["execution_at_end"] = dict(ran_with)
-    path = output / CONFIG
+    path = output / run_folder.TRAINING_CONFIG
     text = json.dumps(values | {"versions": versions()}, indent=2, ensure_ascii=False, default=list)
     path.write_text(text + "\n", encoding="utf-8")
     return path
@@ -88,6 +83,6 @@ def remove_own(folder: Path) -> None:
     Raises:
         UserError: the folder is not ours to delete.
     """
-    if not (folder / BASE_RECORD).is_file():
+    if not (folder / run_folder.BASE_RECORD).is_file():
         raise UserError(f"{folder}: holds something that this run did not write", "--output ANOTHER-FOLDER")
     shutil.rmtree(folder)

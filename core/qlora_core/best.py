@@ -4,9 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from qlora_profiles import events
-
-FOLDER = "best_adapter"
+from qlora_profiles import events, run_folder
 
 
 class BestAdapter:
@@ -18,7 +16,7 @@ class BestAdapter:
     """
 
     def __init__(self, output: Path, past: Iterable[events.Event]) -> None:
-        self.folder = output / FOLDER
+        self.folder = output / run_folder.BEST_ADAPTER
         before = [e for e in past if isinstance(e, events.EvalEvent) and e.step > 0]
         best = min(before, key=lambda e: e.loss, default=None)
         self.loss = best.loss if best else float("inf")
@@ -33,7 +31,7 @@ class BestAdapter:
 
     def restore(self, model: Any, last_step: int) -> bool:
         """Put the best adapter back into ``model``; False where the last step is the best, or none was kept."""
-        file = self.folder / "adapter_model.safetensors"
+        file = self.folder / run_folder.ADAPTER_WEIGHTS
         if self.step in (0, last_step) or not file.is_file():
             return False
         from peft import set_peft_model_state_dict

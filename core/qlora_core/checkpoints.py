@@ -4,7 +4,6 @@ A checkpoint is a folder ``checkpoint-N`` as transformers writes it. The file ``
 last, so a kill in the middle of a save leaves a folder that is never resumed from.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from msgspec import Struct
 
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
-
-MARK = "complete.json"
+from qlora_profiles.run_folder import COMPLETE_MARK, checkpoint_step
+from qlora_profiles.run_folder import checkpoints as all_checkpoints
 
 
 class Mark(Struct, frozen=True, kw_only=True):
@@ -26,12 +25,12 @@ class Mark(Struct, frozen=True, kw_only=True):
 
 def mark_complete(folder: Path, step: int, recipe_digest: str) -> None:
     """Write the mark of a whole checkpoint."""
-    codec.save(Mark(step=step, recipe=recipe_digest, files_bytes=_sizes(folder)), folder / MARK)
+    codec.save(Mark(step=step, recipe=recipe_digest, files_bytes=_sizes(folder)), folder / COMPLETE_MARK)
 
 
 def read_mark(folder: Path) -> Mark:
     """The mark of a checkpoint. Raises UserError where there is none, a damaged one, or a file that was cut short."""
-    mark, there = codec.load(folder / MARK, Mark), _sizes(folder)
+    mark, there = codec.load(folder / COMPLETE_MARK, Mark), _sizes(folder)
     for name, size in mark.files_bytes.items():
         if there.get(name) != size:
             what = f"has {there[name]:,} of {size:,} bytes" if name in there else "is missing"
@@ -41,13 +40,13 @@ def read_mark(folder: Path) -> Mark:
 
 def _sizes(folder: Path) -> dict[str, int]:
     """Bytes of each file of a checkpoint but the mark, by its path within."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARK)
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMPLETE_MARK)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def newest(output: Path, warn: Callable[[str], None] = lambda message: None) -> Path | None:
     """The complete checkpoint with the highest step, or ``None``; ``warn`` is told of each damaged one above it."""
-    for folder in sorted(filter(is_complete, output.glob("checkpoint-*")), key=step_of, reverse=True):
+    for folder in sorted(filter(is_complete, all_checkpoints(output)), key=checkpoint_step, reverse=True):
         try:
             read_mark(folder)
         except UserError as error:
@@ -59,13 +58,7 @@ def newest(output: Path, warn: Callable[[str], None] = lambda message: None) -> 
 
 def is_complete(folder: Path) -> bool:
     """Whether the save of this checkpoint finished."""
-    return (folder / MARK).is_file()
-
-
-def step_of(folder: Path) -> int:
-    """N of ``checkpoint-N``; -1 for another name."""
-    match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-    return int(match[1]) if match else -1
+    return (folder / COMPLETE_MARK).is_file()
 
 
 def choose(
@@ -92,7 +85,7 @@ def choose(
 def _marked(folder: Path) -> Mark:
     """The mark of the checkpoint that a person named. Raises UserError."""
     if not is_complete(folder):
-        raise UserError(f"--resume {folder}: not a complete checkpoint (no {MARK})", "--resume auto")
+        raise UserError(f"--resume {folder}: not a complete checkpoint (no {COMPLETE_MARK})", "--resume auto")
     try:
         return read_mark(folder)
     except UserError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from qlora_core.session.ranks import SINGLE
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.settings import Execution
 
@@ -108,7 +109,7 @@ def prepare(plan: RunPlan) -> DeviceMemory:
     """
     execution = plan.execution_values()
     _limit_threads(execution)
-    device = torch.device(execution.device, 0) if execution.device == "cuda" else torch.device(execution.device)
+    device = _device(execution.device)
     if device.type != "cuda":
         return DeviceMemory(device=device)
     before = _free_before_bytes(plan)
@@ -125,11 +126,15 @@ def prepare(plan: RunPlan) -> DeviceMemory:
     return memory
 
 
+def _device(kind: str) -> torch.device:
+    return torch.device(kind, SINGLE.local_rank) if kind == "cuda" else torch.device(kind)
+
+
 def _free_before_bytes(plan: RunPlan) -> int | None:
     """Free memory of the card by its driver, now; the report's where the driver cannot be asked."""
-    if not plan.report.cuda_gpus:
+    gpu = next(iter(plan.cards()), None)
+    if gpu is None:
         return None
-    gpu = plan.report.cuda_gpus[0]
     try:
         import pynvml
 

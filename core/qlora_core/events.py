@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qlora_profiles import events as schema
+from qlora_profiles import run_folder
 
 E = TypeVar("E", bound=schema.Event)
 
@@ -17,7 +18,7 @@ class EventLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / schema.FILE_NAME
+        self.path = folder / run_folder.EVENTS
         _drop_broken_tail(self.path)
         self._file = self.path.open("a", encoding="utf-8", newline="\n")
         self.in_force: Callable[[], dict[str, Any]] = dict

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_core.model.bitsandbytes import import_bitsandbytes, keep_differentiable
+from qlora_core.session.ranks import SINGLE
 from qlora_profiles.errors import EnvironmentProblem, UserError, first_line
 from qlora_profiles.settings import Execution, Recipe, Run
 
@@ -61,7 +62,7 @@ def load_base(recipe: Recipe, execution: Execution, run: Run, attention: str) ->
         model = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=weight_dtype(recipe, execution),
-            device_map={"": execution.device if execution.device != "cuda" else 0},
+            device_map={"": SINGLE.place(execution.device)},
             attn_implementation=attention,
             **arguments,
         )

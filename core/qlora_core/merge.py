@@ -7,8 +7,8 @@ published, and the adapter is added there.
 from pathlib import Path
 from typing import Any
 
-from qlora_core.artifacts import BASE_RECORD, BaseRecord, remove_own, set_stop
-from qlora_profiles import codec
+from qlora_core.artifacts import BaseRecord, remove_own, set_stop
+from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import UserError
 
 
@@ -59,7 +59,7 @@ def _empty_part(output: Path, record: BaseRecord) -> Path:
     if part.is_dir() and any(part.iterdir()):
         remove_own(part)
     part.mkdir(parents=True, exist_ok=True)
-    codec.save(record, part / BASE_RECORD)
+    codec.save(record, part / run_folder.BASE_RECORD)
     return part
 
 
@@ -93,11 +93,12 @@ def load_adapted(
 
 def read_record(adapter: Path) -> BaseRecord:
     """The record beside an adapter. Raises UserError when there is none."""
-    if not (adapter / "adapter_config.json").is_file():
+    if not (adapter / run_folder.ADAPTER_CONFIG).is_file():
         raise UserError(
-            f"{adapter}: no adapter here (no adapter_config.json)", "name a run's folder or its lora_adapter"
+            f"{adapter}: no adapter here (no {run_folder.ADAPTER_CONFIG})",
+            f"name a run's folder or its {run_folder.ADAPTER}",
         )
-    return codec.load(adapter / BASE_RECORD, BaseRecord)
+    return codec.load(adapter / run_folder.BASE_RECORD, BaseRecord)
 
 
 def check_base(model: Any, record: BaseRecord, source: str) -> None:

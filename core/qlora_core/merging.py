@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from qlora_core.artifacts import ADAPTER, MERGED
 from qlora_core.command import run_command
 from qlora_core.merge import load_adapted, merge, read_record
+from qlora_profiles import run_folder
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.jobs import ChatJob, MergeJob
 
@@ -19,8 +19,8 @@ TOLERANCE = 0.02
 def run_merge(job: MergeJob) -> None:
     """Merge; then compare and answer if asked."""
     target = Path(job.target)
-    adapter = target / ADAPTER if (target / ADAPTER).is_dir() else target
-    output = Path(job.output) if job.output else adapter.parent / MERGED
+    adapter = target / run_folder.ADAPTER if (target / run_folder.ADAPTER).is_dir() else target
+    output = Path(job.output) if job.output else adapter.parent / run_folder.MERGED_MODEL
     merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=job.trust_remote_code)
     print(f"merged model: {output}")
     if job.validate:

@@ -27,7 +27,7 @@ from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
 from qlora_core.step.oom import free_cached_memory
 from qlora_core.step.packing import Example
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.units import MIB
 
@@ -236,7 +236,7 @@ class Rehearsal:
         optimizer: Any = self.trainer.optimizer
         if self.job.plan.recipe_values().method == "full" or optimizer is None:
             return
-        with TemporaryDirectory(dir=self.job.output, prefix="preflight-") as folder:
+        with TemporaryDirectory(dir=self.job.output, prefix=run_folder.PREFLIGHT_PREFIX) as folder:
             path = Path(folder) / "optimizer.pt"
             torch.save(optimizer.state_dict(), path)
             optimizer.state.clear()

@@ -11,9 +11,9 @@ from qlora_core.events import EventLog
 from qlora_core.rows import ArrowRows
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan
+from qlora_profiles.run_folder import REJECTED_ROWS
 
 PHASE = "preparing data"
-REJECTED = "rejected.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +52,10 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog, imports: Thread | N
     recipe = plan.recipe_values()
     data, chat, encoded = tokenise(recipe, plan.run_values(), lambda done, total: log.phase(PHASE, done, total))
     if data.fingerprint != plan.data.fingerprint:
-        raise UserError(f"{recipe.data}: changed since this run was planned", "--output ANOTHER-FOLDER")
+        raise UserError(f"{data.path}: changed since this run was planned", "--output ANOTHER-FOLDER")
     if data.rejected:
-        write_rejected(output / REJECTED, data.rejected)
-        log.warn(f"{len(data.rejected)} bad rows set aside in {output / REJECTED}")
+        write_rejected(output / REJECTED_ROWS, data.rejected)
+        log.warn(f"{len(data.rejected)} bad rows set aside in {output / REJECTED_ROWS}")
     train, held_out = split(encoded, recipe.val_size, recipe.seed)
     if imports is not None:
         imports.join()

@@ -16,7 +16,7 @@ from qlora_core.checkpoints import mark_complete
 from qlora_core.step.runner import StepResult
 from qlora_core.train.execution import RunningExecution
 from qlora_core.train.job import Job
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import UserError
 
 AHEAD = {"cuda": 1}
@@ -99,7 +99,9 @@ class Reporter(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """The checkpoint's files are all there: mark it."""
-        folder = self.job.output / f"checkpoint-{state.global_step}"
+        if not self.job.ranks.writes:
+            return
+        folder = run_folder.checkpoint_folder(self.job.output, state.global_step)
         mark_complete(folder, state.global_step, self.job.plan.recipe_digest())
         self.job.log.write(events.CheckpointEvent, step=state.global_step, path=str(folder))
 

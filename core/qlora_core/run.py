@@ -10,7 +10,7 @@ from qlora_core.events import EventLog
 from qlora_core.imports import collect_from_here, import_meanwhile
 from qlora_core.prepare import PHASE, Prepared, prepare_data
 from qlora_core.stop import StopRequest
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentProblem, Interrupted
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
@@ -121,7 +121,7 @@ def _best(plan: RunPlan, output: Path) -> "BestAdapter | None":
         return None
     from qlora_core.best import BestAdapter
 
-    return BestAdapter(output, events.all_events(output / events.FILE_NAME))
+    return BestAdapter(output, events.all_events(output / run_folder.EVENTS))
 
 
 def _take_best(trainer: Any, log: EventLog, done: int) -> None:
@@ -139,7 +139,7 @@ def _announce(plan: RunPlan, trainer: Any, checkpoint: Path | None, log: EventLo
     log.write(
         events.RunEvent,
         steps_total=plan.time.steps,
-        first_step=checkpoints.step_of(checkpoint) + 1 if checkpoint else 1,
+        first_step=run_folder.checkpoint_step(checkpoint) + 1 if checkpoint else 1,
         trainable_params=adapters.trainable_params(trainer.model),
         recipe_digest=plan.recipe_digest(),
         backend=plan.execution_values().backend,
@@ -193,9 +193,9 @@ def _write_artifacts(planned: RunPlan, trainer: Any, data: Prepared, log: EventL
     log.phase("writing the adapter" if plan.recipe_values().method != "full" else "writing the model")
     trained = artifacts.save_trained(trainer.model, trainer.job.loaded.tokenizer, plan, data.stop_ids, output)
     config = artifacts.save_training_config(planned, ran_with(trainer), output)
-    files = {trained.name: str(trained), artifacts.CONFIG: str(config)}
+    files = {trained.name: str(trained), run_folder.TRAINING_CONFIG: str(config)}
     if plan.run_values().merge and plan.recipe_values().method != "full":
-        files[artifacts.MERGED] = str(_merge(trainer, log, trained, output, plan))
+        files[run_folder.MERGED_MODEL] = str(_merge(trainer, log, trained, output, plan))
     return files
 
 
@@ -212,7 +212,7 @@ def _merge(trainer: Any, log: EventLog, adapter: Path, output: Path, plan: RunPl
 
     log.phase("merging")
     release(trainer)
-    target = output / artifacts.MERGED
+    target = output / run_folder.MERGED_MODEL
     if target.exists():
         artifacts.remove_own(target)
     run = plan.run_values()

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qlora_core.artifacts import ADAPTER, BASE_RECORD, MERGED, BaseRecord
+from qlora_core.artifacts import BaseRecord
 from qlora_core.data import ChatTokenizer
 from qlora_core.merge import load_adapted, read_record
+from qlora_core.session.ranks import SINGLE
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
 from qlora_profiles.jobs import ChatJob
+from qlora_profiles.run_folder import ADAPTER, ADAPTER_CONFIG, BASE_RECORD, MERGED_MODEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +31,14 @@ def find(target: Path, merged: bool) -> Path:
     Raises:
         UserError: nothing trained is there.
     """
-    inside = (MERGED, ADAPTER) if merged else (ADAPTER, MERGED)
+    inside = (MERGED_MODEL, ADAPTER) if merged else (ADAPTER, MERGED_MODEL)
     for folder in (*(target / name for name in inside), target):
-        if (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
+        if (folder / ADAPTER_CONFIG).is_file() or (folder / "config.json").is_file():
             return folder
     if not target.is_dir():
         raise UserError(f"{target}: no such folder", "name a run's folder, an adapter or a model")
     raise UserError(
-        f"{target}: holds neither {ADAPTER} nor {MERGED}: nothing was finished here", f"qlora-run resume {target}"
+        f"{target}: holds neither {ADAPTER} nor {MERGED_MODEL}: nothing was finished here", f"qlora-run resume {target}"
     )
 
 
@@ -45,7 +47,7 @@ def load(job: ChatJob) -> Talker:
     from qlora_core.loading import saved_tokenizer
 
     folder = find(Path(job.target), job.merged)
-    is_adapter = (folder / "adapter_config.json").is_file()
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
     record, model = _load_adapter(folder, job) if is_adapter else _load_whole(folder, job)
     chat = ChatTokenizer.from_folder(folder)
     return Talker(
@@ -81,7 +83,7 @@ def _loading_arguments(job: ChatJob, record: BaseRecord | None) -> dict[str, Any
     dtype = _card_dtype() if cuda else torch.float32
     arguments: dict[str, Any] = {
         "dtype": dtype,
-        "device_map": {"": 0 if cuda else "cpu"},
+        "device_map": {"": SINGLE.place("cuda" if cuda else "cpu")},
         "trust_remote_code": job.trust_remote_code,
     }
     trained_in_4bit = record is not None and record.method == "qlora-4"

@@ -73,6 +73,7 @@ class StepTrainer(Trainer):
             write=job.log.write,
             step_in_hand=lambda: self.state.global_step + 1,
             pin_memory=execution.pin_memory,
+            total_supervised=job.ranks.total,
         )
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:

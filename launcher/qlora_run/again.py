@@ -7,7 +7,8 @@ from msgspec import structs
 
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import PATHS_IN_RECIPE, PERSON, Given, Request, Resolved, RunPlan
-from qlora_run.folder import PLAN, newest_run, no_such_folder, read_plan
+from qlora_profiles.run_folder import PLAN
+from qlora_run.folder import each_path, newest_run, no_such_folder, read_plan
 from qlora_run.view.words import shown_path
 
 OF_ONE_START = ("output", "resume", "overwrite")
@@ -50,7 +51,7 @@ def held(resolved: Mapping[str, Resolved]) -> dict[str, Given]:
 
 
 def _held(name: str, resolved: Resolved) -> Given:
-    given = resolved.given()
+    given = (each_path(resolved, shown_path) if name in PATHS_IN_RECIPE else resolved).given()
     if resolved.source == "profile":
         given = structs.replace(given, source="config", reason=f"as in {PLAN}")
-    return structs.replace(given, value=shown_path(given.value)) if name in PATHS_IN_RECIPE else given
+    return given

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from qlora_profiles import run_folder
 from qlora_profiles.errors import (
     EXIT_ENVIRONMENT,
     EXIT_INTERNAL,
@@ -18,7 +19,6 @@ from qlora_profiles.errors import (
 )
 from qlora_profiles.events import DoneEvent
 from qlora_run.view.commands import on_run
-from qlora_run.view.lines import LOG_NAME
 from qlora_run.view.state import RunState
 from qlora_run.view.words import one_line, shown_path
 
@@ -51,7 +51,7 @@ def _told(done: DoneEvent, state: RunState, output: Path) -> QloraRunError | Non
     kinds = {kind.exit_code: kind for kind in (UserError, EnvironmentProblem)}
     message = done.message or f"the training failed (exit {done.exit_code})"
     if done.exit_code not in kinds:
-        message += f"\n  the whole story: {shown_path(output / LOG_NAME)}"
+        message += f"\n  the whole story: {shown_path(output / run_folder.LOG)}"
     return kinds.get(done.exit_code, QloraRunError)(message, done.fix or _way_on(state, output))
 
 
@@ -66,7 +66,7 @@ def _death(code: int, state: RunState, output: Path, last_lines: list[str]) -> E
     message = f"the training process died {where} ({_cause_of_death(code)})"
     if last_lines:
         told = "\n".join(f"    {line}" for line in last_lines)
-        message += f"\n  last words in {shown_path(output / LOG_NAME)}:\n{told}"
+        message += f"\n  last words in {shown_path(output / run_folder.LOG)}:\n{told}"
     return EnvironmentProblem(message, _way_on(state, output) or "qlora-run doctor")
 
 

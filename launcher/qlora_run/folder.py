@@ -3,7 +3,7 @@
 import glob
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -15,29 +15,16 @@ import msgspec
 from qlora_profiles import codec, events
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import PERSON, Resolved, RunPlan, recipe_differences
+from qlora_profiles.run_folder import ADAPTER_CONFIG, EVENTS, PLAN, RUNNING, left, results
 from qlora_profiles.suggest import hint
 from qlora_run.report.plan_changes import mixing_error
 from qlora_run.view.commands import on_run
-from qlora_run.view.lines import LOG_NAME
 from qlora_run.view.words import shown_path
 
-PLAN = "plan.json"
 RUNS = Path("runs")
-OURS = (
-    "lora_adapter",
-    "best_adapter",
-    "final_model",
-    "training_config.json",
-    "rejected.jsonl",
-    PLAN,
-    events.FILE_NAME,
-    LOG_NAME,
-)
-FOREIGN = ("adapter_config.json", "config.json", "*.safetensors", "pytorch_model*.bin", "checkpoint-*", *OURS)
-RESULTS = ("lora_adapter", "best_adapter", "final_model", "checkpoint-*")
+FOREIGN = (ADAPTER_CONFIG, "config.json", "*.safetensors", "pytorch_model*.bin")
+"""What another program leaves in a folder, beside names that are ours, too."""
 MADE_OF = ("model", "data")
-HELD = ".running"
-"""Lies in a folder while a run writes there: process id and start time of its launcher."""
 
 State = Literal["new", "unfinished", "finished", "foreign", "damaged"]
 
@@ -64,13 +51,17 @@ def look(folder: Path) -> Found:
 
 def _look(folder: Path) -> Found:
     if not (folder / PLAN).is_file():
-        taken = folder.is_dir() and any(True for pattern in FOREIGN for _ in folder.glob(pattern))
-        return Found(state="foreign" if taken else "new")
+        return Found(state="foreign" if folder.is_dir() and _is_taken(folder) else "new")
     plan = read_plan(folder / PLAN)
-    past = events.all_events(folder / events.FILE_NAME)
+    past = events.all_events(folder / EVENTS)
     ends = [e.status for e in past if isinstance(e, events.DoneEvent)]
     last = max((e.step for e in past if isinstance(e, events.StepEvent)), default=0)
     return Found(state="finished" if "finished" in ends else "unfinished", plan=plan, last_step=last)
+
+
+def _is_taken(folder: Path) -> bool:
+    foreign = (path for pattern in FOREIGN for path in folder.glob(pattern))
+    return any(path.exists() for path in (*foreign, *left(folder)))
 
 
 def read_plan(path: Path) -> RunPlan:
@@ -143,7 +134,7 @@ def newest_run(root: Path = RUNS) -> Path | None:
 
 
 def _changed_at(folder: Path) -> float:
-    log = folder / events.FILE_NAME
+    log = folder / EVENTS
     return (log if log.exists() else folder).stat().st_mtime
 
 
@@ -190,7 +181,7 @@ def _refuse(folder: Path, found: Found, plan: RunPlan) -> None:
     if found.plan is None:
         return
     if recipe_differences(found.plan, plan):
-        if found.last_step or found.state == "finished" or _holds_results(folder):
+        if found.last_step or found.state == "finished" or any(results(folder)):
             raise _other_recipe(folder, found, plan)
     elif found.state == "finished":
         fix = f"{on_run('chat', folder)}   or   --overwrite to train again"
@@ -206,23 +197,26 @@ def _other_recipe(folder: Path, found: Found, plan: RunPlan) -> UserError:
     return mixing_error(found.plan, plan, folder, found.last_step, free_sibling(folder), finished)
 
 
-def _holds_results(folder: Path) -> bool:
-    return any(True for name in RESULTS for _ in folder.glob(name))
-
-
 def _clear(folder: Path, plan: RunPlan) -> None:
     """Delete what a run of ours wrote, and nothing else. Raises UserError where ``plan`` itself is made of it."""
-    entries = [*(folder / name for name in OURS), *folder.glob("checkpoint-*")]
-    for name in MADE_OF:
-        source = Path(plan.recipe[name].value).expanduser().resolve()
+    entries = left(folder)
+    for name, value in _made_of(plan):
+        source = Path(value).expanduser().resolve()
         if any(source == entry.resolve() or entry.resolve() in source.parents for entry in entries):
-            said = f"--overwrite would delete the {name} of this run, {shown_path(plan.recipe[name].value)}"
+            said = f"--overwrite would delete the {name} of this run, {shown_path(value)}"
             raise UserError(said, "--output ANOTHER-FOLDER")
     for entry in entries:
         if entry.is_dir():
             shutil.rmtree(entry)
         else:
             entry.unlink(missing_ok=True)
+
+
+def _made_of(plan: RunPlan) -> Iterator[tuple[str, str]]:
+    """What a run is made of, as (setting, path or hub id)."""
+    for name in MADE_OF:
+        value = plan.recipe[name].value
+        yield from ((name, each) for each in ([value] if isinstance(value, str) else value))
 
 
 @contextmanager
@@ -232,7 +226,7 @@ def occupied(folder: Path) -> Iterator[None]:
     Raises:
         UserError: it cannot be written, or another run holds it.
     """
-    mark = folder / HELD
+    mark = folder / RUNNING
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _hold(mark)
@@ -278,11 +272,23 @@ def with_full_paths(plan: RunPlan) -> RunPlan:
 
 def _if_there(given: Resolved) -> Resolved:
     """``model`` may be a hub id, ``resume`` a word."""
-    return _full(given) if Path(given.value).expanduser().exists() else given
+    return each_path(given, lambda path: _absolute(path) if Path(path).expanduser().exists() else path)
 
 
 def _full(given: Resolved) -> Resolved:
-    return msgspec.structs.replace(given, value=str(Path(given.value).expanduser().absolute()))
+    return each_path(given, _absolute)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def each_path(given: Resolved, changed: Callable[[str], str]) -> Resolved:
+    """A setting that holds a path, or several, with each of them changed."""
+    value = given.value
+    return msgspec.structs.replace(
+        given, value=changed(value) if isinstance(value, str) else tuple(map(changed, value))
+    )
 
 
 def _replaced(plan: RunPlan, scope: Literal["recipe", "run"], values: dict[str, Resolved]) -> RunPlan:

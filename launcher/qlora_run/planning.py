@@ -17,7 +17,7 @@ from qlora_run.calibration import Calibration, load
 from qlora_run.learned import Learned, learned
 from qlora_run.model_facts import read_model_facts
 from qlora_run.probe import probe
-from qlora_run.resolve import as_measured, default_model, resolve, usual_length
+from qlora_run.resolve import as_measured, default_model, devices_given, resolve, usual_length
 
 if TYPE_CHECKING:
     from qlora_profiles.facts import DataFacts, ModelFacts
@@ -44,7 +44,8 @@ def make_plan(inputs: PlanInput) -> RunPlan:
     if not inputs.only_planning:
         check_data_named(inputs.request)
     report = machine_report(inputs)
-    calibration, known = load(report), inputs.learned or learned(report)
+    devices = devices_given(inputs.request.given)
+    calibration, known = load(report, devices=devices), inputs.learned or learned(report)
     request = with_model(inputs.request, report, calibration, known)
     model = read_model_facts(
         request.value("model"),
@@ -66,9 +67,9 @@ def check_data_named(request: Request) -> None:
     """Raise UserError where the data is not there, or none was named and none lies where it is looked for."""
     from qlora_core.data.read import check_there
 
-    usual = Path(lookup("data").default)
-    if "data" in request.given:
-        check_there(Path(request.value("data")).expanduser())
+    (usual,) = map(Path, lookup("data").default)
+    for source in request.value("data", ()):
+        check_there(Path(source).expanduser())
     if "data" in request.given or usual.exists():
         return
     here = sorted(path.name for path in Path.cwd().glob("*.jsonl"))
@@ -90,7 +91,7 @@ def with_model(
     """The request with a model: the one given, or one that suits the machine and the data."""
     if "model" in request.given:
         return request
-    pick = default_model(report, rows_without_model(request), calibration, known)
+    pick = default_model(report, rows_without_model(request), calibration, known, devices_given(request.given))
     return request.giving("model", Given(value=pick.name, source="probe", reason=pick.reason))
 
 
@@ -100,9 +101,14 @@ def rows_without_model(request: Request) -> "DataFacts | None":
 
     recipe = _recipe(request, usual_length())
     try:
-        return estimated_facts(recipe) if Path(recipe.data).exists() else None
+        return estimated_facts(recipe) if all_there(recipe) else None
     except UserError:
         return None  # reading it again, with a model, says what is wrong
+
+
+def all_there(recipe: Recipe) -> bool:
+    """Whether all of the recipe's data lies on this disk."""
+    return all(Path(source).exists() for source in recipe.data)
 
 
 def model_folder(request: Request) -> Path | None:
@@ -147,7 +153,7 @@ def read_data_facts(request: Request, model: "ModelFacts", only_planning: bool) 
     from qlora_core.data.source import tokenizer_on_disk
 
     recipe, run = _recipe(request, usual_length(model), model.max_positions), _run(request)
-    if only_planning and "data" not in request.given and not Path(recipe.data).exists():
+    if only_planning and "data" not in request.given and not all_there(recipe):
         return assumed_facts(recipe.max_length)
     if only_planning and not model.exact and tokenizer_on_disk(recipe, run) is None:
         return estimated_facts(recipe)

@@ -8,8 +8,8 @@ from qlora_profiles.units import GIB
 
 ALWAYS = ("model", "method", "max_length")
 """What every profile names, whoever decided it."""
-OF_ONE_RUN = ("data", "output", "resume", "overwrite", "field", "data_format", "encoding", "sample_prompts")
-"""About one file or one folder; a profile is for many."""
+OF_ONE_RUN = ("data", "output", "resume", "overwrite", "field", "data_format", "encoding", "sample_prompts", "devices")
+"""About one file, one folder or one machine; a profile is for many."""
 
 
 def profile_of(plan: RunPlan, name: str) -> Profile:
@@ -28,9 +28,10 @@ def _settings(plan: RunPlan) -> dict[str, Any]:
 
 
 def _machine(plan: RunPlan) -> MachineClass:
-    if plan.execution_values().device == "cpu":
+    card = next(iter(plan.cards()), None)
+    if card is None:
         return MachineClass(cpu=True)
-    total = plan.report.cuda_gpus[0].vram_total_bytes
+    total = card.vram_total_bytes
     system = plan.report.platform.system
     return MachineClass(
         system=system if system in ("windows", "linux") else None, vram_gib=round(total / GIB) if total else None
@@ -38,5 +39,5 @@ def _machine(plan: RunPlan) -> MachineClass:
 
 
 def _about(plan: RunPlan) -> str:
-    where = plan.report.cuda_gpus[0].name if plan.execution_values().device != "cpu" else "a CPU"
+    where = next((card.name for card in plan.cards()), "a CPU")
     return f"your own: {plan.model.name} by {plan.recipe_values().method}, planned for {where}"

@@ -15,14 +15,14 @@ from types import FrameType
 
 from qlora_core.session import child_process
 from qlora_core.session.child_process import ChildProcess
-from qlora_profiles.events import FILE_NAME, MeasuredEvent
+from qlora_profiles import run_folder
+from qlora_profiles.events import MeasuredEvent
 from qlora_profiles.plan import RunPlan
 from qlora_run.ending import Ending, ending, last_lines_of
 from qlora_run.report.view import View
 from qlora_run.restarts import Restarts
 from qlora_run.tail import Tail
 from qlora_run.tuning import Tuner
-from qlora_run.view.lines import LOG_NAME
 from qlora_run.view.state import RunState, fold
 
 POLL_SECONDS = 0.2
@@ -63,8 +63,8 @@ def supervise(
     output.mkdir(parents=True, exist_ok=True)
     tuner = Tuner(plan_path)
     command = command or _core(plan_path, tuner)
-    log_path = output / LOG_NAME
-    tail = Tail(output / FILE_NAME)
+    log_path = output / run_folder.LOG
+    tail = Tail(output / run_folder.EVENTS)
     with log_path.open("ab") as log:
         log_start = log.seek(0, os.SEEK_END)
         watch = _Watch(tail, view, fold(tail.new_events()).closed(), tuner)

@@ -1,5 +1,6 @@
 """Named settings for classes of machines, shipped ones and a person's own, and what differs on this machine."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +12,7 @@ from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.own_profiles import load_own, own_names, save_own
 from qlora_profiles.plan import Profile
 from qlora_profiles.profile_file import read_profile
+from qlora_profiles.settings import FIRST_CARD
 from qlora_profiles.suggest import hint
 from qlora_profiles.units import GIB
 
@@ -68,20 +70,20 @@ def save_profile(profile: Profile, *, replace: bool = False) -> Path:
     return save_own(profile, replace=replace)
 
 
-def check_profile(profile: Profile, report: HardwareReport) -> list[Difference]:
+def check_profile(profile: Profile, report: HardwareReport, devices: Sequence[int] = FIRST_CARD) -> list[Difference]:
     """What of this machine differs from the one that the profile is made for, and what would happen.
 
     Raises:
         UserError: the profile cannot run here; names the one that can.
     """
     if profile.machine.cpu:
-        return _cpu_differences(profile, report)
+        return _cpu_differences(profile, report, devices)
     if not report.cuda_gpus:
         raise UserError(
             f"profile {profile.name}: made for an NVIDIA card with a CUDA build of torch; {_without_cuda(report)}",
             f"--profile {nearest_profile(report)}, or qlora-run doctor",
         )
-    return [*_system_difference(profile, report), *_vram_difference(profile, report)]
+    return [*_system_difference(profile, report), *_vram_difference(profile, report, devices)]
 
 
 def _without_cuda(report: HardwareReport) -> str:
@@ -90,11 +92,12 @@ def _without_cuda(report: HardwareReport) -> str:
     return "there is no such card"
 
 
-def _cpu_differences(profile: Profile, report: HardwareReport) -> list[Difference]:
-    if not report.cuda_gpus:
+def _cpu_differences(profile: Profile, report: HardwareReport, devices: Sequence[int]) -> list[Difference]:
+    card = next(iter(report.cards(devices)), None)
+    if card is None:
         return []
-    better = f"profile {profile.name} leaves the {report.cuda_gpus[0].name} unused"
-    return [Difference(what=better, effect=f"many times slower than {nearest_profile(report)}")]
+    better = f"profile {profile.name} leaves the {card.name} unused"
+    return [Difference(what=better, effect=f"many times slower than {nearest_profile(report, devices)}")]
 
 
 def _system_difference(profile: Profile, report: HardwareReport) -> list[Difference]:
@@ -106,14 +109,16 @@ def _system_difference(profile: Profile, report: HardwareReport) -> list[Differe
     return [Difference(what=what, effect=slower if made_for == "windows" else safe)]
 
 
-def _vram_difference(profile: Profile, report: HardwareReport) -> list[Difference]:
-    made_for, total = profile.machine.vram_gib, report.cuda_gpus[0].vram_total_bytes
+def _vram_difference(profile: Profile, report: HardwareReport, devices: Sequence[int]) -> list[Difference]:
+    made_for = profile.machine.vram_gib
+    total = next((card.vram_total_bytes for card in report.cards(devices)), None)
     if made_for is None or total is None or nearest_size(profile, total):
         return []
     what = f"profile {profile.name} is made for {made_for:g} GiB of VRAM, this card has {total / GIB:.0f}"
+    near = nearest_profile(report, devices)
     if total < made_for * GIB:
-        return [Difference(what=what, effect=f"it may not fit; {nearest_profile(report)} is made for this card")]
-    return [Difference(what=what, effect=f"it fits easily; {nearest_profile(report)} makes more of this card")]
+        return [Difference(what=what, effect=f"it may not fit; {near} is made for this card")]
+    return [Difference(what=what, effect=f"it fits easily; {near} makes more of this card")]
 
 
 def nearest_size(profile: Profile, total_bytes: int) -> bool:
@@ -124,12 +129,13 @@ def nearest_size(profile: Profile, total_bytes: int) -> bool:
     return total_bytes >= NEAR_ENOUGH * made_for and (not larger or total_bytes < NEAR_ENOUGH * larger[0] * GIB)
 
 
-def nearest_profile(report: HardwareReport) -> str:
+def nearest_profile(report: HardwareReport, devices: Sequence[int] = FIRST_CARD) -> str:
     """The profile made for a machine like this: its system, and the largest card that is not larger than its own."""
-    if not report.cuda_gpus:
+    card = next(iter(report.cards(devices)), None)
+    if card is None:
         return "cpu"
     system = "windows" if report.is_windows else "linux"
-    total = report.cuda_gpus[0].vram_total_bytes or 0
+    total = card.vram_total_bytes or 0
     profiles = [load_profile(name) for name in profile_names()]
     mine = sorted((p.machine.vram_gib or 0, p.name) for p in profiles if p.machine.system == system)
     return next((name for size, name in reversed(mine) if total >= NEAR_ENOUGH * size * GIB), mine[0][1])

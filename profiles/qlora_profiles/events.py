@@ -13,8 +13,6 @@ from msgspec import Struct
 
 from qlora_profiles.facts import Ceilings
 
-FILE_NAME = "events.jsonl"
-
 
 class _Event(Struct, frozen=True, kw_only=True, tag_field="type"):
     """``time_s`` is seconds since the epoch."""

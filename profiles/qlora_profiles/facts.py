@@ -1,5 +1,6 @@
 """What is known of a model and of a data set before anything is loaded."""
 
+import hashlib
 from typing import Literal
 
 from msgspec import Struct
@@ -142,18 +143,30 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
-class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A data set as this model's tokenizer sees it. Lengths are in tokens, before cutting.
+class SourceFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of the files that the data comes from: what it is, and how many of its rows can be used.
 
-    ``length_quantiles`` are the 0, 10, ... 100th percentiles of the training rows' lengths.
-    ``rows_dropped`` counts rows whose supervised tokens were all cut away. ``counted_rows`` says in how many rows
-    tokens were counted where it is not in all: the longest row is among them, the rest is estimated from them.
+    ``path`` is as it was written in the recipe, ``fingerprint`` of the content alone.
     """
 
     path: str
     fingerprint: str
     file_format: str
     row_shape: str
+    rows: int
+    rows_rejected: int
+
+
+class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A data set as this model's tokenizer sees it: its sources, and all of their rows together.
+
+    Lengths are in tokens, before cutting.
+    ``length_quantiles`` are the 0, 10, ... 100th percentiles of the training rows' lengths.
+    ``rows_dropped`` counts rows whose supervised tokens were all cut away. ``counted_rows`` says in how many rows
+    tokens were counted where it is not in all: the longest row is among them, the rest is estimated from them.
+    """
+
+    sources: tuple[SourceFacts, ...]
     rows: int
     train_rows: int
     held_out_rows: int
@@ -169,6 +182,17 @@ class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     exact: bool = True
     counted_rows: int | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Where the data comes from, for a person to read."""
+        return ", ".join(source.path for source in self.sources)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of all content: of a single source its own, else that of the list of theirs."""
+        each = [source.fingerprint for source in self.sources]
+        return each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode("utf-8")).hexdigest()
 
 
 class MemoryPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

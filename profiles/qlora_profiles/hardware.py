@@ -4,6 +4,7 @@ What could not be found out is ``None``, and ``unknown`` says why, keyed by the 
 (``"gpus.0.driver"``). Nothing here is computed from another field, so a report can be written by hand.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct, field
@@ -102,6 +103,22 @@ class HardwareReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.torch.build != "cuda":
             return ()
         return tuple(gpu for gpu in self.gpus if gpu.vendor == "nvidia")
+
+    def cards(self, devices: Sequence[int]) -> tuple[Gpu, ...]:
+        """The cards that CUDA numbers so, in the order of ``devices``; a number without a card is left out."""
+        return tuple(self.cuda_gpus[number] for number in devices if number < len(self.cuda_gpus))
+
+    def showing(self, devices: Sequence[int]) -> str | None:
+        """The ``CUDA_VISIBLE_DEVICES`` with which a process sees these cards alone; ``None`` where it does anyway."""
+        cards = self.cards(devices)
+        if not cards or cards == self.cuda_gpus:
+            return None
+        uuids = [card.uuid for card in cards if card.uuid]
+        if len(uuids) == len(cards):
+            return ",".join(uuids)
+        listed = (self.cuda_visible_devices or "").split(",")
+        names = [name.strip() for name in listed] if len(listed) >= len(self.cuda_gpus) else None
+        return ",".join(names[number] if names else str(number) for number in devices)
 
     @property
     def is_windows(self) -> bool:

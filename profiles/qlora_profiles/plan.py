@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct, field, structs
 
 from qlora_profiles.facts import DataFacts, MemoryEstimate, ModelFacts, TimeEstimate
-from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_profiles.registry import lookup
 from qlora_profiles.settings import Execution, Recipe, Run
 
@@ -148,6 +148,11 @@ class RunPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The run settings, typed."""
         return _typed(self.run, Run)
 
+    def cards(self) -> tuple[Gpu, ...]:
+        """The cards that compute, the one of the first process first; empty on a CPU."""
+        execution = self.execution_values()
+        return self.report.cards(execution.devices) if execution.device == "cuda" else ()
+
     def recipe_digest(self) -> str:
         """Identity of what is learned: equal on every machine, whatever the paths are called."""
         values = {k: r.value for k, r in self.recipe.items() if k not in PATHS_IN_RECIPE}
@@ -173,12 +178,13 @@ def with_execution(plan: RunPlan, values: Mapping[str, Any], reason: str) -> Run
 def recipe_differences(old: RunPlan, new: RunPlan) -> list[tuple[str, Any, Any]]:
     """What is learned differently: (setting, old value, new value); paths count by their content."""
     pairs = [(k, old.recipe[k].value, r.value) for k, r in new.recipe.items() if k in old.recipe]
-    changed = [(k, a, b) for k, a, b in pairs if k not in PATHS_IN_RECIPE and _plain(a) != _plain(b)]
+    changed = [(k, a, b) for k, a, b in pairs if k not in PATHS_IN_RECIPE and plain(a) != plain(b)]
     for name in ("model", "data"):
         if getattr(old, name).fingerprint != getattr(new, name).fingerprint:
             changed.append((name, old.recipe[name].value, new.recipe[name].value))
     return changed
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting's value as it is read back from JSON."""
     return list(value) if isinstance(value, tuple) else value

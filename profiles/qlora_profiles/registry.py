@@ -40,6 +40,11 @@ class Setting(Struct, frozen=True, kw_only=True):
         return next((k for k in known for p in _parts(self.annotation) if p is k or get_origin(p) is k), str)
 
     @property
+    def most_entries(self) -> int | None:
+        """How many entries a list may hold, where that is limited."""
+        return next((m.max_length for m in _metas(self.annotation) if m.max_length is not None), None)
+
+    @property
     def optional(self) -> bool:
         """True where "not set" is a value: a tuned setting, or one that may be ``None``."""
         return self.tuned or NoneType in _parts(self.annotation)
@@ -124,6 +129,8 @@ def _as_number(kind: type, word: Any) -> Any:
 
 
 def _as_list(setting: Setting, raw: Any) -> Any:
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        return [raw]
     if not isinstance(raw, str):
         return raw
     return [raw] if setting.doc.sentences else [part.strip() for part in raw.split(",") if part.strip()]
@@ -131,14 +138,21 @@ def _as_list(setting: Setting, raw: Any) -> Any:
 
 def allowed(setting: Setting) -> str:
     """What a value may be, in words: ``"an integer, at least 1"``."""
-    words = {bool: "true or false", int: "an integer", float: "a number", tuple: "a list, or names with commas"}
+    listed = f"a list, or {'numbers' if _of_numbers(setting) else 'names'} with commas"
+    words = {bool: "true or false", int: "an integer", float: "a number", tuple: listed}
     text = words.get(setting.kind, "text")
     if setting.choices:
         text = "one of " + ", ".join(setting.choices)
     if setting.doc.sentences:
-        text = "text, or a list of texts"
+        text = "text" if setting.most_entries == 1 else "text, or a list of texts"
     text += "".join(f", {bound}" for bound in _bounds(setting.annotation))
     return text + (" or auto" if setting.tuned else " or none" if setting.optional else "")
+
+
+def _of_numbers(setting: Setting) -> bool:
+    """Whether a list setting's entries are numbers."""
+    lists = (part for part in _parts(setting.annotation) if get_origin(part) is tuple)
+    return any(int in _parts(get_args(part)[0]) for part in lists)
 
 
 def _bounds(annotation: Any) -> list[str]:

@@ -29,8 +29,13 @@ class Doc(Struct, frozen=True):
 Positive = Meta(gt=0)
 NotNegative = Meta(ge=0)
 AtLeastOne = Meta(ge=1)
+ONE_ENTRY = Meta(min_length=1, max_length=1)
+"""A list that holds one entry for now."""
 Count = Annotated[int, AtLeastOne]
 Natural = Annotated[int, NotNegative]
+
+FIRST_CARD = (0,)
+"""``devices`` where nobody chose; a CPU has none."""
 
 BACKEND_GROUP = "qlora_run.backends"
 """The entry-point group through which third parties add backends."""
@@ -54,7 +59,9 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quant_type: Annotated[Literal["nf4", "fp4"], Doc("4-bit number format of the base", "model")] = "nf4"
     double_quant: Annotated[bool, Doc("quantise the 4-bit scales too", "model")] = True
 
-    data: Annotated[str, Doc("training data: .jsonl, .json, .csv or .parquet", "data")] = "training_data.jsonl"
+    data: Annotated[
+        tuple[str, ...], ONE_ENTRY, Doc("training data: .jsonl, .json, .csv or .parquet", "data", sentences=True)
+    ] = ("training_data.jsonl",)
     data_format: Annotated[
         Literal["auto", "jsonl", "json", "csv", "parquet"], Doc("file format, if the name does not tell", "data")
     ] = "auto"
@@ -106,6 +113,9 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How this machine computes a step. None of these changes what is learned."""
 
     device: Annotated[Literal["cuda", "cpu", "mps", "xpu"], Doc("what computes", "machine")]
+    devices: Annotated[tuple[Natural, ...], Doc("the card that computes, by CUDA's number; one for now", "machine")] = (
+        FIRST_CARD
+    )
     backend: Annotated[str, Doc("peft, unsloth, or one installed by a plugin", "machine")]
     compute_dtype: Annotated[
         Literal["bfloat16", "float16", "float32"],

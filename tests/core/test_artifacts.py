@@ -13,11 +13,10 @@ import torch
 from support.models import save_tiny_model, write_rows
 from support.plans import plan
 
-from qlora_core.artifacts import BASE_RECORD
 from qlora_core.generate import Sampling
 from qlora_core.merge import merge
 from qlora_core.merging import difference
-from qlora_profiles import codec, events
+from qlora_profiles import codec, events, run_folder
 from qlora_profiles.errors import UserError
 from qlora_profiles.jobs import ChatJob, MergeJob
 
@@ -77,14 +76,14 @@ def test_merging_into_the_published_base_stays_near_the_4_bit_model_that_was_tra
 
 def test_the_merged_model_stops_at_the_trained_token(run: Path) -> None:
     config = json.loads((run / "final_model" / "generation_config.json").read_text(encoding="utf-8"))
-    stop = json.loads((run / "lora_adapter" / BASE_RECORD).read_text(encoding="utf-8"))["stop_ids"]
+    stop = json.loads((run / "lora_adapter" / run_folder.BASE_RECORD).read_text(encoding="utf-8"))["stop_ids"]
     assert config["eos_token_id"] == stop == [2]
     assert (run / "final_model" / "tokenizer.json").is_file()
     assert list((run / "final_model").glob("*.safetensors"))
 
 
 def test_samples_are_answered_before_and_after(run: Path) -> None:
-    samples = [e for e in events.all_events(run / events.FILE_NAME) if isinstance(e, events.SampleEvent)]
+    samples = [e for e in events.all_events(run / run_folder.EVENTS) if isinstance(e, events.SampleEvent)]
     assert [e.step for e in samples] == [0, 10]
     assert samples[0].samples[0].answer != samples[1].samples[0].answer
 

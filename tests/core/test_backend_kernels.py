@@ -16,7 +16,7 @@ from qlora_core.step.forward import packed_loss
 from qlora_core.step.limits import Limits
 from qlora_core.step.packing import pack
 from qlora_core.stop import StopRequest
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.settings import Execution
 
@@ -28,7 +28,7 @@ def trained(folder: Path, model: Path, data: Path, **settings: Any) -> list[Any]
     log = EventLog(folder)
     assert run(plan(model, data, folder, steps=4, **settings), log, StopRequest()) == 0
     log.close()
-    return events.all_events(folder / events.FILE_NAME)
+    return events.all_events(folder / run_folder.EVENTS)
 
 
 def test_a_run_with_fused_adapters_is_the_run_without(tmp_path: Path) -> None:

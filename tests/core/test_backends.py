@@ -12,7 +12,7 @@ from qlora_core import backends
 from qlora_core.events import EventLog
 from qlora_core.run import run
 from qlora_core.stop import StopRequest
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import UserError
 from qlora_profiles.settings import BACKEND_GROUP
 
@@ -31,7 +31,7 @@ def train(folder: Path, model: Path, data: Path, **settings: Any) -> list[Any]:
     log = EventLog(folder)
     assert run(plan(model, data, folder, steps=4, **settings), log, StopRequest()) == 0
     log.close()
-    return events.all_events(folder / events.FILE_NAME)
+    return events.all_events(folder / run_folder.EVENTS)
 
 
 def test_two_backends_give_the_same_losses(installed: None, tmp_path: Path) -> None:

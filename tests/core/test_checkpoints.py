@@ -8,8 +8,8 @@ import pytest
 from support.models import save_tiny_model, write_rows
 from support.plans import plan
 
-from qlora_core.checkpoints import MARK, choose, mark_complete, newest
-from qlora_profiles import codec, events
+from qlora_core.checkpoints import choose, mark_complete, newest
+from qlora_profiles import codec, events, run_folder
 from qlora_profiles.errors import UserError
 
 DAMAGED = (b"", b"{", b"{}", b"[]", b"1", b'{"step": 4}', b'{"step": 4, "recipe": 5}', b"\xff\xfe", b"\0" * 40)
@@ -21,7 +21,7 @@ def checkpoint(output: Path, step: int, mark: bytes | None = None) -> Path:
     folder.mkdir()
     mark_complete(folder, step, "r")
     if mark is not None:
-        (folder / MARK).write_bytes(mark)
+        (folder / run_folder.COMPLETE_MARK).write_bytes(mark)
     return folder
 
 
@@ -40,7 +40,7 @@ def test_a_damaged_one_is_passed_over_with_a_warning(mark: bytes, tmp_path: Path
     warnings: list[str] = []
     assert choose("auto", tmp_path, "r", warnings.append) == whole
     (warning,) = warnings
-    assert warning.startswith(f"a damaged checkpoint was passed over: {damaged / MARK}: ")
+    assert warning.startswith(f"a damaged checkpoint was passed over: {damaged / run_folder.COMPLETE_MARK}: ")
     assert "\n" not in warning
 
 
@@ -107,8 +107,8 @@ def test_a_run_goes_on_from_the_one_before_a_damaged_one(tmp_path: Path) -> None
     command = [sys.executable, "-m", "qlora_core", str(path)]
     for _ in range(2):
         assert subprocess.run(command, capture_output=True).returncode == 0
-        (output / "checkpoint-4" / MARK).write_text("{", encoding="utf-8")
-    past = events.all_events(output / events.FILE_NAME)
+        (output / "checkpoint-4" / run_folder.COMPLETE_MARK).write_text("{", encoding="utf-8")
+    past = events.all_events(output / run_folder.EVENTS)
     assert [e.resumed_from for e in past if isinstance(e, events.RunEvent)] == [None, str(output / "checkpoint-2")]
     assert any("damaged checkpoint was passed over" in e.message for e in past if isinstance(e, events.WarningEvent))
     assert [e.step for e in past if isinstance(e, events.StepEvent)] == [1, 2, 3, 4, 3, 4]

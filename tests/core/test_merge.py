@@ -10,12 +10,12 @@ import pytest
 import torch
 from support.models import save_tiny_model, tiny_model
 
-from qlora_core.artifacts import BASE_RECORD, BaseRecord
+from qlora_core.artifacts import BaseRecord
 from qlora_core.loading import explained
 from qlora_core.merge import load_adapted, merge, read_record
 from qlora_core.merging import run_merge
 from qlora_core.trained import load
-from qlora_profiles import codec
+from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import UserError
 from qlora_profiles.jobs import ChatJob, MergeJob
 
@@ -67,7 +67,7 @@ def adapter_for(
         shutil.copy(tokenizer / name, folder / name)
     shape: dict[str, Any] = {"model_type": model_type, "hidden_size": 64, "num_layers": 3, "method": "lora"}
     record = BaseRecord(model=base, revision=revision, fingerprint="f", stop_ids=(2,), **shape)
-    codec.save(record, folder / BASE_RECORD)
+    codec.save(record, folder / run_folder.BASE_RECORD)
     return folder
 
 
@@ -126,7 +126,7 @@ def test_what_an_interrupted_merge_left_is_never_mixed_in(base: Path, tmp_path: 
     adapter, output = adapter_for(str(base), tmp_path / "a", base), tmp_path / "merged"
     part = tmp_path / "merged.part"
     part.mkdir()
-    codec.save(read_record(adapter), part / BASE_RECORD)
+    codec.save(read_record(adapter), part / run_folder.BASE_RECORD)
     (part / "added_tokens.json").write_bytes(b"{}")
     merge(adapter, output)
     assert not part.exists()

@@ -25,7 +25,7 @@ from qlora_core.step.limits import Limits
 from qlora_core.step.recompute import decoder_layers
 from qlora_core.stop import StopRequest
 from qlora_core.train.execution import RunningExecution
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EnvironmentProblem
 
 LENGTHS = st.lists(st.integers(2, 400), min_size=1, max_size=40)
@@ -81,7 +81,7 @@ def trained(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         made = plan(model=model, data=data, output=folder, steps=4, lora_dropout=0.1, **changes)
         assert core_run.run(made, log, StopRequest() if stop is None else stop) == 0
         log.close()
-        return events.all_events(folder / events.FILE_NAME)
+        return events.all_events(folder / run_folder.EVENTS)
 
     return train
 

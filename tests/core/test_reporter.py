@@ -16,7 +16,7 @@ from qlora_core.events import EventLog
 from qlora_core.step.forward import PackedLoss
 from qlora_core.stop import StopRequest
 from qlora_core.trainer import StepTrainer
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import UserError
 
 STEPS = 7
@@ -36,7 +36,7 @@ def trained(model: Path, folder: Path, **changes: Any) -> list[events.Event]:
         core_run.run(plan(model=model, data=data, output=folder, steps=STEPS, **changes), log, StopRequest())
     finally:
         log.close()
-    return events.all_events(folder / events.FILE_NAME)
+    return events.all_events(folder / run_folder.EVENTS)
 
 
 def ahead(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
@@ -93,7 +93,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_step(
         trained(model, tmp_path / "nan", save_steps=1000, eval_steps=1000, token_budget=4096)
     assert caught.value.fix is not None
     assert "--learning-rate" in caught.value.fix
-    said = events.all_events(tmp_path / "nan" / events.FILE_NAME)
+    said = events.all_events(tmp_path / "nan" / run_folder.EVENTS)
     assert [e.step for e in of(said, events.StepEvent)] == [1, 2, 3]
 
 
@@ -149,7 +149,7 @@ def test_what_is_trained_stays_at_its_place_in_memory(
         places.append([p.data_ptr() for p in parameters])
         done = train(self, *args, **kwargs)
         places.append([p.data_ptr() for p in parameters])
-        best = BestAdapter(folder, events.all_events(folder / events.FILE_NAME))
+        best = BestAdapter(folder, events.all_events(folder / run_folder.EVENTS))
         best.step = 3
         assert best.restore(self.model, STEPS)
         places.append([p.data_ptr() for p in self.job.loaded.model.parameters() if p.requires_grad])

@@ -12,7 +12,7 @@ from support.models import save_tiny_model, write_rows
 from support.plans import plan
 
 from qlora_core import checkpoints
-from qlora_profiles import codec, events
+from qlora_profiles import codec, events, run_folder
 from qlora_profiles.errors import EnvironmentProblem
 
 
@@ -61,7 +61,7 @@ def finish(folder: Path, **settings: Any) -> int:
 
 
 def of(folder: Path, kind: type) -> list[Any]:
-    return [e for e in events.all_events(folder / events.FILE_NAME) if isinstance(e, kind)]
+    return [e for e in events.all_events(folder / run_folder.EVENTS) if isinstance(e, kind)]
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -100,6 +100,11 @@ def test_a_run_writes_its_events_and_artifacts(undisturbed: Path) -> None:
     assert config["recipe"]["lora_r"] == 4
 
 
+def test_everything_in_the_folder_has_a_known_name(undisturbed: Path) -> None:
+    assert [path.name for path in undisturbed.iterdir() if not run_folder.is_ours(path.name)] == []
+    assert any(run_folder.checkpoint_step(path) == 12 for path in run_folder.checkpoints(undisturbed))
+
+
 def test_losses_keep_full_precision(undisturbed: Path) -> None:
     assert any(len(repr(loss)) > 12 for loss in losses(undisturbed).values())
 
@@ -121,7 +126,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(undisturbed: Path, tmp_path: 
     assert finish(folder, model=model, data=data, steps=12) == 0
     runs = of(folder, events.RunEvent)
     assert runs[1].resumed_from is not None
-    assert runs[1].first_step == checkpoints.step_of(newest) + 1 > 1
+    assert runs[1].first_step == run_folder.checkpoint_step(newest) + 1 > 1
     assert losses(folder) == pytest.approx(losses(undisturbed), rel=1e-5)
 
 
@@ -135,7 +140,7 @@ def test_asked_to_stop_it_saves_first(undisturbed: Path, tmp_path: Path, model: 
     assert child.wait(timeout=120) == 130
     stopped = of(folder, events.DoneEvent)[-1]
     assert stopped.status == "interrupted"
-    assert checkpoints.step_of(checkpoints.newest(folder) or Path()) == stopped.step
+    assert run_folder.checkpoint_step(checkpoints.newest(folder) or Path()) == stopped.step
     assert finish(folder, model=model, data=data, steps=12, save_steps=100) == 0
     assert losses(folder) == pytest.approx(losses(undisturbed), rel=1e-5)
 

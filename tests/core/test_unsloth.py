@@ -17,7 +17,7 @@ from qlora_core.backends.unsloth_needs import missing, unfit
 from qlora_core.data import Encoded
 from qlora_core.events import EventLog
 from qlora_core.stop import StopRequest
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EnvironmentProblem, Interrupted
 from qlora_profiles.machine_store import MachineStore
 from qlora_profiles.plan import RunPlan
@@ -107,7 +107,7 @@ def test_it_does_not_start_where_it_cannot_run(on_unsloth: RunPlan) -> None:
 
 
 def warnings_of(plan: RunPlan) -> list[str]:
-    found = events.all_events(Path(plan.run_values().output) / events.FILE_NAME)
+    found = events.all_events(Path(plan.run_values().output) / run_folder.EVENTS)
     return [e.message for e in found if isinstance(e, events.WarningEvent)]
 
 

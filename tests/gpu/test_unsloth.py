@@ -15,7 +15,7 @@ from support.models import save_tiny_model, write_rows
 from support.one_backend import ADAPTER, COUNTS, GRADIENTS
 
 from qlora_core.backends import parity
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -110,7 +110,7 @@ def test_a_whole_run_is_compared_first_and_leaves_a_merged_model(tmp_path: Path)
     log = tmp_path / "out" / "run.log"
     said = done.stderr[-2000:] + (log.read_text(encoding="utf-8")[-4000:] if log.is_file() else "")
     assert done.returncode == 0, said
-    found = events.all_events(tmp_path / "out" / events.FILE_NAME)
+    found = events.all_events(tmp_path / "out" / run_folder.EVENTS)
     assert [e.backend for e in found if isinstance(e, events.RunEvent)] == ["unsloth"], said
     assert len([e for e in found if isinstance(e, events.StepEvent)]) == 4
     assert len([e for e in found if isinstance(e, events.SampleEvent)]) == 2

@@ -18,6 +18,7 @@ from qlora_core import streams
 from qlora_profiles import codec
 from qlora_profiles.machines import load_machine
 from qlora_profiles.plan import RunPlan
+from qlora_profiles.run_folder import is_ours
 from qlora_run import child, planning
 from qlora_run.__main__ import main
 from qlora_run.commands.merge import merge_job
@@ -267,7 +268,7 @@ def test_chinese_names_and_texts_from_plan_to_result(
     assert "结果/lora_adapter" in trained.stdout.decode(console).replace("\\", "/")
     plan = codec.load(here / "结果" / "plan.json", RunPlan)
     assert plan.recipe_values().system_prompt == "你是客服"
-    assert plan.recipe_values().data == str(here / "退款.jsonl")
+    assert plan.recipe_values().data == (str(here / "退款.jsonl"),)
     done = process(*then, cwd=here, env=env)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
@@ -290,3 +291,4 @@ def test_a_training_outlives_its_reader(here: Path) -> None:
         assert run.wait(timeout=240) == 0
     assert (here / "r" / "lora_adapter" / "adapter_model.safetensors").is_file()
     assert not (here / "r" / ".running").exists()
+    assert [path.name for path in (here / "r").iterdir() if not is_ours(path.name)] == []

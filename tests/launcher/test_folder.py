@@ -12,8 +12,8 @@ from support.run_plans import run_plan
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import Resolved, RunPlan
+from qlora_profiles.run_folder import RUNNING
 from qlora_run.folder import (
-    HELD,
     check_free,
     claim,
     default_output,
@@ -203,10 +203,10 @@ def test_a_folder_is_held_by_one_run_at_a_time(here: Path) -> None:
             occupied(here / "r"),
         ):
             pass
-        assert (here / "r" / HELD).is_file()
+        assert (here / "r" / RUNNING).is_file()
     with occupied(here / "r"):
         pass
-    assert not (here / "r" / HELD).exists()
+    assert not (here / "r" / RUNNING).exists()
 
 
 @pytest.mark.parametrize("mark", ["", "x y z", "1"])
@@ -214,7 +214,7 @@ def test_a_mark_left_by_a_kill_holds_nothing(here: Path, mark: str) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     (here / "r").mkdir()
-    (here / "r" / HELD).write_text(mark or f"{child.pid} {psutil.Process().create_time()}", encoding="utf-8")
+    (here / "r" / RUNNING).write_text(mark or f"{child.pid} {psutil.Process().create_time()}", encoding="utf-8")
     with occupied(here / "r"):
         pass
 
@@ -232,7 +232,7 @@ def test_a_stored_plan_is_found_from_any_folder(here: Path) -> None:
     (here / "my.jsonl").write_text("x", encoding="utf-8")
     plan = with_full_paths(run_plan({"model": "tiny", "output": "r", "cache": "c"}))
     assert plan.recipe_values().model == str(here / "tiny")
-    assert plan.recipe_values().data == str(here / "my.jsonl")
+    assert plan.recipe_values().data == (str(here / "my.jsonl"),)
     assert (plan.run_values().output, plan.run_values().cache) == (str(here / "r"), str(here / "c"))
     assert (plan.run_values().resume, plan.run_values().local_dir) == ("auto", None)
     assert with_full_paths(run_plan()).recipe_values().model == "Qwen/Qwen3-8B"

@@ -32,6 +32,8 @@ def values(request: Request) -> dict[str, Any]:
 
 def sample_value(name: str) -> str:
     setting = settings()[name]
+    if name == "devices":
+        return "0,1"
     return setting.choices[0] if setting.choices else {bool: "true", str: "text", tuple: "a,b"}.get(setting.kind, "1")
 
 
@@ -138,7 +140,7 @@ def test_a_line_of_another_script_in_full(tmp_path: Path) -> None:
         "trust_remote_code": True,
         "backend": "peft",
         "method": "qlora-4",
-        "data": "training_data.jsonl",
+        "data": ("training_data.jsonl",),
         "max_samples": None,
         "max_length": 2048,
         "output": "out",
@@ -201,7 +203,7 @@ training_args:
     )
     assert values(request) == {
         "model": "Qwen/Qwen2.5-7B-Instruct",
-        "data": "dataset/rows.jsonl",
+        "data": ("dataset/rows.jsonl",),
         "output": "output/model",
         "resume": "auto",
         "method": "qlora-4",
@@ -286,7 +288,7 @@ def test_options_of_a_data_script(tmp_path: Path) -> None:
     line = "--input in.csv --output rows.jsonl --format csv --instruction_col question_text --field output=answer"
     request = asked(tmp_path, line)
     assert values(request) == {
-        "data": "in.csv",
+        "data": ("in.csv",),
         "data_format": "csv",
         "field": ("instruction=question_text", "output=answer"),
     }
@@ -296,12 +298,13 @@ def test_options_of_a_data_script(tmp_path: Path) -> None:
 
 
 def test_an_output_of_a_run_is_kept_whatever_it_is_called(tmp_path: Path) -> None:
-    assert values(asked(tmp_path, "--data a.csv --output odd.json")) == {"data": "a.csv", "output": "odd.json"}
+    assert values(asked(tmp_path, "--data a.csv --output odd.json")) == {"data": ("a.csv",), "output": "odd.json"}
 
 
 def test_lists_may_be_repeated_and_of_the_rest_the_last_counts(tmp_path: Path) -> None:
     line = "--target-modules q --target_modules v --sample-prompts 'a, b' --sample-prompts c --seed 1 --seed 2"
     assert values(asked(tmp_path, line)) == {"target_modules": ("q", "v"), "sample_prompts": ("a, b", "c"), "seed": 2}
+    assert values(asked(tmp_path, "--data a.csv --data b.csv")) == {"data": ("b.csv",)}
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_the_first_of_several_cards_is_used_and_a_roomier_one_named() -> None:
     )
     plan = planned(card_report(gpus=(first, second)))
     assert plan.execution["vram_budget_bytes"].value < 10 * GIB
-    assert "CUDA_VISIBLE_DEVICES=1" in plan.notes[0]
+    assert "--devices 1" in plan.notes[0]
 
 
 def test_the_budget_leaves_room_for_the_desktop() -> None:

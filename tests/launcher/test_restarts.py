@@ -17,7 +17,7 @@ from support.run_plans import run_plan
 from support.witness import Witness, kill_children
 
 from qlora_core.step.limits import Limits
-from qlora_profiles import codec, events
+from qlora_profiles import codec, events, run_folder
 from qlora_profiles.plan import RunPlan
 from qlora_run.restarts import CAUSE, MOST_RESTARTS, is_restart, usual_lengths
 from qlora_run.supervise import run_core
@@ -39,7 +39,7 @@ def run(mode: str, output: Path, view: Witness) -> int:
 
 
 def adaptations(output: Path) -> list[events.AdaptationEvent]:
-    return [e for e in events.all_events(output / events.FILE_NAME) if isinstance(e, events.AdaptationEvent)]
+    return [e for e in events.all_events(output / run_folder.EVENTS) if isinstance(e, events.AdaptationEvent)]
 
 
 def test_a_run_survives_deaths_as_long_as_it_gets_on(output: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_killed_core_loses_no_step_and_changes_no_loss(tmp_path: Path) -> None
         codec.save(tiny_plan(**facts), folder / "plan.json")
         view = Witness(_kill_once(3) if name == "killed" else lambda state: None)
         assert run_core(folder / "plan.json", folder, view) == 0
-        found = events.all_events(folder / events.FILE_NAME)
+        found = events.all_events(folder / run_folder.EVENTS)
         runs[name] = {e.step: e.loss for e in found if isinstance(e, events.StepEvent)}
         assert len(view.said) == (name == "killed")
     assert runs["killed"] == pytest.approx(runs["undisturbed"], rel=1e-3)
@@ -177,7 +177,7 @@ def test_a_real_core_that_shrank_and_died_goes_on_smaller(tmp_path: Path) -> Non
     env = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     assert run_core(tmp_path / "plan.json", tmp_path, view, env, command) == 0
     assert len(view.said) == 1
-    found = events.all_events(tmp_path / events.FILE_NAME)
+    found = events.all_events(tmp_path / run_folder.EVENTS)
     (restart,) = [e for e in found if isinstance(e, events.AdaptationEvent) and e.cause == CAUSE]
     died, second = fold(found[: found.index(restart)]).limits, [e for e in found if isinstance(e, events.RunEvent)][1]
     assert died["token_budget"] < planned.execution_values().token_budget

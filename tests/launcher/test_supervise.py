@@ -13,9 +13,9 @@ from support.children import PATIENCE_SECONDS, is_gone
 from support.run_plans import run_plan
 from support.witness import Witness, kill_children
 
-from qlora_profiles import codec
+from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import EnvironmentProblem, Interrupted, QloraRunError, UserError
-from qlora_profiles.events import FILE_NAME, DoneEvent, StepEvent, all_events
+from qlora_profiles.events import DoneEvent, StepEvent, all_events
 from qlora_run.ending import Ending
 from qlora_run.supervise import POLL_SECONDS, STOPPING, child_environment, run_core, supervise
 from qlora_run.tail import Tail
@@ -59,7 +59,7 @@ def test_a_run_that_ends_well_is_seen_to_its_last_event(output: Path) -> None:
     view = Witness()
     ending = run("finish", output, view)
     assert (ending.exit_code, ending.problem, ending.died) == (0, None, False)
-    assert view.events == all_events(output / FILE_NAME)
+    assert view.events == all_events(output / run_folder.EVENTS)
     assert view.state.step == support.standin_core.STEPS_TOTAL
     assert view.state.done is not None
     assert view.ended
@@ -150,7 +150,7 @@ def test_an_internal_error_points_to_the_log_and_to_the_checkpoint(output: Path)
 
 def test_a_resumed_run_sees_its_history_and_only_new_events(output: Path) -> None:
     run("die", output, Witness())
-    _drop_broken_tail(output / FILE_NAME)
+    _drop_broken_tail(output / run_folder.EVENTS)
     view = Witness()
     ending = run("go_on", output, view)
     assert view.history is not None
@@ -173,7 +173,7 @@ def test_a_launcher_that_fails_lets_the_child_save(output: Path) -> None:
 
     with pytest.raises(RuntimeError, match="a bug of ours"):
         run("until_stopped", output, Witness(fail), pace_seconds=0.02)
-    last = all_events(output / FILE_NAME)[-1]
+    last = all_events(output / run_folder.EVENTS)[-1]
     assert isinstance(last, DoneEvent)
     assert last.status == "interrupted"
 
@@ -234,7 +234,7 @@ def test_a_whole_run_in_plain_lines(output: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_tail_reads_each_event_once_and_passes_over_damage(tmp_path: Path) -> None:
-    path = tmp_path / FILE_NAME
+    path = tmp_path / run_folder.EVENTS
     tail = Tail(path)
     assert tail.new_events() == []
     good = b'{"type":"warning","time_s":1.0,"message":"a"}\n'

@@ -28,7 +28,9 @@ SLOW = TimeEstimate(steps=366, step_seconds=4500, seconds_low=1.4e6, seconds_hig
 
 
 def chinese_data() -> DataFacts:
-    return msgspec.structs.replace(data_facts(), path="数据/退款对话与售后服务记录二零二六年第三季度.jsonl")
+    (source,) = data_facts().sources
+    path = "数据/退款对话与售后服务记录二零二六年第三季度.jsonl"
+    return msgspec.structs.replace(data_facts(), sources=(msgspec.structs.replace(source, path=path),))
 
 
 def test_the_plan_at_a_glance() -> None:
@@ -181,7 +183,7 @@ def test_the_command_starts_the_same_plan() -> None:
         raw.setdefault(lookup(flag.removeprefix("--")).name, []).append(text)
     prompts = raw.pop("sample_prompts")
     parsed = {name: parse(lookup(name), texts[-1]) for name, texts in raw.items()}
-    expected = given_values | {"model": "Qwen/Qwen3-8B", "data": "my.jsonl", "examples_per_step": 16}
+    expected = given_values | {"model": "Qwen/Qwen3-8B", "data": ("my.jsonl",), "examples_per_step": 16}
     assert parsed | {"sample_prompts": tuple(prompts)} == expected
 
 
@@ -214,7 +216,8 @@ def test_plans_that_learn_otherwise() -> None:
 
 
 def test_runs_are_not_mixed_and_both_ways_on_are_offered() -> None:
-    data = msgspec.structs.replace(data_facts(), fingerprint="data-2")
+    (source,) = data_facts().sources
+    data = msgspec.structs.replace(data_facts(), sources=(msgspec.structs.replace(source, fingerprint="data-2"),))
     error = mixing_error(run_plan(), run_plan({"learning_rate": 0.5}, data=data), "runs/a b", 151, "runs/c")
     assert error.message == (
         "runs/a b stopped at step 151. Changed since: learning-rate 2e-4 -> 0.5, data (other content in my.jsonl). "

@@ -169,8 +169,8 @@ def test_a_terminal_that_cannot_be_drawn_over_gets_lines(monkeypatch: pytest.Mon
 
 def test_a_card_that_cannot_be_asked_has_no_temperature() -> None:
     report = msgspec.structs.replace(PLAN.report, gpus=(Gpu(name="gone", uuid="GPU-00000000-no-such-card"),))
-    assert gpu_thermometer(report)() is None
-    assert gpu_thermometer(PLAN.report)() is None
+    assert gpu_thermometer(report.gpus)() is None
+    assert gpu_thermometer(PLAN.cards())() is None
 
 
 def test_plain_lines_of_a_short_run() -> None:

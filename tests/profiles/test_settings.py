@@ -128,6 +128,7 @@ def test_bounded_settings_that_may_be_unset_survive_the_whole_struct() -> None:
 
 def _execution() -> dict[str, Any]:
     return {
+        "devices": [0],
         "device": "cpu",
         "backend": "peft",
         "compute_dtype": "float32",

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from qlora_core.artifacts import BaseRecord
-from qlora_profiles import codec
-from qlora_profiles.events import FILE_NAME, DoneEvent, StepEvent, encode
+from qlora_profiles import codec, run_folder
+from qlora_profiles.events import DoneEvent, StepEvent, encode
 from qlora_profiles.plan import RunPlan
 from qlora_run.__main__ import main
 
@@ -83,7 +83,7 @@ def leave_run(folder: Path, plan: RunPlan, step: int = 4, finished: bool = True)
     lines = [encode(StepEvent(time_s=1.0, step=n, **numbers, **counts)) for n in range(1, step + 1)]
     if finished:
         lines.append(encode(DoneEvent(time_s=2.0, status="finished", exit_code=0, step=step, seconds=1.0)))
-    (folder / FILE_NAME).write_text("".join(lines), encoding="utf-8")
+    (folder / run_folder.EVENTS).write_text("".join(lines), encoding="utf-8")
     return folder
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qlora_profiles.facts import DataFacts, ModelFacts
+from qlora_profiles.facts import DataFacts, ModelFacts, SourceFacts
 from qlora_profiles.hardware import Gpu, HardwareReport, Memory, Platform, Torch
 from qlora_profiles.plan import Given, Profile, Request, Source, strongest
 from qlora_profiles.registry import lookup, parse
@@ -22,11 +22,16 @@ def data_of(
     longest: int = 1804, mean: float = 420.0, rows: int = 1950, exact: bool = True, **changes: Any
 ) -> DataFacts:
     """A data set of instruction rows."""
+    source = SourceFacts(
+        path="my.jsonl",
+        fingerprint="d" * 64,
+        file_format="jsonl",
+        row_shape="messages",
+        rows=rows,
+        rows_rejected=0,
+    )
     values: dict[str, Any] = {
-        "path": "my.jsonl",
-        "fingerprint": "d" * 64,
-        "file_format": "jsonl",
-        "row_shape": "messages",
+        "sources": (source,),
         "rows": rows,
         "train_rows": rows - rows // 20,
         "held_out_rows": rows // 20,

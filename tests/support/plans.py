@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from qlora_profiles.facts import DataFacts, LayerGroup, MemoryEstimate, ModelFacts, TimeEstimate
+from qlora_profiles.facts import DataFacts, LayerGroup, MemoryEstimate, ModelFacts, SourceFacts, TimeEstimate
 from qlora_profiles.hardware import HardwareReport, Platform
 from qlora_profiles.plan import Resolved, RunPlan
 from qlora_profiles.registry import settings
@@ -47,7 +47,7 @@ ON_CARD: dict[str, Any] = EXECUTION | {
 
 def plan(model: Path, data: Path, output: Path, steps: int = 6, **changes: Any) -> RunPlan:
     """A plan with every setting at its default, small where defaults are large, and ``changes``."""
-    values: dict[str, Any] = {"model": str(model), "data": str(data), "output": str(output), "max_length": 128}
+    values: dict[str, Any] = {"model": str(model), "data": (str(data),), "output": str(output), "max_length": 128}
     values |= {"method": "qlora-4", "max_steps": steps, "examples_per_step": 4, "save_steps": 2, "eval_steps": 3}
     values |= {"val_size": 2.0, "lora_r": 4, "learning_rate": 1e-2, **EXECUTION, **changes}
     scopes: dict[str, Any] = {"recipe": {}, "execution": {}, "run": {}}
@@ -84,11 +84,16 @@ def data_facts(data: Path) -> DataFacts:
     counts: dict[str, Any] = dict.fromkeys(
         ("rows", "train_rows", "held_out_rows", "rows_rejected", "rows_cut", "rows_dropped"), 0
     )
-    return DataFacts(
+    source = SourceFacts(
         path=str(data),
         fingerprint=hashlib.sha256(data.read_bytes()).hexdigest() if data.is_file() else "",
         file_format="JSONL",
         row_shape="messages",
+        rows=0,
+        rows_rejected=0,
+    )
+    return DataFacts(
+        sources=(source,),
         longest_tokens=0,
         mean_tokens=0,
         mean_supervised_tokens=0,

@@ -11,6 +11,7 @@ from qlora_profiles.facts import (
     MemoryEstimate,
     MemoryPart,
     ModelFacts,
+    SourceFacts,
     TimeEstimate,
 )
 from qlora_profiles.hardware import Gpu, HardwareReport, Platform, Torch
@@ -43,7 +44,7 @@ TUNED: dict[str, Any] = {
     "output": "runs/qwen3-8b-1",
 }
 SAID = {
-    "data": Resolved(value="my.jsonl", source="cli"),
+    "data": Resolved(value=("my.jsonl",), source="cli"),
     "model": Resolved(value="Qwen/Qwen3-8B", source="cli"),
     "method": Resolved(value="qlora-4", source="probe", reason="16-bit LoRA needs 19.8 GiB"),
     "max_length": Resolved(value=2048, source="data", reason="covers 100% of rows"),
@@ -139,11 +140,16 @@ def model_facts() -> ModelFacts:
 
 def data_facts() -> DataFacts:
     """1,950 rows of chat, none of them cut."""
-    return DataFacts(
+    source = SourceFacts(
         path="my.jsonl",
         fingerprint="data-1",
         file_format="jsonl",
         row_shape="messages",
+        rows=1950,
+        rows_rejected=0,
+    )
+    return DataFacts(
+        sources=(source,),
         rows=1950,
         train_rows=1900,
         held_out_rows=50,

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 
 STEPS_TOTAL = 40
 
@@ -23,7 +23,7 @@ class StandIn:
 
     def __init__(self, output: Path, pace_seconds: float) -> None:
         self.output, self.pace_seconds = output, pace_seconds
-        self.path = output / events.FILE_NAME
+        self.path = output / run_folder.EVENTS
         self.asked = threading.Event()
         self.told: queue.Queue[str] = queue.Queue()
         self.start_s = time.time()

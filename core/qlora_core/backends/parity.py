@@ -23,7 +23,7 @@ import msgspec
 from qlora_core.data import Encoded
 from qlora_core.session import child_process
 from qlora_core.session.environment import set_environment, versions
-from qlora_profiles import codec
+from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import Interrupted, QloraRunError
 from qlora_profiles.machine_key import digest, machine_key
 from qlora_profiles.machine_store import MachineStore
@@ -131,7 +131,8 @@ def apart(expected: Sequence[float], found: Sequence[float]) -> float:
 def key(plan: RunPlan) -> str:
     """What a comparison holds for: versions, card, model and whatever picks a kernel."""
     recipe, execution = plan.recipe_values(), plan.execution_values()
-    cards = machine_key(plan.report).of_cuda_cards(packages=())  # versions are asked here, where the backends are
+    # Versions are asked here, where the backends are.
+    cards = machine_key(plan.report).of_cuda_cards(packages=(), numbers=execution.devices)
     model = (plan.model.fingerprint, plan.model.model_type, recipe.method, recipe.lora_r, recipe.target_modules)
     kernels = (execution.backend, execution.compute_dtype, execution.attention, execution.loss_kernel)
     return digest(versions(), cards, model, kernels, STEPS, EXAMPLE_TOKENS)
@@ -141,8 +142,10 @@ def _in_child(plan: RunPlan, name: str, examples: Sequence[Sequence[int]], stop:
     """One side, in a process that ends with it; it is killed when the run is to stop, or when it takes too long."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         job, said = Path(folder) / "job.json", Path(folder) / "said.txt"
-        codec.save(on_backend(plan, name, "compared"), Path(folder) / "plan.json")
-        job.write_text(json.dumps({"plan": str(job.with_name("plan.json")), "examples": examples}), encoding="utf-8")
+        codec.save(on_backend(plan, name, "compared"), Path(folder) / run_folder.PLAN)
+        job.write_text(
+            json.dumps({"plan": str(job.with_name(run_folder.PLAN)), "examples": examples}), encoding="utf-8"
+        )
         command = [sys.executable, "-m", "qlora_core.backends.parity", str(job)]
         with said.open("wb") as out:
             environment = child_process.python_environment()

@@ -16,6 +16,7 @@ from torch import Tensor
 from qlora_core.backends.protocol import Loaded
 from qlora_core.backends.unsloth_needs import PROJECTIONS, missing, unfit
 from qlora_core.loading import explained, hub_arguments, load_tokenizer, local_model
+from qlora_core.session.ranks import SINGLE
 from qlora_core.step.forward import PackedLoss, causal_lm, decoder_of
 from qlora_core.step.limits import Limits
 from qlora_core.step.loss import head_of, usable
@@ -160,7 +161,7 @@ def _base(plan: RunPlan) -> Any:
             max_seq_length=min(recipe.max_length, config.max_position_embeddings),
             dtype=getattr(torch, execution.compute_dtype),
             load_in_4bit=recipe.method == "qlora-4",
-            device_map={"": 0 if execution.device == "cuda" else execution.device},
+            device_map={"": SINGLE.place(execution.device)},
             use_gradient_checkpointing=False,  # the flags are set by apply
             use_exact_model_name=True,  # else it may take another upload of the same model
             **arguments,

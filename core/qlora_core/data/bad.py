@@ -7,10 +7,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from qlora_profiles.errors import UserError
+from qlora_profiles.run_folder import REJECTED_ROWS
 
 SHOWN_ROWS = 10
 SHOWN_LINES = 5
-REJECTED_NAME = "rejected.jsonl"
 
 
 class BadRow(Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ def _kind(kind: Sequence[BadRow]) -> str:
 def _way_on(rows: Sequence[BadRow], total_rows: int, skippable: bool) -> str | None:
     if not skippable or len(rows) >= total_rows:
         return None
-    return f"--skip-bad-rows sets {len(rows):,} of {total_rows:,} {_rows(total_rows)} aside ({REJECTED_NAME})"
+    return f"--skip-bad-rows sets {len(rows):,} of {total_rows:,} {_rows(total_rows)} aside ({REJECTED_ROWS})"
 
 
 def _rows(count: int) -> str:

@@ -8,7 +8,7 @@ from qlora_core.data.extent import Extent
 from qlora_core.data.options import DataSet
 from qlora_core.data.split import split
 from qlora_profiles.errors import UserError
-from qlora_profiles.facts import DataFacts
+from qlora_profiles.facts import DataFacts, SourceFacts
 
 QUANTILES = 10
 
@@ -32,10 +32,7 @@ def describe(
     check_learns(train, max_length)
     kept = [one for one in train if one.learned_within(max_length)]
     return DataFacts(
-        path=dataset.path,
-        fingerprint=dataset.fingerprint,
-        file_format=dataset.file_format,
-        row_shape=dataset.row_shape,
+        sources=(source_facts(dataset),),
         rows=len(extents),
         train_rows=len(train),
         held_out_rows=len(held_out),
@@ -49,6 +46,18 @@ def describe(
         template=tokenizer.template_name,
         stop_token=tokenizer.stop_tokens[0],
         notes=tuple(dataset.notes),
+    )
+
+
+def source_facts(dataset: DataSet) -> SourceFacts:
+    """What a plan keeps of a file that was read."""
+    return SourceFacts(
+        path=dataset.path,
+        fingerprint=dataset.fingerprint,
+        file_format=dataset.file_format,
+        row_shape=dataset.row_shape,
+        rows=len(dataset.conversations),
+        rows_rejected=len(dataset.rejected),
     )
 
 

@@ -47,10 +47,10 @@ class DataOptions(Struct, frozen=True, kw_only=True):
     seed: int = 42
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe) -> "DataOptions":
-        """The part of a recipe that concerns reading. Raises ``UserError`` for a bad ``field``."""
+    def from_recipe(cls, recipe: Recipe, source: str) -> "DataOptions":
+        """The part of a recipe that concerns reading one of its sources. Raises ``UserError`` for a bad ``field``."""
         return cls(
-            path=recipe.data,
+            path=source,
             format=recipe.data_format,
             fields=parse_fields(recipe.field),
             encoding=recipe.encoding,

@@ -10,12 +10,12 @@ from msgspec.structs import replace
 from qlora_core.data.bad import BadRow, BadRows
 from qlora_core.data.chat_tokenizer import ChatTokenizer
 from qlora_core.data.encoded import Encoded
-from qlora_core.data.facts import describe, quantiles
+from qlora_core.data.facts import describe, quantiles, source_facts
 from qlora_core.data.options import Conversation, DataOptions, DataSet
 from qlora_core.data.read import read_data
 from qlora_core.data.source import tokenizer_folder
 from qlora_core.data.split import split
-from qlora_profiles.facts import DataFacts
+from qlora_profiles.facts import DataFacts, SourceFacts
 from qlora_profiles.settings import Recipe, Run
 
 TEMPLATE_DATE = date(2026, 1, 1)
@@ -47,7 +47,7 @@ def tokenise(recipe: Recipe, run: Run, progress: Callable[[int, int], None] | No
     Raises ``UserError`` for whatever is wrong with it.
     """
     dataset, chat, refused = _opened(recipe, run)
-    name = Path(recipe.data).name
+    name = Path(dataset.path).name
     encoded = chat.encode_all(dataset.conversations, progress=progress, file=name, rejected=refused)
     dataset, encoded = _without(refused, dataset, encoded)
     return Tokenised(dataset, chat, encoded)
@@ -59,7 +59,7 @@ def read_facts(recipe: Recipe, run: Run) -> DataFacts:
     Raises ``UserError`` as ``tokenise`` does.
     """
     dataset, chat, refused = _opened(recipe, run)
-    name = Path(recipe.data).name
+    name = Path(dataset.path).name
     found = chat.measure_all(dataset.conversations, recipe.max_length, recipe.seed, file=name, rejected=refused)
     dataset, extents = _without(refused, dataset, found.extents)
     facts = describe(dataset, extents, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed)
@@ -71,9 +71,15 @@ def read_facts(recipe: Recipe, run: Run) -> DataFacts:
 
 def _opened(recipe: Recipe, run: Run) -> tuple[DataSet, ChatTokenizer, list[BadRow] | None]:
     """The rows, the tokenizer, and where to put rows that the template refuses: ``None`` where that is an error."""
-    dataset = read_data(DataOptions.from_recipe(recipe))
+    dataset = _read(recipe)
     chat = ChatTokenizer.from_folder(tokenizer_folder(recipe, run), recipe.chat_template, today=TEMPLATE_DATE)
     return dataset, chat, [] if recipe.skip_bad_rows else None
+
+
+def _read(recipe: Recipe) -> DataSet:
+    """The rows of the recipe's sources, of which there is one for now. Raises ``UserError`` as ``read_data`` does."""
+    (source,) = recipe.data
+    return read_data(DataOptions.from_recipe(recipe, source))
 
 
 def _without(refused: Sequence[BadRow] | None, dataset: DataSet, examples: list[Item]) -> tuple[DataSet, list[Item]]:
@@ -91,16 +97,13 @@ def _without(refused: Sequence[BadRow] | None, dataset: DataSet, examples: list[
 
 def estimated_facts(recipe: Recipe) -> DataFacts:
     """Facts of real rows for a model whose tokenizer is not on this disk: tokens are guessed from the letters."""
-    dataset = read_data(DataOptions.from_recipe(recipe))
+    dataset = _read(recipe)
     lengths = sorted(guessed_tokens(row) for row in dataset.conversations)
     train, held_out = split(lengths, recipe.val_size, recipe.seed)
     mean = sum(min(tokens, recipe.max_length) for tokens in train) / len(train)
     return replace(
         assumed_facts(recipe.max_length),
-        path=dataset.path,
-        fingerprint=dataset.fingerprint,
-        file_format=dataset.file_format,
-        row_shape=dataset.row_shape,
+        sources=(source_facts(dataset),),
         rows=len(lengths),
         train_rows=len(train),
         held_out_rows=len(held_out),
@@ -127,11 +130,16 @@ def assumed_facts(longest_tokens: int) -> DataFacts:
     """Facts of no data at all, for a plan before there is any: usual instruction rows, some of them long."""
     counts = dict.fromkeys(("rows_rejected", "rows_cut", "rows_dropped", "held_out_rows"), 0)
     mean = float(min(ASSUMED_TOKENS, longest_tokens))
-    return DataFacts(
+    no_source = SourceFacts(
         path="no data yet",
         fingerprint="",
         file_format="assumed",
         row_shape="messages",
+        rows=ASSUMED_ROWS,
+        rows_rejected=0,
+    )
+    return DataFacts(
+        sources=(no_source,),
         rows=ASSUMED_ROWS,
         train_rows=ASSUMED_ROWS,
         longest_tokens=longest_tokens,

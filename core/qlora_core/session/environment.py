@@ -21,9 +21,15 @@ PACKAGES = (
 
 
 def set_environment(plan: RunPlan) -> None:
-    """What must be said before torch is imported: threads of the tokenizer, the allocator's ways."""
+    """What must be said before torch is imported: the cards, threads of the tokenizer, the allocator's ways.
+
+    Where there are more cards than the plan's, they are hidden: transformers would multiply the batch by all it sees.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     execution = plan.execution_values()
+    alone = plan.report.showing(execution.devices) if execution.device == "cuda" else None
+    if alone is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = alone
     if execution.dataset_workers:
         os.environ["RAYON_NUM_THREADS"] = str(execution.dataset_workers)
     if execution.expandable_segments:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qlora_core.session.ranks import SINGLE
 from qlora_core.step.cutting import cut
 from qlora_core.step.packing import Example, Packed, pack_all, supervised_tokens
 
@@ -45,7 +46,7 @@ class StepRunner:
         backward: Callable[[Tensor], None],
         device: torch.device,
         pin_memory: bool,
-        total_supervised: Callable[[int], int] = lambda own: own,
+        total_supervised: Callable[[int], int] = SINGLE.total,
     ) -> None:
         self._backward = backward
         self._device = device

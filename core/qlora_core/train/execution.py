@@ -18,6 +18,7 @@ from qlora_core.device import DeviceMemory
 from qlora_core.evaluate import HeldOut, evaluate
 from qlora_core.guard import Guard
 from qlora_core.room import OPTIMIZER_WAYS, beside_a_step, drop_workspaces, keep_trying, patiently, retry_on_oom
+from qlora_core.session.ranks import SINGLE
 from qlora_core.step.cutting import cut
 from qlora_core.step.limits import Limits
 from qlora_core.step.packing import Example
@@ -83,7 +84,7 @@ class RunningExecution:
         step_in_hand: Callable[[], int],
         pin_memory: bool = False,
         can_rebuild: bool = False,
-        total_supervised: Callable[[int], int] = lambda own: own,
+        total_supervised: Callable[[int], int] = SINGLE.total,
     ) -> None:
         self._in_force = InForce(limits=limits)
         self.most = limits

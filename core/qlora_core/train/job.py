@@ -8,6 +8,7 @@ from qlora_core.backends.protocol import Backend, Loaded
 from qlora_core.best import BestAdapter
 from qlora_core.device import DeviceMemory
 from qlora_core.events import EventLog
+from qlora_core.session.ranks import SINGLE, Ranks
 from qlora_core.step.packing import Example
 from qlora_core.stop import StopRequest
 from qlora_profiles.plan import RunPlan
@@ -27,3 +28,4 @@ class Job:
     memory: DeviceMemory
     output: Path
     best: BestAdapter | None = None
+    ranks: Ranks = SINGLE

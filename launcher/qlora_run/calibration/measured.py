@@ -49,7 +49,7 @@ class Measured:
 
 def record(plan: RunPlan, measured: Measured, folder: Path | None = None) -> Path | None:
     """Add a measurement to the cache; the file, or ``None`` where there is nothing to learn or no place for it."""
-    machine = machine_of(plan.report)
+    machine = machine_of(plan.report, plan.execution_values().devices)
     sensible = 0 < measured.outside_bytes <= CONTEXT_AT_MOST and measured.reserved_bytes > 0
     if machine is None or measured.execution.device != "cuda" or not sensible:
         return None
@@ -66,7 +66,7 @@ def record(plan: RunPlan, measured: Measured, folder: Path | None = None) -> Pat
 
 def calibrated_by(plan: RunPlan, measured: Measured) -> Calibration:
     """A calibration by one measurement alone: what was measured on a run's own card says most about that run."""
-    machine = machine_of(plan.report)
+    machine = machine_of(plan.report, plan.execution_values().devices)
     if machine is None:
         return Calibration()
     ceilings = measured.ceilings
@@ -108,5 +108,5 @@ def _predicted_seconds(plan: RunPlan, measured: Measured, costs: Costs, ceilings
     setup = Setup.of(recipe, execution, torch_version(plan.report))
     work = work_of_step(plan.model, plan.data, setup, costs, recipe.examples_per_step, recipe.max_length)
     work = work_with(work.of(measured.step_tokens), values_of(execution))
-    machine = rates(plan.report, plan.report.cuda_gpus[0], setup, ceilings)
+    machine = rates(plan.report, next(iter(plan.cards()), None), setup, ceilings)
     return step_seconds(work, machine, execution.token_budget, execution.layers_recomputed)

@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.machine_key import MachineKey, machine_key
-from qlora_profiles.settings import Execution
+from qlora_profiles.settings import FIRST_CARD, Execution
 from qlora_profiles.units import MIB
 
 ALLOCATING = ("torch", "bitsandbytes")
@@ -186,8 +186,11 @@ class Calibration(Struct, frozen=True, kw_only=True):
         return found
 
 
-def machine_of(report: HardwareReport) -> MachineKey | None:
-    """What a measurement holds for: the card with its driver, and what allocates on it; ``None`` without a card."""
-    if not report.cuda_gpus:
+def machine_of(report: HardwareReport, devices: Sequence[int] = FIRST_CARD) -> MachineKey | None:
+    """What a measurement holds for: the card that computes with its driver, and what allocates on it.
+
+    ``None`` without a card.
+    """
+    if not report.cards(devices):
         return None
-    return machine_key(report).of_cuda_cards(ALLOCATING, numbers=(0,))
+    return machine_key(report).of_cuda_cards(ALLOCATING, devices)

@@ -1,10 +1,12 @@
 """The cache of measurements: a record for each machine and set of kernels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.machine_key import MachineKey, digest
 from qlora_profiles.machine_store import MachineStore
+from qlora_profiles.settings import FIRST_CARD
 from qlora_run.calibration.records import Calibration, Kernels, Record, machine_of
 
 KIND = "measurements"
@@ -15,9 +17,9 @@ def store(folder: Path | None = None) -> MachineStore[Record]:
     return MachineStore(KIND, Record, folder)
 
 
-def load(report: HardwareReport, folder: Path | None = None) -> Calibration:
-    """What was measured on this machine, with these libraries."""
-    machine = machine_of(report)
+def load(report: HardwareReport, folder: Path | None = None, devices: Sequence[int] = FIRST_CARD) -> Calibration:
+    """What was measured on this machine's card of that number, with these libraries."""
+    machine = machine_of(report, devices)
     if machine is None:
         return Calibration()
     found = store(folder).read_all(digest(machine))

@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from qlora_core.session import child_process
+from qlora_profiles import run_folder
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.jobs import ChatJob, ExactMatchJob
 from qlora_profiles.plan import Given, Request, strongest
@@ -18,7 +19,6 @@ from qlora_run.child import child_environment, job_command
 from qlora_run.cli.commands import Command
 from qlora_run.commands.asked import plan_input
 
-RESULT = "demo_result.json"
 SAMPLES = 2
 
 
@@ -89,10 +89,10 @@ def exact_shares(folder: Path, output: Path) -> dict[str, float]:
 
 def _close(output: Path, shares: dict[str, float], seconds: float) -> int:
     result = {f"{name}_exact_match": share for name, share in shares.items()} | {"seconds": round(seconds, 1)}
-    (output / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (output / run_folder.DEMO_RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(
         f"exact answers to unseen prompts: before {shares['before']:.0%}, after {shares['after']:.0%}, "
-        f"merged {shares['merged']:.0%}, in {seconds:.0f} s  ({output / RESULT})"
+        f"merged {shares['merged']:.0%}, in {seconds:.0f} s  ({output / run_folder.DEMO_RESULT})"
     )
     print("Now with your own rows: qlora-run --auto --model FOLDER --data my.jsonl")
     return 0

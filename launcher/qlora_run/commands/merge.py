@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from qlora_core.artifacts import MERGED
 from qlora_profiles.errors import UserError
 from qlora_profiles.jobs import MergeJob
+from qlora_profiles.run_folder import MERGED_MODEL
 from qlora_run.child import run_job
 from qlora_run.cli.commands import Command
 from qlora_run.commands.target import adapter_in, cache_of, target_of
@@ -21,7 +21,7 @@ def merge_job(options: dict[str, Any], said: set[str]) -> MergeJob:
     """The options as a job. Raises UserError: no adapter, or a place that is taken or cannot be written."""
     target = target_of(options)
     adapter, base = adapter_in(target, options)
-    output = Path(options["output"]).expanduser() if options.get("output") else adapter.parent / MERGED
+    output = Path(options["output"]).expanduser() if options.get("output") else adapter.parent / MERGED_MODEL
     _check_free(output)
     names = [n for n in ("dtype", "trust_remote_code", "validate", "test_prompt") if n in said]
     places: dict[str, Any] = {"target": str(target), "output": str(output), "base": base, "cache": cache_of(target)}

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from qlora_core.artifacts import ADAPTER, BASE_RECORD, MERGED, BaseRecord
+from qlora_core.artifacts import BaseRecord
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
+from qlora_profiles.run_folder import ADAPTER, ADAPTER_CONFIG, BASE_RECORD, MERGED_MODEL
 from qlora_run.folder import latest_run, look, newest_run, no_such_folder
 from qlora_run.planning import check_own_code
 from qlora_run.view.commands import on_run
@@ -39,12 +40,12 @@ def talker_in(target: Path, options: dict[str, Any]) -> str | None:
 
     Returns an adapter's base, ``None`` for a whole model. Raises UserError.
     """
-    if options.get("merged") and _adapter_in(target) and not _is_model(target / MERGED):
+    if options.get("merged") and _adapter_in(target) and not _is_model(target / MERGED_MODEL):
         raise UserError(f"{shown_path(target)}: has no merged model", on_run("merge", target))
     adapter = None if options.get("merged") else _adapter_in(target)
     if adapter is not None:
         return checked_base(adapter, options)
-    model = next((folder for folder in (target / MERGED, target) if _is_model(folder)), None)
+    model = next((folder for folder in (target / MERGED_MODEL, target) if _is_model(folder)), None)
     if model is None:
         raise nothing_in(target)
     check_own_code(model, shown_path(model), bool(options.get("trust_remote_code")))
@@ -56,7 +57,7 @@ def adapter_in(target: Path, options: dict[str, Any]) -> tuple[Path, str]:
     adapter = _adapter_in(target)
     if adapter is not None:
         return adapter, checked_base(adapter, options)
-    if _is_model(target / MERGED) or _is_model(target):
+    if _is_model(target / MERGED_MODEL) or _is_model(target):
         raise UserError(f"{shown_path(target)}: a whole model, no adapter to merge", on_run("chat", target))
     raise nothing_in(target)
 
@@ -68,11 +69,11 @@ def nothing_in(target: Path) -> UserError:
         return UserError(f"{shown}: not finished, stopped at step {found.last_step}", on_run("resume", target))
     inside = newest_run(target)
     fix = on_run("chat", inside) if inside else WHAT
-    return UserError(f"{shown}: nothing trained lies here (no {ADAPTER}, no {MERGED})", fix)
+    return UserError(f"{shown}: nothing trained lies here (no {ADAPTER}, no {MERGED_MODEL})", fix)
 
 
 def _adapter_in(target: Path) -> Path | None:
-    return next((f for f in (target / ADAPTER, target) if (f / "adapter_config.json").is_file()), None)
+    return next((f for f in (target / ADAPTER, target) if (f / ADAPTER_CONFIG).is_file()), None)
 
 
 def _is_model(folder: Path) -> bool:

@@ -9,11 +9,12 @@ import msgspec
 from qlora_profiles import codec
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.plan import RunPlan, recipe_differences
+from qlora_profiles.run_folder import PLAN
 from qlora_run.again import held
 from qlora_run.cli.commands import Command
 from qlora_run.commands.asked import plan_input
 from qlora_run.commands.plan import show
-from qlora_run.folder import PLAN, check_free, claim, look, occupied, wishes_agree, with_full_paths, with_output
+from qlora_run.folder import check_free, claim, look, occupied, wishes_agree, with_full_paths, with_output
 from qlora_run.needed import TRAINING, check_installed
 
 if TYPE_CHECKING:

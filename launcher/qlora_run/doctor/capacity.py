@@ -22,7 +22,7 @@ def what_can_be_trained(s: Subject) -> str:
     from qlora_run.resolve import largest_length
 
     length = largest_length(s.plan)
-    method, card = METHODS[s.plan.recipe_values().method], s.report.cuda_gpus[0]
+    method, card = METHODS[s.plan.recipe_values().method], s.plan.cards()[0]
     budget = f", {gib(s.plan.memory.budget_bytes)} GiB usable" if s.plan.memory.budget_bytes else ""
     room = f", {s.plan.model.name} at up to {length:,} tokens" if length else f", {s.plan.model.name}"
     return f"Ready: {method} on {card.name}{budget}{room}{_unsloth(s.plan)}."

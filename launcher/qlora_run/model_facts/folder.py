@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from qlora_profiles import run_folder
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_run.model_facts.config import Config, quantised
@@ -66,7 +67,7 @@ def read_config(folder: Path, source: str) -> dict[str, Any]:
 
 
 def _no_config(folder: Path, source: str) -> UserError:
-    adapter = folder / "adapter_config.json"
+    adapter = folder / run_folder.ADAPTER_CONFIG
     if adapter.is_file():
         base = json.loads(adapter.read_text(encoding="utf-8-sig")).get("base_model_name_or_path", "BASE")
         return UserError(f"--model {source}  holds an adapter, not a model", f"--model {base}")

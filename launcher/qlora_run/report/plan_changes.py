@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_profiles.errors import UserError
-from qlora_profiles.plan import RunPlan, recipe_differences
+from qlora_profiles.plan import RunPlan, plain, recipe_differences
 from qlora_profiles.units import gib
 from qlora_run.view.commands import on_run
 from qlora_run.view.words import one_line, option, quoted, shown_path, time_range, value_text
@@ -52,7 +52,7 @@ def _change(name: str, old: Any, new: Any) -> str:
 
 def _execution(old: RunPlan, new: RunPlan) -> list[str]:
     pairs = [(n, old.execution[n].value, r.value) for n, r in new.execution.items() if n in old.execution]
-    return [_change(*pair) for pair in pairs if pair[1] != pair[2]]
+    return [_change(*pair) for pair in pairs if plain(pair[1]) != plain(pair[2])]
 
 
 def _machine(old: RunPlan, new: RunPlan) -> list[str]:
@@ -61,8 +61,8 @@ def _machine(old: RunPlan, new: RunPlan) -> list[str]:
 
 
 def _describe(plan: RunPlan) -> str:
-    gpus = plan.report.gpus
-    card = gpus[0].name if gpus else "no GPU"
+    seen = (*plan.cards(), *plan.report.gpus)
+    card = seen[0].name if seen else "no GPU"
     return f"{plan.report.name}, {card}, torch {plan.report.torch.version or 'unknown'}"
 
 

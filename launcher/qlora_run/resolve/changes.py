@@ -15,7 +15,7 @@ from qlora_run.resolve.fit import bitsandbytes_missing, budget_bytes, search_for
 from qlora_run.resolve.footprint import footprint_of
 from qlora_run.resolve.memory import memory_costs, smallest_peak
 from qlora_run.resolve.setup import Setup
-from qlora_run.resolve.situation import Situation, in_gib, torch_version
+from qlora_run.resolve.situation import Situation, devices_given, in_gib, torch_version
 
 SHORTEST = 128
 SMALLEST_RANK = 4
@@ -47,7 +47,7 @@ def cannot_fit(s: Situation) -> UserError:
 
 def _fitting_profile(s: Situation) -> list[str]:
     """The profile made for this machine, when the plan came from another one."""
-    near = nearest_profile(s.report)
+    near = nearest_profile(s.report, devices_given(s.given))
     return [f"--profile {near}"] if s.profile not in (None, near) else []
 
 

@@ -44,7 +44,7 @@ def costs_of(
 ) -> Costs:
     """The coefficients of the peak for a plan's settings; without ``report``, for a card of which nothing is known."""
     setup = Setup.of(recipe, execution, torch_version(report) if report else None)
-    gpu = report.cuda_gpus[0] if report is not None and report.cuda_gpus else None
+    gpu = next(iter(report.cards(execution.devices)), None) if report is not None else None
     measured = calibration.of(Kernels.of(execution)) if calibration is not None else None
     costs = memory_costs(model, targets, setup, footprint_of(gpu, setup, measured))
     return costs_with(costs, values_of(execution))

@@ -6,6 +6,7 @@ from qlora_core.backends import unsloth_needs
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_profiles.plan import Resolved
+from qlora_profiles.settings import FIRST_CARD
 from qlora_profiles.units import GIB
 from qlora_run.resolve.situation import Situation, in_gib, torch_version, version_of
 
@@ -20,11 +21,11 @@ RAM_RESERVE_BYTES = GIB
 
 def device(s: Situation) -> Resolved:
     """CUDA with a CUDA build of torch and an NVIDIA card, else the CPU."""
-    cards = s.report.cuda_gpus
-    if cards and (failed_here := s.learned.card_problem()):
+    card = s.given_card or next(iter(s.report.cuda_gpus), None)
+    if card and (failed_here := s.learned.card_problem()):
         return Resolved("cpu", "probe", f"computing on the card failed here: {failed_here}")
-    if cards:
-        return Resolved("cuda", "probe", f"{cards[0].name} with a CUDA build of torch")
+    if card:
+        return Resolved("cuda", "probe", f"{card.name} with a CUDA build of torch")
     return Resolved("cpu", "probe", why_no_cuda(s))
 
 
@@ -45,6 +46,26 @@ def device_problem(s: Situation, value: Any) -> QloraRunError | None:
         return EnvironmentProblem(f"device cuda: {why_no_cuda(s)}", "qlora-run doctor, or --device cpu")
     if value in ("mps", "xpu") and s.report.torch.build != value:
         return EnvironmentProblem(f"device {value}: this torch is not built for it", "--device auto")
+    return None
+
+
+def devices(s: Situation) -> Resolved:
+    """The first card, where one computes."""
+    if not s.on_cuda:
+        return Resolved((), "default", "no card computes")
+    return Resolved(FIRST_CARD, "default", "the first card" if len(s.report.cuda_gpus) > 1 else "the only card")
+
+
+def devices_problem(s: Situation, value: Any) -> QloraRunError | None:
+    """No card computes, it is not there, or there are several: one trains for now."""
+    said, known = f"devices {','.join(map(str, value)) or 'none'}", range(len(s.report.cuda_gpus))
+    if not s.on_cuda:
+        return UserError(f"{said}: the {s.value('device')} computes, no card", "--device cuda") if value else None
+    if missing := [number for number in value if number not in known]:
+        here = f"0 to {known[-1]}" if len(known) > 1 else "0"
+        return UserError(f"{said}: there is no card {missing[0]}; CUDA numbers them {here}", "--devices 0")
+    if len(value) != 1:
+        return UserError(f"{said}: one card trains for now", f"--devices {value[0] if value else 0}")
     return None
 
 

@@ -8,6 +8,7 @@ from qlora_profiles.errors import QloraRunError
 from qlora_profiles.facts import DataFacts
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import Given, Request, RunPlan
+from qlora_profiles.settings import FIRST_CARD
 from qlora_profiles.units import human_seconds
 from qlora_run.calibration.records import Calibration
 from qlora_run.learned import Learned
@@ -43,6 +44,7 @@ def default_model(
     data: DataFacts | None = None,
     calibration: Calibration | None = None,
     learned: Learned | None = None,
+    devices: tuple[int, ...] = FIRST_CARD,
 ) -> Pick:
     """The largest Qwen3 that this machine trains on this data within a night; the smallest where none does.
 
@@ -51,13 +53,18 @@ def default_model(
     data = data or _usual_rows()
     why_not = ""
     for name in BY_SIZE:
-        planned = partial(_plan, report, name, data, calibration, learned)
+        planned = partial(_plan, report, name, data, calibration, learned, **_chosen(devices))
         plan = planned()
         hindrance = _hindrance(report, name, plan) or _offloaded(plan, planned)
         if plan is not None and hindrance is None:
             return Pick(name, f"the largest Qwen3 that trains here in a night: {_about(plan)}{why_not}")
         why_not = f"; {_short(name)} {hindrance}"
     return Pick(BY_SIZE[-1], f"the smallest Qwen3; even it {why_not.split(maxsplit=2)[-1]}")
+
+
+def _chosen(devices: tuple[int, ...]) -> dict[str, Any]:
+    """A wish for cards, where they are not the usual ones."""
+    return {} if devices == FIRST_CARD else {"devices": devices}
 
 
 def _usual_rows() -> DataFacts:

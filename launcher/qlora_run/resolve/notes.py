@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from qlora_profiles.facts import ATTENTION
+from qlora_profiles.hardware import Gpu
 from qlora_run.resolve.fit import Fit
 from qlora_run.resolve.machine_rules import free_vram_bytes, has_bf16, why_no_cuda
 from qlora_run.resolve.situation import Situation, in_gib
@@ -26,12 +27,17 @@ def _about_device(s: Situation) -> Iterator[str]:
     if not s.on_cuda and "nvidia" in vendors and s.value("device") == "cpu" and not s.report.cuda_gpus:
         name = next(gpu.name for gpu in s.report.gpus if gpu.vendor == "nvidia")
         yield f"PLANNED ON THE CPU although there is a {name}: {why_no_cuda(s)}; many times slower (qlora-run doctor)"
-    cards = s.report.cuda_gpus
-    if s.on_cuda and len(cards) > 1:
-        roomier = max(cards, key=lambda gpu: free_vram_bytes(gpu) or 0)
-        more = (free_vram_bytes(roomier) or 0) - (free_vram_bytes(cards[0]) or 0)
-        hint = f"; card {roomier.index} has {in_gib(more)} more free (CUDA_VISIBLE_DEVICES={roomier.index})"
-        yield f"{len(cards)} cards: this plan uses the first{hint if more > 2**28 else ''}"
+    if s.gpu is not None and len(s.report.cuda_gpus) > 1:
+        yield _about_cards(s, s.gpu)
+
+
+def _about_cards(s: Situation, used: Gpu) -> str:
+    """Which of several cards is used, and whether another has more room."""
+    cards, (number, *_) = s.report.cuda_gpus, s.value("devices")
+    free = [free_vram_bytes(gpu) or 0 for gpu in cards]
+    roomier, more = free.index(max(free)), max(free) - (free_vram_bytes(used) or 0)
+    hint = f"; card {roomier} has {in_gib(more)} more free (--devices {roomier})" if more > 2**28 else ""
+    return f"{len(cards)} cards: this plan uses {f'card {number}' if number else 'the first'}{hint}"
 
 
 WITHOUT = {
@@ -51,9 +57,9 @@ ON_ANY_DEVICE = ("nf4", "adamw")
 
 
 def _about_trials(s: Situation) -> Iterator[str]:
-    cards, failed = s.report.cuda_gpus, s.learned.card_problem()
-    if cards and failed and s.value("device") == "cpu":
-        yield f"PLANNED ON THE CPU although there is a {cards[0].name}: {failed}; many times slower (qlora-run doctor)"
+    card, failed = s.given_card, s.learned.card_problem()
+    if card and failed and s.value("device") == "cpu":
+        yield f"PLANNED ON THE CPU although there is a {card.name}: {failed}; many times slower (qlora-run doctor)"
     for test, without in WITHOUT.items():
         problem = s.learned.problem(test)
         if problem and (s.on_cuda or test in ON_ANY_DEVICE):

@@ -23,7 +23,7 @@ from qlora_run.resolve.notes import notes_of
 from qlora_run.resolve.recipe_rules import shortened
 from qlora_run.resolve.rules import apply_rules
 from qlora_run.resolve.setup import Setup
-from qlora_run.resolve.situation import Situation, torch_version
+from qlora_run.resolve.situation import Situation, devices_given, torch_version
 from qlora_run.resolve.speed import estimate_time, total_steps
 from qlora_run.resolve.weights import adapter_params
 
@@ -55,7 +55,7 @@ def resolve(
     if data.train_rows < 1:
         raise UserError(f"{data.path}: no rows left to train on", "more rows, or a smaller --val-size")
     profile = request.profile
-    differences = check_profile(profile, report) if profile else []
+    differences = check_profile(profile, report, devices_given(request.given)) if profile else []
     calibration = calibration or Calibration()
     situation = Situation(
         report=report,

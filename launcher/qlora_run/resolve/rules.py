@@ -28,6 +28,7 @@ class Rule(NamedTuple):
 
 RULES = (
     Rule("device", machine.device, machine.device_problem),
+    Rule("devices", machine.devices, machine.devices_problem),
     Rule("backend", machine.backend, machine.backend_problem),
     Rule("compute_dtype", machine.compute_dtype, machine.compute_dtype_problem),
     Rule("vram_budget_bytes", machine.vram_budget_bytes, machine.vram_budget_problem),

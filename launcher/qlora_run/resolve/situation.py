@@ -7,6 +7,7 @@ from typing import Any
 from qlora_profiles.facts import DataFacts, LinearShape, ModelFacts
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_profiles.plan import Given, Resolved
+from qlora_profiles.settings import FIRST_CARD
 from qlora_profiles.units import GIB
 from qlora_run.calibration.records import Calibration, Fitted, Kernels
 from qlora_run.learned import Learned
@@ -35,8 +36,12 @@ class Situation:
     @property
     def gpu(self) -> Gpu | None:
         """The card that the plan computes on, or ``None`` on CPU."""
-        cards = self.report.cuda_gpus
-        return cards[0] if cards and self.value("device") == "cuda" else None
+        return next(iter(self.report.cards(self.value("devices"))), None) if self.on_cuda else None
+
+    @property
+    def given_card(self) -> Gpu | None:
+        """The card that would compute if one does: the one asked for, else the first."""
+        return next(iter(self.report.cards(devices_given(self.given))), None)
 
     @property
     def on_cuda(self) -> bool:
@@ -72,6 +77,11 @@ class Situation:
         """The longest example after cutting; the limit itself where not all rows were counted."""
         limit: int = self.value("max_length")
         return max(1, min(self.data.longest_tokens, limit)) if self.data.exact else limit
+
+
+def devices_given(given: Mapping[str, Given]) -> tuple[int, ...]:
+    """The cards that somebody asked for, else the first."""
+    return tuple(given["devices"].value) if "devices" in given else FIRST_CARD
 
 
 def version_of(report: HardwareReport, package: str) -> tuple[int, ...] | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_profiles.plan import RunPlan
+from qlora_profiles.registry import lookup
 from qlora_run.view.words import option, quoted, shown_path
 
 NAMED_FIRST = ("model", "data")
@@ -27,8 +28,8 @@ def start_command(plan: RunPlan) -> str:
 
 def _option_words(name: str, value: Any) -> list[str]:
     flag = f"--{option(name)}"
-    if name == "sample_prompts":
-        return [word for prompt in value for word in (flag, str(prompt))]
+    if lookup(name).doc.sentences:
+        return [word for entry in value for word in (flag, str(entry))]
     if isinstance(value, list | tuple):
         return [flag, ",".join(str(v) for v in value)]
     return [flag, _WORDS[value] if value is None or isinstance(value, bool) else str(value)]

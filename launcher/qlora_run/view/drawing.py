@@ -2,12 +2,13 @@
 
 from msgspec import Struct
 
+from qlora_profiles import run_folder
 from qlora_profiles.events import AdaptationEvent, WarningEvent
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import human_seconds
 from qlora_run.view.cells import fit, wrapped
 from qlora_run.view.glyphs import Glyphs
-from qlora_run.view.lines import LOG_NAME, lasting_line, peak_text, speed_text, val_text
+from qlora_run.view.lines import lasting_line, peak_text, speed_text, val_text
 from qlora_run.view.state import Phase, RunState
 from qlora_run.view.words import clock, ends_at, loss_text, one_line
 
@@ -100,7 +101,7 @@ class Drawing(Struct, frozen=True, kw_only=True):
         if silent_seconds < max(SILENT_SECONDS, SILENT_PACES * state.pace_seconds):
             return ""
         usual = human_seconds(state.pace_seconds)
-        return f"quiet  no news for {human_seconds(silent_seconds)}; a step takes {usual}, see {LOG_NAME}"
+        return f"quiet  no news for {human_seconds(silent_seconds)}; a step takes {usual}, see {run_folder.LOG}"
 
     def _lasting(self) -> list[str]:
         """The last adaptations and warnings, whole: they are for reading."""

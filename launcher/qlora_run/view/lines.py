@@ -2,20 +2,19 @@
 
 from pathlib import Path
 
+from qlora_profiles import run_folder
 from qlora_profiles.events import AdaptationEvent, EvalEvent, Event, MeasuredEvent, WarningEvent
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import human_seconds
 from qlora_run.view.state import RunState
 from qlora_run.view.words import in_unit, loss_text, one_line, option, shown_path, size_unit, time_range, value_text
 
-LOG_NAME = "run.log"
-
 
 def opening_line(state: RunState, plan: RunPlan, output: str | Path) -> str:
     """What begins, or goes on, and where it writes."""
     verb = f"Going on from step {state.checkpoint.step}:" if state.checkpoint else "Training"
     where = shown_path(output)
-    return one_line(f"{verb} {plan.model.name} on {shown_path(plan.data.path)} -> {where} (log: {LOG_NAME})")
+    return one_line(f"{verb} {plan.model.name} on {shown_path(plan.data.path)} -> {where} (log: {run_folder.LOG})")
 
 
 def planned_tokens_per_second(plan: RunPlan) -> float | None:

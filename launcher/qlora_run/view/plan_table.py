@@ -96,7 +96,7 @@ def _at_default(name: str, resolved: Resolved) -> bool:
     if resolved.source != "default" or known is None or known.tuned:
         return False
     value = tuple(resolved.value) if isinstance(resolved.value, list) else resolved.value
-    return bool(value == known.default)
+    return value in (known.default, ())  # an empty list says nothing
 
 
 def _row(plan: RunPlan, glyphs: Glyphs, name: str, resolved: Resolved, aside: str) -> Row:

@@ -16,5 +16,5 @@ def run_view(plan: RunPlan, output: Path, stream: Any = None) -> View:
 
     console = make_console(stream)
     if console.is_terminal and not console.is_dumb_terminal:
-        return LiveView(console, plan, output, gpu_thermometer(plan.report))
+        return LiveView(console, plan, output, gpu_thermometer(plan.cards()))
     return PlainView(console, plan, output)

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from qlora_profiles import run_folder
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import human_bytes, human_seconds
@@ -18,7 +19,11 @@ from qlora_run.view.state import RunState
 from qlora_run.view.verdict import Verdict, learned, row_changes
 from qlora_run.view.words import one_line, option, shown_path, time_range, value_text
 
-LABELS = {"lora_adapter": "adapter", "final_model": "model", "training_config.json": "settings"}
+LABELS = {
+    run_folder.ADAPTER: "adapter",
+    run_folder.MERGED_MODEL: "model",
+    run_folder.TRAINING_CONFIG: "settings",
+}
 MAX_SAMPLES = 3
 LABEL_CELLS = 9
 PAST_BEST = 0.02
@@ -125,7 +130,7 @@ def _samples(state: RunState, width: int) -> Iterator[str]:
 def _next(state: RunState, plan: RunPlan, output: Path, failed: bool) -> Iterator[str]:
     if not failed:
         yield _labelled("chat", on_run("chat", output))
-        merged = "final_model" in (state.done.artifacts if state.done else {})
+        merged = run_folder.MERGED_MODEL in (state.done.artifacts if state.done else {})
         if not merged and plan.recipe_values().method != "full":
             yield _labelled("merge", on_run("merge", output))
     yield _labelled("again", on_run("replay", output))

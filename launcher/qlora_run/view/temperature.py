@@ -1,13 +1,13 @@
 """The card's temperature, read beside the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.hardware import Gpu
 
 
-def gpu_thermometer(report: HardwareReport) -> Callable[[], int | None]:
-    """Reads the first CUDA card's temperature in degrees Celsius; ``None`` wherever that cannot be."""
-    uuid = next((gpu.uuid for gpu in report.cuda_gpus), None)
+def gpu_thermometer(cards: Sequence[Gpu]) -> Callable[[], int | None]:
+    """Reads the temperature of the first of ``cards`` in degrees Celsius; ``None`` wherever that cannot be."""
+    uuid = next((gpu.uuid for gpu in cards), None)
     if uuid is None:
         return lambda: None
     import pynvml

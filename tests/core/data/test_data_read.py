@@ -300,8 +300,14 @@ def test_field_wants_name_and_column(item: str) -> None:
 
 def test_options_from_a_recipe() -> None:
     recipe = Recipe(
-        model="m", method="lora", max_length=8, examples_per_step=1, data="d.csv", field=("text=body",), loss_on="all"
+        model="m",
+        method="lora",
+        max_length=8,
+        examples_per_step=1,
+        data=("d.csv",),
+        field=("text=body",),
+        loss_on="all",
     )
-    options = DataOptions.from_recipe(recipe)
+    options = DataOptions.from_recipe(recipe, *recipe.data)
     assert (options.path, options.fields, options.loss_on, options.seed) == ("d.csv", {"text": "body"}, "all", 42)
     assert Turn(role="user", content="x").supervised is False

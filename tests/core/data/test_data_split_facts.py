@@ -119,7 +119,9 @@ def test_facts_of_a_data_set(model_folder: Folder, read: Read) -> None:
     assert facts.mean_supervised_tokens == pytest.approx(sum(one.supervised_tokens for one in kept) / 18)
     assert facts.length_quantiles == quantiles(sorted(len(one.input_ids) for one in train))
     assert (facts.template, facts.stop_token) == ("chatml", "<|im_end|>")
-    assert (facts.file_format, facts.row_shape, facts.fingerprint) == ("JSONL", "prompt/completion", data.fingerprint)
+    (source,) = facts.sources
+    assert (source.file_format, source.row_shape) == ("JSONL", "prompt/completion")
+    assert facts.fingerprint == source.fingerprint == data.fingerprint
     assert facts.notes == ('columns not used: "id"',)
 
 

@@ -197,7 +197,7 @@ def test_facts_of_many_rows_say_that_not_all_were_counted(model_folder: Folder, 
     turns = [talk(generator).turns for _ in range(900)]
     lines = [json.dumps({"prompt": asked.content, "completion": answer.content}) for asked, answer in turns]
     data.write_text("\n".join(lines), encoding="utf-8")
-    recipe = Recipe(model=str(folder), method="lora", data=str(data), max_length=2048)
+    recipe = Recipe(model=str(folder), method="lora", data=(str(data),), max_length=2048)
     facts = read_facts(recipe, Run(output=""))
     assert facts.counted_rows is not None
     assert 200 <= facts.counted_rows < 900 == facts.rows

@@ -26,7 +26,7 @@ from qlora_core.step.limits import Limits
 from qlora_core.step.runner import StepResult
 from qlora_core.stop import StopRequest
 from qlora_core.train.execution import EVALUATION_BUDGET, RunningExecution
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EXIT_INTERRUPTED, EnvironmentProblem
 from qlora_profiles.plan import RunPlan
 from qlora_run.view.lines import adaptation_line
@@ -105,7 +105,7 @@ def trained(planned: RunPlan, stop: StopRequest | None = None) -> tuple[int, lis
         code = core_main._run(planned, log, StopRequest() if stop is None else stop, False)
     finally:
         log.close()
-    return code, events.all_events(output / events.FILE_NAME)
+    return code, events.all_events(output / run_folder.EVENTS)
 
 
 def of(said: list[events.Event], kind: Any) -> list[Any]:

@@ -28,4 +28,4 @@ def several_cards(s: Subject) -> Seen:
     if len(s.nvidia) < 2:
         return skipped("there is one card at most")
     seen = f"{len(s.nvidia)} cards: {', '.join(sorted({card.name for card in s.nvidia}))}"
-    return note(seen, "a run uses the first one", remedies.environment(s.report, "CUDA_VISIBLE_DEVICES", "1"))
+    return note(seen, "a run uses the first one", remedies.place("--devices 1 uses the second"))
