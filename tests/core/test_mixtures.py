@@ -21,6 +21,17 @@ SIZES: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 48,
     },
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_next": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 48,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+    },
 }
 
 

@@ -6,7 +6,7 @@ Quantised products are stood in for by what bitsandbytes does on a card: an expa
 
 import weakref
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -242,12 +242,14 @@ def step_bytes(
     rebuild: bool = False,
     offload: bool = False,
     steps: int = 1,
+    mlp_widths: Sequence[int] = (),
 ) -> Counted:
     """The peak of single micro-batches (all tokens supervised), each a step of its own, beyond weights and adapters.
 
+    With ``mlp_widths`` layers have MLPs of these widths in place of the shape's.
     Between steps the gradients go; what the allocator took stays with it.
     """
-    model = _fake_model(shape, method, dtype, attention, dropout, fused)
+    model = _fake_model(shape, method, dtype, attention, dropout, fused, mlp_widths)
     with _as_fakes(model):
         inner = causal_lm(model)
         inner.train()
@@ -293,7 +295,13 @@ def _packed(tokens: int) -> Packed:
 
 
 def _fake_model(
-    shape: dict[str, Any], method: str, dtype: torch.dtype, attention: str, dropout: float, fused: bool
+    shape: dict[str, Any],
+    method: str,
+    dtype: torch.dtype,
+    attention: str,
+    dropout: float,
+    fused: bool,
+    mlp_widths: Sequence[int],
 ) -> Any:
     from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
 
@@ -304,6 +312,8 @@ def _fake_model(
     weights = torch.float32 if method == "full" else dtype
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=weights, attn_implementation=attention)
+        for layer, width in zip(model.get_decoder().layers if mlp_widths else (), mlp_widths, strict=True):
+            layer.mlp = type(layer.mlp)(AutoConfig.for_model(**shape | {"intermediate_size": width})).to(weights)
         if method == "full":
             return model
         model = add_adapters(model, Recipe(model="", method="lora", max_length=1, lora_dropout=dropout))

@@ -54,7 +54,7 @@ def _of_one(config: Config, sizes: Dimensions, index: int, layer: Layer) -> Laye
         linears=linears,
         params=sum(tensor.params for tensor in layer.values() if len(tensor.shape) > 1),
         intermediate_size=_width(linears, ("gate_proj", "up_proj", "fc1")) or sizes.intermediate_size,
-        **_norms(layer),
+        **_norms(layer, sizes.hidden_size),
         **(_attention(config, sizes, kind, layer, linears) if kind in ATTENTION else {}),
         **experts,
     )
@@ -77,14 +77,15 @@ def _linears(layer: Layer) -> Iterable[LinearShape]:
             yield LinearShape(name=name, out_features=out, in_features=into, bias=f"{name}.bias" in layer)
 
 
-def _norms(layer: Layer) -> dict[str, Any]:
-    """What is normalised in a layer, by the names of its one-dimensional weights."""
-    names = [rest for rest, tensor in layer.items() if len(tensor.shape) == 1 and NORM.search(rest)]
-    of_heads = [name for name in names if QUERY_KEY_NORM.search(name)]
+def _norms(layer: Layer, hidden_size: int) -> dict[str, Any]:
+    """What is normalised in a layer, by the names of its one-dimensional weights; a mixer's own norm is narrower."""
+    widths = {rest: tensor.shape[0] for rest, tensor in layer.items() if len(tensor.shape) == 1 and NORM.search(rest)}
+    of_heads = {name for name in widths if QUERY_KEY_NORM.search(name)}
+    whole = [name for name, width in widths.items() if name not in of_heads and width == hidden_size]
     return {
-        "layer_norms": len(names) - len(of_heads),
+        "layer_norms": len(whole),
         "query_key_norms": bool(of_heads),
-        "post_norms": any(POST_NORM.search(name) for name in names),
+        "post_norms": any(POST_NORM.search(name) for name in whole),
     }
 
 

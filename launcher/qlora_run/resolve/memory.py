@@ -3,21 +3,27 @@
 Nothing is summed that does not live at the same time. The instants are the loss at the end of a forward, the
 backward of the layer where most is alive, and the optimizer step; evaluation keeps nothing for a backward and
 never exceeds the loss. Layers of several groups add up in what they keep; of what one layer's backward takes, the
-worst group counts.
+worst counts.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from qlora_core.step.spread import spread
-from qlora_profiles.facts import LayerGroup, LinearShape, MemoryEstimate, MemoryPart, ModelFacts
+from qlora_profiles.facts import LinearShape, MemoryEstimate, MemoryPart, ModelFacts
 from qlora_run.resolve import footprint as rates
 from qlora_run.resolve import weights
-from qlora_run.resolve.activations import LayerCost, layer_cost
 from qlora_run.resolve.footprint import Footprint
+from qlora_run.resolve.layer_groups import (
+    GroupCosts,
+    Turn,
+    again_bytes,
+    group_costs,
+    open_bytes,
+    recomputing,
+    turns,
+    within_bytes,
+)
 from qlora_run.resolve.loss_cost import LossCost, loss_cost
 from qlora_run.resolve.setup import Setup
 
@@ -25,24 +31,6 @@ Instant = Literal["loss", "backward of a layer", "optimizer step"]
 
 LENGTH_STEP = 64
 """Lengths are tried in multiples of this."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupCosts:
-    """What each of ``count`` layers that are alike takes, in bytes.
-
-    ``cast_bytes`` are copies of its trained weights in the arithmetic's format, ``gradient_bytes`` its share of the
-    gradients; ``expanded_bytes`` its weights in 16 bits, ``expanded_down_bytes`` the last of them alone, and
-    ``expanded_widest_bytes`` the widest.
-    """
-
-    count: int
-    layer: LayerCost
-    cast_bytes: int
-    gradient_bytes: int
-    expanded_bytes: int
-    expanded_down_bytes: int
-    expanded_widest_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +69,11 @@ class Costs:
     def num_layers(self) -> int:
         """Decoder layers of all groups."""
         return len(self.order)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether layers are of several groups."""
+        return len(self.groups) > 1
 
     @property
     def staying_bytes(self) -> int:
@@ -123,7 +116,7 @@ def memory_costs(
         small += widest + rates.BACKEND_BYTES  # Unsloth's place for any expanded weight, there for good
     small += rates.INT8_COPIES * widest if setup.method == "qlora-8" else 0
     gradients = weights.gradient_bytes(trained)
-    groups = _group_costs(model, targets, setup, gradients - head)
+    groups, order = group_costs(model, targets, setup, gradients - head)
     layers = [group.layer for group in groups]
     return Costs(
         base_bytes=weights.base_bytes(model, setup),
@@ -138,7 +131,7 @@ def memory_costs(
         gaps_tile=0.0 if on_cpu else rates.TILE_GAPS,
         gaps_share=rates.CPU_GAPS if on_cpu else 0.0 if growing else rates.FIXED_SEGMENTS_GAPS,
         groups=groups,
-        order=model.group_of_each,
+        order=order,
         input_token=layers[0].input_token,
         first_token=layers[0].first_token,
         offloaded_token=setup.stream_bytes * model.hidden_size if setup.offload_activations else 0,
@@ -148,33 +141,6 @@ def memory_costs(
         rotary_token=2 * setup.stream_bytes * sum({group.head_dim for group in model.layers}),
         loss=loss_cost(model, setup),
         graphed=setup.cuda_graphs,
-    )
-
-
-def _group_costs(
-    model: ModelFacts, targets: Sequence[LinearShape], setup: Setup, gradient_bytes: int
-) -> tuple[GroupCosts, ...]:
-    """The cost of a layer of each group; ``gradient_bytes`` that are no layer's are shared out among all of them."""
-    own = [weights.gradient_bytes(weights.trained_in_layer(group, targets, setup)) for group in model.layers]
-    rest = gradient_bytes - sum(group.count * size for group, size in zip(model.layers, own, strict=True))
-    share = rest // model.num_layers
-    return tuple(
-        _group_cost(model, group, targets, setup, size + share) for group, size in zip(model.layers, own, strict=True)
-    )
-
-
-def _group_cost(
-    model: ModelFacts, group: LayerGroup, targets: Sequence[LinearShape], setup: Setup, gradient_bytes: int
-) -> GroupCosts:
-    linears = () if setup.backend_kernels else group.linears
-    return GroupCosts(
-        count=group.count,
-        layer=layer_cost(model, group, targets, setup),
-        cast_bytes=weights.cast_bytes(group, targets, setup),
-        gradient_bytes=gradient_bytes,
-        expanded_bytes=setup.compute_bytes * group.linear_params if setup.can_expand else 0,
-        expanded_down_bytes=weights.expanded_bytes(linears, setup, "down_proj"),
-        expanded_widest_bytes=weights.expanded_bytes(linears, setup),
     )
 
 
@@ -234,41 +200,54 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
     """What passes, what is lost around it, and the gradients that exist, at each instant.
 
     Backward has two: at its start all layers' activations are there, at its end all other gradients; and where some
-    layers recompute, a third at the last of those, when the gradients of the layers behind it exist. A trained head's
-    gradient is there from the start. Graphs hold the memory of forward and backward for good, a micro-batch's
+    layers recompute, or are of another group, one at the last of those, when what the layers behind it kept is gone
+    and their gradients exist. Recomputed layers are spread so that the last is open unless all recompute. A trained
+    head's gradient is there from the start. Graphs hold the memory of forward and backward for good, a micro-batch's
     gradients among it; all else comes on top.
     """
+    at_layer, *others = turns(costs.order, recomputed)
     kept, opened = _kept(costs, tokens, recomputed), _opened(costs, recomputed)
     open_casts = sum(count * group.cast_bytes for count, group in zip(opened, costs.groups, strict=True))
     casts = sum(g.count * g.cast_bytes for g in costs.groups) if costs.casts_wait else open_casts  # for autocast to end
     fixed = costs.gaps_bytes + costs.footprint.workspace_bytes
     lost = fixed + costs.around_blocks(tokens) + round(costs.gaps_square * tokens**2)
-    in_backward = kept + open_casts + _backward(costs, tokens, recomputed)
+    at_norm = costs.first_token * tokens  # behind the last layer
+    in_backward = kept + open_casts + max(at_norm, _in_layer(costs, tokens, recomputed, at_layer))
     before = costs.gradient_bytes if accumulating else 0
     tile_gaps = round(costs.gaps_tile * costs.loss.tile_bytes(tokens))
+    # with one group and all gradients there from the start, nothing later exceeds the start
+    later = [_at(costs, tokens, recomputed, turn, kept + open_casts) for turn in others if not before or costs.mixed]
     if costs.graphed:
-        held = costs.gradient_bytes + in_backward + costs.loss.bytes(tokens)
+        held = costs.gradient_bytes + max(in_backward, *(used for _, used, _ in later), 0) + costs.loss.bytes(tokens)
         yield _Worst("loss", held, lost + tile_gaps + round(costs.gaps_share * held), before)
         return
     at_loss = kept + casts + costs.loss.bytes(tokens)
     yield _Worst("loss", at_loss, lost + tile_gaps + round(costs.gaps_share * at_loss), before)
     gaps = lost + round(costs.gaps_share * in_backward)
     yield _Worst("backward of a layer", in_backward, gaps, before or costs.head_gradient_bytes)
-    if 0 < recomputed < costs.num_layers and not accumulating:
-        yield _at_last_recomputed(costs, tokens, recomputed, kept + open_casts, lost)
+    for group, used, gradients in later:
+        gaps = lost + _share_at_end(costs, tokens, group)
+        yield _Worst("backward of a layer", used, gaps, before or costs.head_gradient_bytes + gradients)
     yield from _at_first_layer(costs, tokens, recomputed, lost)
     yield _Worst("optimizer step", costs.optimizer_step_bytes, fixed, costs.gradient_bytes)
 
 
-def _at_last_recomputed(costs: Costs, tokens: int, recomputed: int, kept: int, lost: int) -> _Worst:
-    """The backward of the last layer that recomputes: ``kept`` less what those behind it kept, and their gradients."""
-    last = max(spread(recomputed, costs.num_layers))
-    group, behind = costs.groups[costs.order[last]], [costs.groups[place] for place in costs.order[last + 1 :]]
-    in_layer = _again(group, tokens) + _within(group, tokens, True)
-    used = kept + in_layer + _coming(costs, tokens, recomputed)
-    used -= sum(_open(other, tokens) + other.cast_bytes for other in behind)
-    gradients = costs.head_gradient_bytes + sum(other.gradient_bytes for other in behind)
-    return _Worst("backward of a layer", used, lost + _share_at_end(costs, tokens, in_layer), gradients)
+def _in_layer(costs: Costs, tokens: int, recomputed: int, turn: Turn) -> int:
+    """What a layer's turn in backward adds while its own activations are kept, or made again."""
+    group = costs.groups[turn.place]
+    again = again_bytes(group, tokens) + _coming(costs, tokens, recomputed) if turn.again else 0
+    return again + within_bytes(group, tokens, turn.again)
+
+
+def _at(costs: Costs, tokens: int, recomputed: int, turn: Turn, kept: int) -> tuple[GroupCosts, int, int]:
+    """A later turn: its group, what there is of ``kept`` and of its own, and the gradients of the layers behind it."""
+    used = kept + _in_layer(costs, tokens, recomputed, turn)
+    used -= sum(turn.recomputed_behind) * (costs.input_token - costs.offloaded_token) * tokens
+    gradients = 0
+    for group, opened, closed in zip(costs.groups, turn.opened_behind, turn.recomputed_behind, strict=True):
+        used -= opened * (open_bytes(group, tokens) + group.cast_bytes)
+        gradients += (opened + closed) * group.gradient_bytes
+    return costs.groups[turn.place], used, gradients
 
 
 def _at_first_layer(costs: Costs, tokens: int, recomputed: int, lost: int) -> Iterator[_Worst]:
@@ -276,21 +255,21 @@ def _at_first_layer(costs: Costs, tokens: int, recomputed: int, lost: int) -> It
     least = min(group.gradient_bytes for group in costs.groups)
     coming = _coming(costs, tokens, recomputed)
     for group in costs.groups:
-        in_layer = _again(group, tokens) + _within(group, tokens, True)
-        at_end, gaps = _at_end(costs, tokens, in_layer), lost + _share_at_end(costs, tokens, in_layer)
+        at_end, gaps = _at_end(costs, tokens, group), lost + _share_at_end(costs, tokens, group)
         yield _Worst("backward of a layer", at_end, gaps, costs.gradient_bytes - group.gradient_bytes)
         if coming:
             others = costs.gradient_bytes - group.gradient_bytes - least
             yield _Worst("backward of a layer", at_end + coming, gaps, others)
 
 
-def _at_end(costs: Costs, tokens: int, in_layer: int) -> int:
+def _at_end(costs: Costs, tokens: int, group: GroupCosts) -> int:
+    in_layer = again_bytes(group, tokens) + within_bytes(group, tokens, True)
     return _shared(costs, tokens) + costs.input_token * tokens + in_layer
 
 
-def _share_at_end(costs: Costs, tokens: int, in_layer: int) -> int:
+def _share_at_end(costs: Costs, tokens: int, group: GroupCosts) -> int:
     """What segments of fixed size lose there."""
-    return round(costs.gaps_share * _at_end(costs, tokens, in_layer))
+    return round(costs.gaps_share * _at_end(costs, tokens, group))
 
 
 def smallest_peak(costs: Costs, tokens: int, budget_bytes: int | None = None) -> MemoryEstimate:
@@ -313,16 +292,9 @@ def longest_that_fits(costs: Costs, budget_bytes: int | None, most_tokens: int) 
     return low * LENGTH_STEP
 
 
-@lru_cache(maxsize=4096)
-def _recomputing(order: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """How many layers of each group recompute where ``count`` of all do, which the step spreads evenly over them."""
-    chosen = Counter(order[index] for index in spread(min(count, len(order)), len(order)))
-    return tuple(chosen[place] for place in range(max(order) + 1))
-
-
 def _opened(costs: Costs, recomputed: int) -> list[int]:
     """How many layers of each group do not recompute."""
-    again = _recomputing(costs.order, recomputed)
+    again = recomputing(costs.order, recomputed)
     return [group.count - count for group, count in zip(costs.groups, again, strict=True)]
 
 
@@ -331,13 +303,8 @@ def _kept(costs: Costs, tokens: int, recomputed: int) -> int:
     of_recomputed = recomputed * (costs.input_token - costs.offloaded_token) * tokens
     on_its_way = costs.offloaded_token * tokens if recomputed else 0
     opened = zip(_opened(costs, recomputed), costs.groups, strict=True)
-    of_opened = sum(count * _open(group, tokens) for count, group in opened)
+    of_opened = sum(count * open_bytes(group, tokens) for count, group in opened)
     return of_recomputed + on_its_way + of_opened + _shared(costs, tokens)
-
-
-def _open(group: GroupCosts, tokens: int) -> int:
-    """What a layer that does not recompute keeps."""
-    return group.layer.kept_token * tokens + group.layer.kept_square * tokens**2
 
 
 def _shared(costs: Costs, tokens: int) -> int:
@@ -345,51 +312,9 @@ def _shared(costs: Costs, tokens: int) -> int:
     return costs.rotary_token * tokens + costs.mask_square * tokens**2
 
 
-def _backward(costs: Costs, tokens: int, recomputed: int) -> int:
-    """What the worst moment of backward adds while everything is kept: the norm behind the last layer, or the last
-    layer itself, taken to be of the worst group.
-
-    Recomputed layers are spread so that the last one is open unless all recompute: then its activations exist
-    while everything else is still kept.
-    """
-    all_again = recomputed >= costs.num_layers
-    coming = _coming(costs, tokens, recomputed) if all_again else 0
-    in_layers = (
-        (_again(group, tokens) + coming if all_again else 0) + _within(group, tokens, all_again)
-        for group in costs.groups
-    )
-    return max(costs.first_token * tokens, *in_layers)
-
-
 def _coming(costs: Costs, tokens: int, recomputed: int) -> int:
     """The input that comes back from main memory while the layer behind it is in backward."""
     return costs.offloaded_token * tokens if recomputed > 1 else 0
-
-
-def _again(group: GroupCosts, tokens: int) -> int:
-    """The activations of a layer that was recomputed, beside the input that it kept."""
-    layer = group.layer
-    own_token = layer.kept_token - layer.shared_token
-    return own_token * tokens + layer.kept_square * tokens**2 + group.cast_bytes
-
-
-def _within(group: GroupCosts, tokens: int, again: bool) -> int:
-    """What the worst moment of a layer adds to its activations: in backward, or before that at its last product."""
-    layer = group.layer
-    gradients, product = layer.backward_token * tokens, layer.product_token * tokens
-    at_down = gradients - product + max(product, group.expanded_down_bytes)
-    at_widest = gradients - 4 * product + group.expanded_widest_bytes  # the MLP's own tensors are gone, or not yet
-    at_scores = layer.scores_square * tokens**2 - layer.scores_gone_token * tokens
-    return max(at_down, at_widest, at_scores, _at_last(group, tokens, again), layer.norm_token * tokens)
-
-
-def _at_last(group: GroupCosts, tokens: int, again: bool) -> int:
-    """What is there at a layer's last product; when that is made again, the gradient of its result waits."""
-    layer = group.layer
-    waiting = layer.input_token if again else 0
-    if again and layer.skips_last:
-        return (layer.unkept_token + waiting) * tokens
-    return (layer.unkept_token + waiting + layer.result_token) * tokens + group.expanded_down_bytes
 
 
 def _parts(costs: Costs, worst: _Worst, tokens: int) -> tuple[MemoryPart, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from qlora_profiles.facts import ATTENTION
 from qlora_run.resolve.fit import Fit
 from qlora_run.resolve.machine_rules import free_vram_bytes, has_bf16, why_no_cuda
 from qlora_run.resolve.situation import Situation, in_gib
@@ -66,6 +67,11 @@ def _about_model(s: Situation) -> Iterator[str]:
     if model.layer_linear_params > 1.05 * model.linear_params:
         rough = "" if model.experts_per_token else "; the estimate is rough"
         yield f"mixture of experts: the experts get no adapter and are not quantised{rough}"
+    without = [group for group in model.layers if group.kind not in ATTENTION]
+    if without:
+        kinds = ", ".join(dict.fromkeys(group.kind for group in without))
+        count = sum(group.count for group in without)
+        yield f"{count} of {model.num_layers} layers have no attention ({kinds}): what they keep and take is rough"
     if not s.data.exact:
         yield "not all rows were counted: the longest example is taken to be as long as max_length allows"
 

@@ -182,22 +182,23 @@ def work_of_step(
 ) -> Work:
     """The work of a typical step of ``examples`` examples."""
     eager = model.model_type in SCORE_CAPPED
-    layers = [group.layer for group in costs.groups]
+    groups, counts = costs.groups, [group.count for group in model.layers]
+    of_costs = [group.count for group in groups]
     return Work(
         steps=typical_steps(data, examples, max_length),
         scored_share=min(1.0, data.mean_supervised_tokens / max(1.0, data.mean_tokens)),
         mean_tokens=max(1.0, min(data.mean_tokens, float(max_length))),
         linear_params=model.met_linear_params,
-        left_out_params=weights.last_params(model) if layers[0].skips_last else 0,
+        left_out_params=weights.last_params(model) if groups[0].layer.skips_last else 0,
         expanded_params=model.linear_params if setup.quantised else 0,
         head_params=model.vocab_size * model.hidden_size,
-        attention_width=_mean(model, [group.num_heads * group.head_dim for group in model.layers]),
-        kept_token_bytes=_mean(model, [layer.kept_token for layer in layers]),
-        rebuilt_token_bytes=_mean(model, [layer.rebuilt_token for layer in layers]),
+        attention_width=_mean(counts, [group.num_heads * group.head_dim for group in model.layers]),
+        kept_token_bytes=_mean(of_costs, [group.layer.kept_token for group in groups]),
+        rebuilt_token_bytes=_mean(of_costs, [group.layer.rebuilt_token for group in groups]),
         num_layers=model.num_layers,
         trains_weights=setup.full,
         dense_attention=setup.attention == "sdpa",
-        score_bytes=SCORE_TOUCHES * _mean(model, [group.num_heads for group in model.layers]) if eager else 0,
+        score_bytes=SCORE_TOUCHES * _mean(counts, [group.num_heads for group in model.layers]) if eager else 0,
         touches=_touches(setup),
         logit_touches=LOGIT_TOUCHES.get(setup.loss_kernel, USUAL_LOGIT_TOUCHES) * model.vocab_size,
         offloaded_token_bytes=costs.offloaded_token,
@@ -208,9 +209,9 @@ def work_of_step(
     )
 
 
-def _mean(model: ModelFacts, of_groups: Sequence[int]) -> float:
-    """The mean over all layers of a number that each group's layers have."""
-    return sum(group.count * each for group, each in zip(model.layers, of_groups, strict=True)) / model.num_layers
+def _mean(counts: Sequence[int], of_groups: Sequence[int]) -> float:
+    """The mean over all layers of a number that each group's layers have; ``counts`` are those of the groups."""
+    return sum(count * each for count, each in zip(counts, of_groups, strict=True)) / sum(counts)
 
 
 def _touches(setup: Setup) -> int:

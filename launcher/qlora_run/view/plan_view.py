@@ -1,12 +1,13 @@
 """A plan as a person reads it: does it fit, what is learned, how this machine does it, how long it takes."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from qlora_profiles.facts import DataFacts
+from qlora_profiles.facts import DataFacts, ModelFacts
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import human_seconds
 from qlora_run.view.commands import start_command
@@ -42,16 +43,27 @@ def as_text(view: RenderableType, width: int) -> str:
 
 def plan_view(plan: RunPlan, glyphs: Glyphs, width: int, full: bool = False) -> Group:
     """The plan but for its command, as rich renderables for a console of ``width`` cells."""
-    parts: list[RenderableType] = [*_head(plan, glyphs, width), *_memory(plan, glyphs, width)]
+    parts: list[RenderableType] = [*_head(plan, glyphs, width, full), *_memory(plan, glyphs, width)]
     for section in sections(plan, glyphs, full):
         parts += [Text(), *section_view(section, glyphs, width)]
     return Group(*parts, *_notes(plan, glyphs, width), Text(), *_closing(plan, glyphs, width))
 
 
-def _head(plan: RunPlan, glyphs: Glyphs, width: int) -> Iterator[Text]:
+def _head(plan: RunPlan, glyphs: Glyphs, width: int, full: bool) -> Iterator[Text]:
     names = [plan.model.name, shown_path(plan.data.path), *([f"profile {plan.profile}"] if plan.profile else [])]
     yield from _lines(glyphs.say(" · ".join(map(one_line, names))), width, "bold")
     yield from _lines(", ".join(_data_facts(plan.data)), width)
+    if full and len(plan.model.layers) > 1:
+        yield from _lines(f"{plan.model.num_layers} layers: {', '.join(_layer_groups(plan.model))}", width)
+
+
+def _layer_groups(model: ModelFacts) -> list[str]:
+    """``18 sliding attention``; with the size of a layer where several groups are of one kind."""
+    kinds = Counter(group.kind for group in model.layers)
+    return [
+        f"{group.count} {group.kind}" + (f" of {group.params / 1e6:,.1f}M" if kinds[group.kind] > 1 else "")
+        for group in model.layers
+    ]
 
 
 def _data_facts(data: DataFacts) -> list[str]:
