@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlora_core.kernels.trial import Warn, attempt
+from qlora_core.kernels.trial import attempt
+from qlora_core.session.fallback import Warn
 from qlora_core.step import equal_rows
 from qlora_core.step.attention import end_to_end
 from qlora_core.step.expand import Expand, expanded_weight, triton_expand

@@ -10,26 +10,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from qlora_profiles.errors import first_line
+from qlora_core.session.fallback import Warn, failure
 
 TOLERANCE = 0.02
 """Largest error, in parts of the result's norm: bfloat16 has a relative precision of 0.004."""
-MOST_WORDS = 160
-"""Characters of a reason: compilers say much."""
 
-Warn = Callable[[str], None]
 Error = Callable[[Tensor, Tensor], float]
 """How far one tensor is from another of its shape: 0 where they are equal, not a number where one of them is none."""
 
 T = TypeVar("T")
-
-
-class Unsuited(Exception):
-    """A kernel is not made for what it is asked for; the message says why."""
-
-
-DISAGREES = (Unsuited, ArithmeticError)
-"""What says that a kernel computes something else; any other error says that something does not run."""
 
 
 def by_norm(ours: Tensor, theirs: Tensor) -> float:
@@ -148,15 +137,3 @@ def agree(
         return True
 
     return attempt(kernel, tried, False, instead=instead, warn=warn)
-
-
-def failure(kernel: str, why: BaseException | str, instead: str) -> str:
-    """The line that says which kernel is not used, why not, and who computes in its place."""
-    return f"kernel for {kernel}: {why if isinstance(why, str) else _reason(why)}; {instead} does it instead"
-
-
-def _reason(error: BaseException) -> str:
-    said = first_line(error)
-    if not isinstance(error, (*DISAGREES, ImportError)) and said != type(error).__name__:
-        said = f"{type(error).__name__}: {said}"
-    return said[:MOST_WORDS]

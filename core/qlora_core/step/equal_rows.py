@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlora_core.kernels.trial import Warn, agree, random_inputs
+from qlora_core.kernels.trial import agree, random_inputs
+from qlora_core.session.fallback import Warn
 from qlora_core.step.packing import Packed
 
 Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from qlora_core.kernels.trial import DISAGREES, Unsuited, Warn, attempt, by_value, require_close
+from qlora_core.kernels.trial import attempt, by_value, require_close
 from qlora_core.model.parts import text_decoder
+from qlora_core.session.fallback import DISAGREES, Unsuited, Warn
 from qlora_core.step.attention import sequence_arguments
 from qlora_core.step.graphs import GraphedDecoder
 from qlora_core.step.loss import KERNELS, Head, head_of, losses_of, usable

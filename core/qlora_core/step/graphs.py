@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from qlora_core.kernels.trial import failure
+from qlora_core.session.fallback import failure
 from qlora_core.step.buckets import LARGEST_GRAPHED_TOKENS, SMALLEST_TOKENS, padded, power_of_two, sizes
 from qlora_core.step.oom import is_out_of_memory
 from qlora_core.step.packing import Packed

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qlora_core.kernels.trial import Warn, agree, failure, random_inputs
+from qlora_core.kernels.trial import agree, random_inputs
 from qlora_core.model.parts import family_of, text_decoder
+from qlora_core.session.fallback import Warn, failure
 from qlora_core.step.layer_functions import LayerFunctions, Norm
 from qlora_core.step.rebuild import remembered
 from qlora_profiles.architectures import IN_FLOAT32, NormStyle

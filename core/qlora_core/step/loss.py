@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from qlora_core.kernels.trial import Unsuited, Warn, attempt
+from qlora_core.kernels.trial import attempt
 from qlora_core.model.parts import family_of
+from qlora_core.session.fallback import Unsuited, Warn
 from qlora_core.step.scoring import Score, Scoring, scored, scoring
 
 

@@ -7,17 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qlora_core.kernels.trial import (
-    DISAGREES,
-    Unsuited,
-    agree,
-    attempt,
-    by_norm,
-    by_value,
-    random_inputs,
-    require_close,
-    require_same,
-)
+from qlora_core.kernels.trial import agree, attempt, by_norm, by_value, random_inputs, require_close, require_same
+from qlora_core.session.fallback import DISAGREES, Unsuited
 
 CPU = torch.device("cpu")
 NOT_A_NUMBER = float("nan")
