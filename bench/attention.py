@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from qlora_core.step.attention import end_to_end
-from qlora_core.step.equal_rows import attend
+from qlora_core.kernels.attention import end_to_end
+from qlora_core.kernels.batched_attention import attend
 
 CARD = torch.device("cuda")
 HEAD = "| rows | kernel | forward ms | with backward ms | memory MiB | first call ms | apart |"

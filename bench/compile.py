@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from kernels import CUDA, DEVICE, DTYPE, SIZES, Bench, Row, measure
 
-from qlora_core.backends.kernels import graphed
-from qlora_core.step.expand import triton_expand
-from qlora_core.step.forward import causal_lm, decoder_of
-from qlora_core.step.layers import fuse_layers, liger_kernels
-from qlora_core.step.limits import Limits
-from qlora_core.step.lora import fuse_adapters
-from qlora_core.step.packing import pack
-from qlora_core.step.recompute import decoder_layers
+from qlora_core.backends.model_kernels import graphed
+from qlora_core.backends.packed_loss import causal_lm, decoder_of
+from qlora_core.execution.limits import Limits
+from qlora_core.kernels.dequantize import triton_dequantize
+from qlora_core.kernels.fused_lora import fuse_adapters
+from qlora_core.kernels.norm_rope_swiglu import fuse_layers, liger_kernels
+from qlora_core.memory.checkpointed_layers import decoder_layers
+from qlora_core.model.packing import pack
 from qlora_profiles.errors import first_line
 
 VARIANTS = ("own", "own, compiled", "fused", "fused, compiled", "fused, graphs")
@@ -32,7 +32,7 @@ def bench_of(variant: str) -> Bench:
     bench = Bench()
     bench.take("+ host")
     if variant.startswith("fused"):
-        expand = {"expand": triton_expand(DEVICE, DTYPE)} if CUDA else {}
+        expand = {"expand": triton_dequantize(DEVICE, DTYPE)} if CUDA else {}
         fuse_adapters(bench.model, decoder_of(bench.model), DTYPE, **expand)
         if CUDA:
             fuse_layers(causal_lm(bench.model), liger_kernels(), DTYPE, print)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from qlora_core.kernels.dequantize import Dequantize, dequantized_weight, triton_dequantize
 from qlora_core.model.bitsandbytes import linear_4bit
-from qlora_core.step.expand import Expand, expanded_weight, triton_expand
 
 SHAPES = ((12288, 4096), (4096, 12288), (4096, 4096), (1024, 4096))
 DTYPE = torch.bfloat16
@@ -48,14 +48,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 512, 1536, 4096])
     options = parser.parse_args()
-    ours = triton_expand(torch.device("cuda"), DTYPE)
+    ours = triton_dequantize(torch.device("cuda"), DTYPE)
     print(torch.cuda.get_device_name())
     print("| layer | same bits | bitsandbytes ms | ours ms | tokens | with bitsandbytes | with ours | product alone |")
     print("|" + " --- |" * 8)
     for rows, columns in SHAPES:
         layer = layer_of(rows, columns)
         weight = ours(layer)
-        same = torch.equal(weight, expanded_weight(layer))
+        same = torch.equal(weight, dequantized_weight(layer))
         alone = f"{milliseconds(expanded_weight, layer):.3f} | {milliseconds(ours, layer):.3f}"
         for tokens in options.tokens:
             x = torch.randn(tokens, columns, device="cuda", dtype=DTYPE)
@@ -68,7 +68,7 @@ def main() -> None:
             print(f"| {rows} x {columns} | {same} | {alone} | {tokens:,} | {products} |", flush=True)
 
 
-def expanded_product(expand: Expand, layer: Any, x: torch.Tensor) -> torch.Tensor:
+def expanded_product(expand: Dequantize, layer: Any, x: torch.Tensor) -> torch.Tensor:
     """The frozen layer's product with a weight that is expanded for it."""
     return linear(x, expand(layer))
 

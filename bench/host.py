@@ -16,11 +16,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from qlora_core.backends.packed_loss import decoder_of, packed_loss
 from qlora_core.data import Encoded
-from qlora_core.step.forward import decoder_of, packed_loss
-from qlora_core.step.lora import fuse_adapters
-from qlora_core.step.packing import pack
-from qlora_core.step.recompute import recompute_layers
+from qlora_core.kernels.fused_lora import fuse_adapters
+from qlora_core.memory.checkpointed_layers import recompute_layers
+from qlora_core.model.packing import pack
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 320,

@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
-from qlora_core import adapters, backends, device
-from qlora_core.events import EventLog
-from qlora_core.prepare import Prepared, prepare_data
-from qlora_core.stop import StopRequest
+from qlora_core import backends
+from qlora_core.memory import device_memory
+from qlora_core.model import lora_init
+from qlora_core.session.control import Control
+from qlora_core.session.event_log import EventLog
+from qlora_core.train.dataset import Prepared, prepare_data
 from qlora_core.train.job import Job
-from qlora_core.trainer import StepTrainer
+from qlora_core.train.trainer import StepTrainer
 from qlora_profiles.plan import Given, Request, RunPlan, strongest
-from qlora_run.planning import PlanInput, make_plan
-from qlora_run.resolve.footprint import GRAPHS_BYTES
+from qlora_run.planner.cost.cuda_overhead import GRAPHS_BYTES
+from qlora_run.planner.make_plan import PlanInput, make_plan
 
 
 def plan_of(values: dict[str, Any]) -> RunPlan:
@@ -44,7 +46,7 @@ class Loaded:
         """Load what a plan names, without its memory cap."""
         if plan.execution_values().expandable_segments:  # as the core says it before torch is there
             torch.cuda.memory._set_allocator_settings("expandable_segments:True")
-        before = device._free_before_bytes(plan)
+        before = device_memory._free_before_bytes(plan)
         backend = backends.create("peft")
         return cls(backend=backend, model=backend.load(plan, print), free_before_bytes=before)
 
@@ -53,7 +55,7 @@ class Loaded:
         output.mkdir(parents=True, exist_ok=True)
         log = EventLog(output)
         data = prepare_data(plan, output, log)
-        memory = device.prepare(plan)
+        memory = device_memory.prepare(plan)
         memory.free_before_bytes = self.free_before_bytes
         if self.free_before_bytes and self.usual_outside_bytes:
             own = self.usual_outside_bytes + (GRAPHS_BYTES if plan.execution_values().cuda_graphs else 0)
@@ -61,7 +63,7 @@ class Loaded:
             outside = self.free_before_bytes - free - torch.cuda.memory_reserved()
             memory.free_before_bytes -= max(0, outside - own)
         memory.cap_again(memory.outside_now_bytes())
-        adapters.initialise(self.model.model, plan.recipe_values().seed)
+        lora_init.initialise(self.model.model, plan.recipe_values().seed)
         self.model.model.zero_grad(set_to_none=True)
         self.model.tokenizer.chat_template = data.template
         self.backend._plan, self.backend._scorer = plan, None
@@ -72,7 +74,7 @@ class Loaded:
             train=data.train,
             held_out=data.held_out,
             log=log,
-            stop=StopRequest(),
+            stop=Control(),
             memory=memory,
             output=output,
         )

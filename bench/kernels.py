@@ -10,17 +10,17 @@ from itertools import accumulate
 
 import torch
 
-from qlora_core.adapters import initialise
-from qlora_core.backends.kernels import graphed
-from qlora_core.backends.peft import add_adapters
+from qlora_core.backends.model_kernels import graphed
+from qlora_core.backends.packed_loss import causal_lm, decoder_of, packed_loss
+from qlora_core.backends.peft.backend import add_adapters
+from qlora_core.execution.limits import Limits
+from qlora_core.kernels import attention as attention_module
+from qlora_core.kernels.fused_lora import fuse_adapters
+from qlora_core.kernels.norm_rope_swiglu import fuse_layers, liger_kernels
+from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
 from qlora_core.model.bitsandbytes import quantise_layers
-from qlora_core.step import attention as attention_module
-from qlora_core.step.forward import causal_lm, decoder_of, packed_loss
-from qlora_core.step.layers import fuse_layers, liger_kernels
-from qlora_core.step.limits import Limits
-from qlora_core.step.lora import fuse_adapters
-from qlora_core.step.packing import Packed, pack
-from qlora_core.step.recompute import decoder_layers, recompute_layers
+from qlora_core.model.lora_init import initialise
+from qlora_core.model.packing import Packed, pack
 from qlora_profiles.settings import Recipe
 
 CUDA = torch.cuda.is_available()

@@ -34,12 +34,12 @@ SHARES = {"all": 1.0, "half": 0.5, "none": 0.0}
 
 def plan_for(model: str, method: str, values: dict[str, Any]) -> Any:
     """A plan on this machine with the method and the execution ``values`` given."""
-    from qlora_core.data.planning import assumed_facts
+    from qlora_core.data.pipeline import assumed_facts
     from qlora_profiles.plan import Given, Request
-    from qlora_run.backends import backend_reasons
     from qlora_run.model_facts import read_model_facts
+    from qlora_run.planner import resolve
+    from qlora_run.planner.backends import backend_reasons
     from qlora_run.probe import probe
-    from qlora_run.resolve import resolve
 
     values = {"model": model, "method": method, "max_length": 16384, **values}
     report = probe()
@@ -51,9 +51,9 @@ def plan_for(model: str, method: str, values: dict[str, Any]) -> Any:
 
 def predicted(plan: Any, tokens: int, execution: Any = None) -> dict[str, Any]:
     """The planner's estimate for steps of one micro-batch of ``tokens``."""
-    from qlora_core.step.buckets import sizes
+    from qlora_core.execution.graph_sizes import sizes
     from qlora_run.model_facts import discover_targets
-    from qlora_run.resolve import estimate_memory
+    from qlora_run.planner import estimate_memory
 
     recipe, execution = plan.recipe_values(), execution or plan.execution_values()
     targets = discover_targets(plan.model, recipe.target_modules)
@@ -77,16 +77,17 @@ def measure(model: str, method: str, options: argparse.Namespace) -> None:
     print("POINT " + json.dumps({"plan": json.loads(to_json(plan)), **names}), flush=True)
     import torch
 
-    from qlora_core import backends, device
+    from qlora_core import backends
+    from qlora_core.memory import device_memory
 
     before = torch.cuda.device_memory_used(0)
     backend = backends.begin(plan)
-    device.prepare(plan)
+    device_memory.prepare(plan)
     loaded = backend.load(plan, print)
     layers = plan.model.num_layers
     for count, share, kernel, kept in product(options.tokens, SHARES, options.kernels, options.expanded):
         values = {"token_budget": count, "layers_recomputed": round(SHARES[share] * layers), "loss_kernel": kernel}
-        values |= {"layers_expanded": round(kept * layers)}
+        values |= {"layers_dequantized": round(kept * layers)}
         values |= {name: word in options.switches for word, name in SWITCHES.items()} | own
         try:
             point = plan_for(model, method, values)
@@ -106,7 +107,7 @@ def measure(model: str, method: str, options: argparse.Namespace) -> None:
 
 def keep(plan: Any, row: dict[str, Any]) -> None:
     """Put a point into this machine's measurements, where later plans find it."""
-    from qlora_run.calibration.measured import Measured, record
+    from qlora_run.planner.observe import Measured, record
 
     point = Measured(
         execution=plan.execution_values(),
@@ -130,8 +131,8 @@ def steps(backend: Any, loaded: Any, plan: Any, tokens: int, before_bytes: int) 
     import torch
 
     from qlora_core.data import Encoded
-    from qlora_core.step.limits import Limits
-    from qlora_core.step.packing import pack
+    from qlora_core.execution.limits import Limits
+    from qlora_core.model.packing import pack
 
     backend._plan = plan
     execution = plan.execution_values()
@@ -231,7 +232,7 @@ def _scored(
         loss_kernel=row["kernel"],
         token_budget=row["tokens"],
         layers_recomputed=layers,
-        layers_expanded=round(row.get("expanded", 0) * plan.model.num_layers),
+        layers_dequantized=round(row.get("expanded", 0) * plan.model.num_layers),
         **{name: word in _switches(row) for word, name in SWITCHES.items()},
         **own,
     )
@@ -246,12 +247,12 @@ def _switches(row: dict[str, Any]) -> list[str]:
 
 def _plan_by_shape(model: str, method: str, config: Any) -> Any:
     """A plan for a model of which only the config is known, on the machine of the first measurements."""
-    from qlora_core.data.planning import assumed_facts
+    from qlora_core.data.pipeline import assumed_facts
     from qlora_profiles.hardware import Gpu, HardwareReport, Platform, Torch
     from qlora_profiles.plan import Given, Request
     from qlora_run.model_facts.layout import tensors_from_config
     from qlora_run.model_facts.summary import summarise
-    from qlora_run.resolve import resolve
+    from qlora_run.planner import resolve
 
     size = 141 * GIB
     gpu = Gpu(name="NVIDIA H200", capability=(9, 0), vram_total_bytes=size, vram_free_bytes=size)

@@ -26,7 +26,7 @@ import torch
 from in_process import Loaded, plan_of, rows_of, slice_of
 from transformers import TrainerCallback
 
-from qlora_core.preflight import Talk, preflight
+from qlora_core.train.preflight import Talk, preflight
 from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
 from qlora_profiles.plan import RunPlan
@@ -102,14 +102,14 @@ def draw(rng: random.Random, options: argparse.Namespace, method: str, number: i
 def _rebuilding(values: dict[str, Any]) -> RunPlan:
     """A plan that keeps as little as it can."""
     try:
-        return plan_of(values | {"rebuild_activations": True})
+        return plan_of(values | {"rematerialize_activations": True})
     except EnvironmentProblem:  # no kernels for that
         return plan_of(values)
 
 
 def refused_rightly(loaded: list[Loaded], outcome: Outcome) -> bool:
     """Whether the smallest execution really runs out of memory under the cap of a refused run."""
-    layers = {"token_budget": 64, "offload_activations": True, "loss_chunk_tokens": 32, "layers_expanded": 0}
+    layers = {"token_budget": 64, "offload_activations": True, "loss_chunk_tokens": 32, "layers_dequantized": 0}
     budget = outcome.asked["vram_budget_bytes"]
     roomy_values = {**outcome.asked, **layers, "vram_budget_bytes": 4 * budget, "max_steps": 2}
     try:

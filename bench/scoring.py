@@ -12,10 +12,10 @@ import torch
 from card_clock import milliseconds
 from torch import Tensor
 
-from qlora_core.step import scoring
+from qlora_core.kernels import logit_slopes
 
 
-def line(title: str, tokens: int, logits: Tensor, targets: Tensor, score: scoring.Score) -> None:
+def line(title: str, tokens: int, logits: Tensor, targets: Tensor, score: logit_slopes.Score) -> None:
     """One row of the table."""
     print(f"| {title} | {tokens:,} | {milliseconds(lambda: score(logits, targets, None)):.3f} |", flush=True)
 
@@ -32,10 +32,10 @@ def main() -> None:
         logits = torch.randn(tokens, options.vocabulary, device="cuda", dtype=torch.bfloat16)
         targets, other = torch.randint(0, options.vocabulary, (tokens,), device="cuda"), torch.empty_like(logits)
         print(f"| least | {tokens:,} | {milliseconds(lambda to=other, of=logits: to.copy_(of)):.3f} |")
-        line("words", tokens, logits, targets, scoring.scored)
-        for scoring.BLOCK, scoring.WARPS in product(options.blocks, options.warps):
-            title = f"kernel, blocks of {scoring.BLOCK:,}, {scoring.WARPS} warps"
-            line(title, tokens, logits, targets, scoring.Scoring())
+        line("words", tokens, logits, targets, logit_slopes.scored)
+        for logit_slopes.BLOCK, logit_slopes.WARPS in product(options.blocks, options.warps):
+            title = f"kernel, blocks of {logit_slopes.BLOCK:,}, {logit_slopes.WARPS} warps"
+            line(title, tokens, logits, targets, logit_slopes.Scoring())
 
 
 if __name__ == "__main__":

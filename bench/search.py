@@ -21,20 +21,20 @@ import torch
 from in_process import Loaded, plan_of
 from switches import SWITCHES, also
 
-import qlora_core.step.graphs
-from qlora_core.preflight import Rehearsal, Talk
-from qlora_core.step.limits import Limits
+import qlora_core.memory.cuda_graphs
+from qlora_core.execution.limits import Limits
+from qlora_core.train.preflight import Rehearsal, Talk
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.events import MeasuredEvent
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
-from qlora_run.calibration.measured import calibrated_by
-from qlora_run.resolve import retuned
-from qlora_run.tuning import measured_of
+from qlora_run.planner import retuned
+from qlora_run.planner.observe import calibrated_by
+from qlora_run.supervise.tuner import measured_of
 
-qlora_core.step.graphs.CAPTURED_AT_ONCE = 99  # a long run has captured every size; a few steps would not
+qlora_core.memory.cuda_graphs.CAPTURED_AT_ONCE = 99  # a long run has captured every size; a few steps would not
 
-NAMES = ("token_budget", "layers_recomputed", "layers_expanded", "loss_kernel", *SWITCHES.values())
+NAMES = ("token_budget", "layers_recomputed", "layers_dequantized", "loss_kernel", *SWITCHES.values())
 
 
 def grid(layers: int, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -210,7 +210,7 @@ def main() -> None:
     options = parser.parse_args()
     bench = Bench(options)
     lines = [line for path in options.grid for line in path.read_text(encoding="utf-8").splitlines()]
-    usual = dict.fromkeys(SWITCHES.values(), False) | {"layers_expanded": 0}
+    usual = dict.fromkeys(SWITCHES.values(), False) | {"layers_dequantized": 0}
     before = [usual | json.loads(line) for line in lines]
     points = before or timed_grid(bench, options)
     if not options.grid_only:

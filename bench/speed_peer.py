@@ -184,7 +184,7 @@ def train(trainer: Any, job: dict[str, Any]) -> dict[str, Any]:
     """Run a Trainer under the clock."""
     from transformers import TrainerCallback
 
-    from qlora_core.adapters import initialise
+    from qlora_core.model.lora_init import initialise
 
     clock = Clock()
     initialise(trainer.model, job["recipe"]["seed"])
@@ -268,7 +268,7 @@ def plain(job: dict[str, Any]) -> dict[str, Any]:
     import torch
     from peft import get_peft_model
 
-    from qlora_core.adapters import initialise
+    from qlora_core.model.lora_init import initialise
 
     cap(job)
     model = get_peft_model(base_model(job), lora_config(job))

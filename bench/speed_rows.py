@@ -32,7 +32,7 @@ def main() -> None:
 def planned(settings: dict[str, Any]) -> Any:
     """The product's own plan for these settings on this machine."""
     from qlora_profiles.plan import Given, Request
-    from qlora_run.planning import PlanInput, make_plan
+    from qlora_run.planner.make_plan import PlanInput, make_plan
 
     given = {name: Given(value=value, source="cli") for name, value in settings.items()}
     return make_plan(PlanInput(request=Request(given=given)))
@@ -40,8 +40,8 @@ def planned(settings: dict[str, Any]) -> Any:
 
 def encoded_rows(plan: Any, folder: Path) -> Sequence[Any]:
     """The training rows as the core prepares them, in the order that its sampler draws from."""
-    from qlora_core.events import EventLog
-    from qlora_core.prepare import prepare_data
+    from qlora_core.session.event_log import EventLog
+    from qlora_core.train.dataset import prepare_data
 
     log = EventLog(folder)
     try:
@@ -89,7 +89,7 @@ def concatenated(settings: dict[str, Any], count: int, path: Path) -> Path:
 
 def conversations(settings: dict[str, Any]) -> Iterator[tuple[list[dict[str, str]], int]]:
     """Each row's user and assistant turns with its length in tokens."""
-    from qlora_core.data.planning import tokenise
+    from qlora_core.data.pipeline import tokenise
     from qlora_profiles.settings import Recipe, Run
 
     names = Recipe.__struct_fields__

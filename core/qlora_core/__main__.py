@@ -8,9 +8,9 @@ import time
 import traceback
 from pathlib import Path
 
-from qlora_core.events import EventLog
+from qlora_core.session.control import Control
 from qlora_core.session.environment import set_environment
-from qlora_core.stop import StopRequest
+from qlora_core.session.event_log import EventLog
 from qlora_profiles import codec
 from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_INTERRUPTED, Interrupted, QloraRunError
 from qlora_profiles.plan import RunPlan
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     plan = codec.load(options.plan, RunPlan)
     output = Path(plan.run_values().output)
     output.mkdir(parents=True, exist_ok=True)
-    stop = StopRequest()
+    stop = Control()
     stop.listen(options.supervised)
     log = EventLog(output)
     try:
@@ -36,14 +36,14 @@ def main(argv: list[str] | None = None) -> int:
         log.close()
 
 
-def _run(plan: RunPlan, log: EventLog, stop: StopRequest, measured: bool) -> int:
+def _run(plan: RunPlan, log: EventLog, stop: Control, measured: bool) -> int:
     start = time.monotonic()
     set_environment(plan)
     try:
-        from qlora_core.imports import read_ahead
+        from qlora_core.train.preload import read_ahead
 
         read_ahead(plan)
-        from qlora_core.run import run
+        from qlora_core.train.run import run
 
         return run(plan, log, stop, measured)
     except (Interrupted, KeyboardInterrupt) as error:

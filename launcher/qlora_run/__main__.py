@@ -10,7 +10,7 @@ from qlora_profiles.errors import (
     QloraRunError,
     UserError,
 )
-from qlora_run.compiled import keep_compiled
+from qlora_run.machine.bytecode_cache import keep_compiled
 
 OWN = ("qlora_run", "qlora_core", "qlora_profiles")
 INSTALL = "install it again with all that it needs: pip install -c constraints.txt .  (in its own folder)"
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         keep_compiled()
         argv = sys.argv[1:]
     try:
-        from qlora_core.streams import lasting_streams
+        from qlora_core.session.streams import lasting_streams
 
         with lasting_streams():
             return _run(argv)
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    from qlora_run.view.console import print_error
+    from qlora_run.terminal.console import print_error
 
     try:
         return _carried_out(argv)

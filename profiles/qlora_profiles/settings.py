@@ -37,7 +37,7 @@ Natural = Annotated[int, NotNegative]
 FIRST_CARD = (0,)
 """``devices`` where nobody chose; a CPU has none."""
 
-BACKEND_GROUP = "qlora_run.backends"
+BACKEND_GROUP = "qlora_run.planner.backends"
 """The entry-point group through which third parties add backends."""
 
 
@@ -129,7 +129,7 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     layers_recomputed: Annotated[
         int, NotNegative, Doc("layers that recompute their activations in backward", "memory", "layers")
     ]
-    layers_expanded: Annotated[
+    layers_dequantized: Annotated[
         int, NotNegative, Doc("layers whose 4-bit weights stay in memory in 16 bits, too", "memory", "layers")
     ] = 0
     attention: Annotated[Literal["varlen", "flash", "sdpa"], Doc("attention kernel", "kernels")]
@@ -139,7 +139,7 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     adapter_kernel: Annotated[
         Literal["fused", "plain"], Doc("adapters inside the matrix products, or PEFT's own code", "kernels")
     ]
-    weight_kernel: Annotated[
+    dequantize_kernel: Annotated[
         Literal["triton", "bitsandbytes"], Doc("4-bit weights to 16 bits: our kernel, or bitsandbytes' own", "kernels")
     ]
     layer_kernels: Annotated[
@@ -153,7 +153,7 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ]
     pin_memory: Annotated[bool, Doc("page-locked memory for copies to the card", "machine")]
     offload_activations: Annotated[bool, Doc("keep what recomputing layers need in main memory", "memory")] = False
-    rebuild_activations: Annotated[
+    rematerialize_activations: Annotated[
         bool, Doc("make what norms and activations made again in backward, instead of keeping it", "memory")
     ] = False
     expandable_segments: Annotated[bool, Doc("CUDA allocator that grows its segments", "memory")]

@@ -10,18 +10,18 @@ import torch
 from support.models import FAMILIES, random_examples
 from support.on_card import CARD, HALF, adapted, assert_close, scorer
 
-from qlora_core.backends.kernels import graphed
+from qlora_core.backends.model_kernels import graphed
+from qlora_core.backends.packed_loss import PackedLoss, decoder_of
+from qlora_core.execution.graph_sizes import padded
+from qlora_core.execution.limits import Limits
+from qlora_core.kernels.attention import shares_heads
+from qlora_core.kernels.dequantize import LAST_BITS, dequantized_weight, triton_dequantize
+from qlora_core.kernels.fused_lora import fuse_adapters
+from qlora_core.kernels.norm_rope_swiglu import FusedLayers, fuse_layers, layer_kernels, liger_kernels
+from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
+from qlora_core.memory.cuda_graphs import GraphedDecoder, Inputs, bucket_of
 from qlora_core.model.bitsandbytes import linear_4bit
-from qlora_core.step.attention import shares_heads
-from qlora_core.step.buckets import padded
-from qlora_core.step.expand import LAST_BITS, expanded_weight, triton_expand
-from qlora_core.step.forward import PackedLoss, decoder_of
-from qlora_core.step.graphs import GraphedDecoder, Inputs, bucket_of
-from qlora_core.step.layers import FusedLayers, fuse_layers, layer_kernels, liger_kernels
-from qlora_core.step.limits import Limits
-from qlora_core.step.lora import fuse_adapters
-from qlora_core.step.packing import pack
-from qlora_core.step.recompute import decoder_layers, recompute_layers
+from qlora_core.model.packing import pack
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,7 +65,7 @@ def test_fused_adapters_give_pefts_gradient(family: str, quantised: bool, recomp
 def test_our_kernel_expands_to_what_bitsandbytes_makes(shape: tuple[int, int], dtype: torch.dtype) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
     layer = linear_4bit(weight, CARD, dtype=dtype)
-    ours, theirs = triton_expand(CARD, dtype)(layer), expanded_weight(layer)
+    ours, theirs = triton_dequantize(CARD, dtype)(layer), dequantized_weight(layer)
     assert ours.dtype == theirs.dtype == dtype
     torch.testing.assert_close(ours, theirs, rtol=LAST_BITS * torch.finfo(dtype).eps, atol=0.0)
     assert dtype != torch.bfloat16 or torch.equal(ours, theirs)
@@ -75,16 +75,16 @@ def test_our_kernel_expands_to_what_bitsandbytes_makes(shape: tuple[int, int], d
 def test_fused_adapters_over_our_expanded_weights_give_the_same_gradient(family: str) -> None:
     model = adapted(family, quantised=True)
     expected = step(model, scorer(model))
-    fuse_adapters(model, decoder_of(model), HALF, triton_expand(CARD, HALF))
+    fuse_adapters(model, decoder_of(model), HALF, triton_dequantize(CARD, HALF))
     assert_close(step(model, scorer(model)), expected, 0.04)
 
 
 def test_weights_that_stay_expanded_change_no_bit_and_make_room() -> None:
     model = adapted(quantised=True)
-    fused, score = fuse_adapters(model, decoder_of(model), HALF, triton_expand(CARD, HALF)), scorer(model)
+    fused, score = fuse_adapters(model, decoder_of(model), HALF, triton_dequantize(CARD, HALF)), scorer(model)
     expected = step(model, score)
     held = torch.cuda.memory_allocated()
-    fused.keep_expanded(decoder_layers(model))
+    fused.keep_dequantized(decoder_layers(model))
     assert torch.equal(step(model, score)[1], expected[1])
     size = sum(2 * m.base.weight.quant_state.shape.numel() for group in fused.groups for m in group.members)
     assert torch.cuda.memory_allocated() - held >= size
@@ -170,7 +170,7 @@ def test_graphs_give_the_usual_steps(kernels: str, recomputed: int) -> None:
     if kernels != "plain":
         fused = fuse_adapters(model, decoder_of(model), HALF)
     if kernels == "expanded":
-        fused.keep_expanded(decoder_layers(model)[:2])
+        fused.keep_dequantized(decoder_layers(model)[:2])
     if kernels == "all":
         _layers(model, [])
     recompute_layers(model.get_base_model(), recomputed, False)

@@ -13,23 +13,23 @@ from support.plain_kernels import KERNELS
 from support.planning_facts import asking, card_report, data_of
 from torch import Tensor, nn
 
-from qlora_core.backends.peft import add_adapters
-from qlora_core.backends.unsloth_needs import unfit
-from qlora_core.data.families import FAMILIES, pick_family
+from qlora_core.backends.packed_loss import packed_loss
+from qlora_core.backends.peft.backend import add_adapters
+from qlora_core.backends.unsloth.requirements import unfit
+from qlora_core.data.chat.template_families import FAMILIES, pick_family
+from qlora_core.kernels.attention import implementation
+from qlora_core.kernels.cross_entropy import head_of
+from qlora_core.kernels.fused_lora import fuse_adapters
+from qlora_core.kernels.norm_rope_swiglu import fuse_layers
+from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
+from qlora_core.model.packing import pack
 from qlora_core.model.parts import text_decoder
-from qlora_core.step.attention import implementation
-from qlora_core.step.forward import packed_loss
-from qlora_core.step.layers import fuse_layers
-from qlora_core.step.lora import fuse_adapters
-from qlora_core.step.loss import head_of
-from qlora_core.step.packing import pack
-from qlora_core.step.recompute import decoder_layers, recompute_layers
 from qlora_profiles.architectures import ARCHITECTURES, UNKNOWN, Architecture, architecture_of
 from qlora_profiles.settings import Recipe
 from qlora_run.model_facts import discover_targets, read_model_facts
 from qlora_run.model_facts.config import own_logits
 from qlora_run.model_facts.layout import tensors_from_config
-from qlora_run.resolve import resolve
+from qlora_run.planner import resolve
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted(ARCHITECTURES)

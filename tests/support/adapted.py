@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from qlora_core.adapters import initialise
+from qlora_core.backends.packed_loss import packed_loss
 from qlora_core.model.bitsandbytes import quantise_layers
-from qlora_core.step.forward import packed_loss
-from qlora_core.step.packing import pack
+from qlora_core.model.lora_init import initialise
+from qlora_core.model.packing import pack
 from support.models import random_examples, tiny_model
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from qlora_profiles.plan import RunPlan
-from qlora_run.calibration.measured import Measured, record
+from qlora_run.planner.observe import Measured, record
 
 
 def record_often(plan: RunPlan, measured: Measured, folder: str, times: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qlora_core.artifacts import BaseRecord
+from qlora_core.export.artifacts import BaseRecord
 from qlora_profiles import codec, run_folder
 from qlora_profiles.events import DoneEvent, StepEvent, encode
 from qlora_profiles.plan import RunPlan

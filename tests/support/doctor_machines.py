@@ -5,9 +5,9 @@ from typing import Any
 
 from qlora_profiles.hardware import Gpu, GpuProcess, HardwareReport, Memory, Torch
 from qlora_profiles.units import GIB
+from qlora_run.doctor.check_context import CheckContext
 from qlora_run.doctor.network import Hub
-from qlora_run.doctor.subject import Subject
-from qlora_run.learned import Trial
+from qlora_run.machine.selftest_results import Trial
 from support.doctor_subjects import broke, machine, subject, with_card
 
 AMD = Gpu(name="Radeon RX 7900 XTX", vendor="amd", vram_total_bytes=24 * GIB)
@@ -21,7 +21,7 @@ ON_AMD = Trial(test="device", state="ok", found={"device": "cuda", "dtype": "bfl
 SILENT = Hub(host="hub", state="silent", said="ConnectTimeout")
 TWO = machine("linux-2x24gb")
 
-Row = tuple[str, Callable[[], Subject], dict[str, str], int]
+Row = tuple[str, Callable[[], CheckContext], dict[str, str], int]
 
 
 def amd(build: Any, **trials: Trial) -> HardwareReport:
@@ -198,16 +198,16 @@ MACHINES: list[Row] = [
     (
         "our kernel that makes other weights",
         lambda: subject(machine(packages=LIGER), broke("expand", "ArithmeticError: different weights")),
-        {"weight-kernel": "warn", "triton": "ok"},
+        {"dequantize-kernel": "warn", "triton": "ok"},
         1,
     ),
     (
         "our kernel that makes other losses",
         lambda: subject(machine(packages=LIGER), broke("score", "ArithmeticError: different losses")),
-        {"loss-kernel": "warn", "weight-kernel": "ok", "triton": "ok"},
+        {"loss-kernel": "warn", "dequantize-kernel": "ok", "triton": "ok"},
         1,
     ),
-    ("no Triton for our kernel", lambda: subject(machine("windows-12gb")), {"weight-kernel": "skipped"}, 0),
+    ("no Triton for our kernel", lambda: subject(machine("windows-12gb")), {"dequantize-kernel": "skipped"}, 0),
     ("Triton that works", lambda: subject(machine(packages=LIGER)), {"triton": "ok", "liger": "ok"}, 0),
     ("no Triton", lambda: subject(machine("windows-12gb")), {"triton": "skipped"}, 0),
     ("Liger that fails", lambda: subject(machine(packages=LIGER), broke("liger")), {"liger": "warn"}, 1),

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from qlora_profiles.units import GIB
-from qlora_run.doctor.findings import Diagnosis, Finding
+from qlora_run.doctor.diagnosis import Diagnosis, Finding
 from support.command_line import process, python_path
 
 WITHOUT = """

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from qlora_core.device import DeviceMemory
-from qlora_core.step.limits import Limits
-from qlora_core.step.packing import Packed
-from qlora_core.step.recompute import decoder_layers, recompute_layers
+from qlora_core.execution.limits import Limits
+from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
+from qlora_core.memory.device_memory import DeviceMemory
+from qlora_core.model.packing import Packed
 from qlora_core.train.execution import RunningExecution
 from qlora_profiles.events import AdaptationEvent
 

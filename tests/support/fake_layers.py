@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlora_core.step.layers import FusedLayers, LayerKernels, _Trial, fuse_layers
+from qlora_core.kernels.norm_rope_swiglu import FusedLayers, LayerKernels, _Trial, fuse_layers
 
 
 class _Norm(torch.autograd.Function):

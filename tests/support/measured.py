@@ -22,7 +22,7 @@ from qlora_profiles.hardware import Gpu
 from qlora_run.model_facts import known_configs
 from qlora_run.model_facts.layout import tensors_from_config
 from qlora_run.model_facts.summary import summarise
-from qlora_run.resolve.setup import Setup
+from qlora_run.planner.cost.inputs import CostInputs
 
 H200 = Gpu(name="NVIDIA H200", capability=(9, 0), vram_total_bytes=141 * 2**30, vram_free_bytes=140 * 2**30)
 SHARES = {"all": 1.0, "half": 0.5, "none": 0.0}
@@ -57,7 +57,7 @@ class Point(NamedTuple):
         """Whether CUDA graphs computed it, which hold all that a micro-batch takes."""
         return self.kernels.endswith("graphs")
 
-    def setup(self, usual: Setup) -> Setup:
+    def setup(self, usual: CostInputs) -> CostInputs:
         """``usual`` with the kernels that computed this step."""
         eager = self.kernels == "eager"
         return replace(
@@ -70,7 +70,7 @@ class Point(NamedTuple):
             backend_kernels=self.kernels == "unsloth",
             expands_heads=self.kernels in ("plain", "eager"),
             cuda_graphs=self.graphs,
-            rebuild_activations=self.kernels == "rebuilt",
+            rematerialize_activations=self.kernels == "rebuilt",
             offload_activations=self.kernels == "rebuilt",
             expandable_segments=self.segments == "growing",
         )
@@ -79,7 +79,7 @@ class Point(NamedTuple):
         """How many of a model's layers that is."""
         return round(SHARES[self.recomputed] * total)
 
-    def layers_expanded(self, total: int) -> int:
+    def layers_dequantized(self, total: int) -> int:
         """How many of them kept their weights expanded."""
         return round(self.expanded / 100 * total)
 

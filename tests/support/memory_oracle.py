@@ -16,13 +16,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from qlora_core.backends.peft import add_adapters
-from qlora_core.step.expand import Expand, expanded_weight
-from qlora_core.step.forward import PackedLoss, causal_lm
-from qlora_core.step.lora import fuse_adapters
-from qlora_core.step.loss import Head
-from qlora_core.step.packing import Packed
-from qlora_core.step.recompute import recompute_layers
+from qlora_core.backends.packed_loss import PackedLoss, causal_lm
+from qlora_core.backends.peft.backend import add_adapters
+from qlora_core.kernels.cross_entropy import Head
+from qlora_core.kernels.dequantize import Dequantize, dequantized_weight
+from qlora_core.kernels.fused_lora import fuse_adapters
+from qlora_core.memory.checkpointed_layers import recompute_layers
+from qlora_core.model.packing import Packed
 from qlora_profiles.settings import Recipe
 from qlora_profiles.units import MIB
 from support.fake_layers import fuse_fakes
@@ -322,9 +322,11 @@ def _fake_model(
     return model
 
 
-def _expand(method: str) -> Expand:
+def _expand(method: str) -> Dequantize:
     """Fused adapters expand a 4-bit layer's weight by themselves in backward."""
-    return (lambda base: _expanded((base.out_features, base.in_features))) if method == "qlora-4" else expanded_weight
+    return (
+        (lambda base: _expanded((base.out_features, base.in_features))) if method == "qlora-4" else dequantized_weight
+    )
 
 
 @contextmanager

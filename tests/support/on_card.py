@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from qlora_core.adapters import initialise
+from qlora_core.backends.packed_loss import PackedLoss, packed_loss
+from qlora_core.kernels.attention import implementation
 from qlora_core.model.bitsandbytes import quantise_layers
-from qlora_core.step.attention import implementation
-from qlora_core.step.forward import PackedLoss, packed_loss
+from qlora_core.model.lora_init import initialise
 from support.models import tiny_model
 
 CARD = torch.device("cuda")

@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
-from qlora_core import adapters, backends
+from qlora_core import backends
 from qlora_core.backends.parity import take_steps
-from qlora_core.step.limits import Limits
-from qlora_core.step.packing import pack
+from qlora_core.execution.limits import Limits
+from qlora_core.model import lora_init
+from qlora_core.model.packing import pack
 from qlora_profiles.plan import RunPlan
 from support.models import random_examples
 from support.plans import plan
@@ -72,7 +73,7 @@ def _adapter_loss(backend: Any, loaded: Any, made: RunPlan, job: dict[str, Any],
         result = set_peft_model_state_dict(loaded.model, load_file(Path(job["adapter"]) / "adapter_model.safetensors"))
         assert not result.unexpected_keys
     else:
-        adapters.initialise(loaded.model, 7)
+        lora_init.initialise(loaded.model, 7)
         examples = [example.input_ids for example in random_examples(6, seed=4, longest=60)]
         told = take_steps(backend, loaded, made, examples)
         assert told.losses[-1] < told.losses[0]
@@ -87,7 +88,7 @@ def _stir(model: Any) -> None:
     """The same adapter values everywhere, none of them zero."""
     import torch
 
-    adapters.initialise(model, 7)
+    lora_init.initialise(model, 7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
@@ -104,7 +105,7 @@ class _counted:
     """How often decoder layers' attention is computed: once, and again where a layer recomputes."""
 
     def __init__(self, model: Any) -> None:
-        from qlora_core.step.recompute import decoder_layers
+        from qlora_core.memory.checkpointed_layers import decoder_layers
 
         self.calls = 0
         self._handles = [layer.self_attn.register_forward_pre_hook(self._one) for layer in decoder_layers(model)]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
-from qlora_core.step.layers import LayerKernels
+from qlora_core.kernels.norm_rope_swiglu import LayerKernels
 
 
 def norm(x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, overwrites: bool) -> Tensor:

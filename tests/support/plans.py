@@ -21,7 +21,7 @@ EXECUTION: dict[str, Any] = {
     "loss_chunk_tokens": 64,
     "optimizer_kernel": "plain",
     "adapter_kernel": "plain",
-    "weight_kernel": "bitsandbytes",
+    "dequantize_kernel": "bitsandbytes",
     "layer_kernels": "plain",
     "cuda_graphs": False,
     "workers": 0,

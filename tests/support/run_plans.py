@@ -34,7 +34,7 @@ TUNED: dict[str, Any] = {
     "loss_chunk_tokens": 1024,
     "optimizer_kernel": "fused",
     "adapter_kernel": "fused",
-    "weight_kernel": "triton",
+    "dequantize_kernel": "triton",
     "layer_kernels": "plain",
     "cuda_graphs": False,
     "workers": 0,

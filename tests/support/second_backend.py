@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from qlora_core.backends.peft import PeftBackend
+from qlora_core.backends.peft.backend import PeftBackend
 from qlora_core.backends.protocol import Loaded
-from qlora_core.step.limits import Limits
-from qlora_core.step.packing import Packed
+from qlora_core.execution.limits import Limits
+from qlora_core.model.packing import Packed
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import RunPlan
 

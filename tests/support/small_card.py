@@ -14,8 +14,8 @@ def main(plan: str, tokens: int, step: int) -> int:
     import torch
 
     from qlora_core.__main__ import main as core
-    from qlora_core.events import EventLog
-    from qlora_core.step.forward import PackedLoss
+    from qlora_core.backends.packed_loss import PackedLoss
+    from qlora_core.session.event_log import EventLog
     from qlora_profiles import events
 
     score, write, resumed = PackedLoss.__call__, EventLog.write, []

@@ -7,7 +7,7 @@ import psutil
 
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.events import Event
-from qlora_run.view.state import RunState
+from qlora_run.report.run_state import RunState
 
 
 class Witness:

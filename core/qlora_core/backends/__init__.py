@@ -1,6 +1,6 @@
 """The registry of backends: who loads the model and computes a micro-batch.
 
-Third parties join through the entry-point group ``qlora_run.backends``: an entry is a class that keeps
+Third parties join through the entry-point group ``qlora_run.planner.backends``: an entry is a class that keeps
 ``protocol.Backend``, called without arguments. A backend is imported only when it is chosen.
 """
 
@@ -15,8 +15,8 @@ from qlora_profiles.settings import BACKEND_GROUP
 from qlora_profiles.suggest import hint
 
 BUILT_IN = {
-    "peft": "qlora_core.backends.peft:PeftBackend",
-    "unsloth": "qlora_core.backends.unsloth:UnslothBackend",
+    "peft": "qlora_core.backends.peft.backend:PeftBackend",
+    "unsloth": "qlora_core.backends.unsloth.backend:UnslothBackend",
 }
 
 

@@ -30,8 +30,8 @@ from qlora_profiles.machine_store import MachineStore
 from qlora_profiles.plan import Resolved, RunPlan
 
 if TYPE_CHECKING:
-    from qlora_core.events import EventLog
-    from qlora_core.stop import StopRequest
+    from qlora_core.session.control import Control
+    from qlora_core.session.event_log import EventLog
 
 PLAIN = "peft"
 COMPARED = ("unsloth",)
@@ -73,7 +73,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         return f"losses differ by {self.loss_apart:.1e}, gradients by {self.norm_apart:.1e}"
 
 
-def agreed(plan: RunPlan, rows: Sequence[Encoded], log: "EventLog", stop: "StopRequest") -> RunPlan:
+def agreed(plan: RunPlan, rows: Sequence[Encoded], log: "EventLog", stop: "Control") -> RunPlan:
     """The plan itself, or the same on the plain backend where its own does not agree with that; says so.
 
     Raises:
@@ -104,7 +104,7 @@ class Failed(Exception):
     """One side could not be computed; the message says which and why."""
 
 
-def compared(plan: RunPlan, rows: Sequence[Encoded], stop: "StopRequest") -> Kept:
+def compared(plan: RunPlan, rows: Sequence[Encoded], stop: "Control") -> Kept:
     """How far the plan's backend is from the plain one: as kept from before, or measured now.
 
     Raises:
@@ -138,7 +138,7 @@ def key(plan: RunPlan) -> str:
     return digest(versions(), cards, model, kernels, STEPS, EXAMPLE_TOKENS)
 
 
-def _in_child(plan: RunPlan, name: str, examples: Sequence[Sequence[int]], stop: "StopRequest") -> Steps:
+def _in_child(plan: RunPlan, name: str, examples: Sequence[Sequence[int]], stop: "Control") -> Steps:
     """One side, in a process that ends with it; it is killed when the run is to stop, or when it takes too long."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         job, said = Path(folder) / "job.json", Path(folder) / "said.txt"
@@ -168,12 +168,14 @@ def _answer(name: str, code: int, text: str) -> Steps:
 
 def few_steps(plan: RunPlan, examples: Sequence[Sequence[int]]) -> Steps:
     """A few optimizer steps of the plan's backend on rows of which every token is learned."""
-    from qlora_core import adapters, backends, device
+    from qlora_core import backends
+    from qlora_core.memory import device_memory
+    from qlora_core.model import lora_init
 
     backend = backends.begin(plan)
-    device.prepare(plan)
+    device_memory.prepare(plan)
     loaded = backend.load(plan, print)
-    adapters.initialise(loaded.model, plan.recipe_values().seed)
+    lora_init.initialise(loaded.model, plan.recipe_values().seed)
     return take_steps(backend, loaded, plan, examples)
 
 
@@ -181,8 +183,8 @@ def take_steps(backend: Any, loaded: Any, plan: RunPlan, examples: Sequence[Sequ
     """The steps themselves; half of the layers recompute, or as many as the plan says if that is more."""
     import torch
 
-    from qlora_core.step.limits import Limits
-    from qlora_core.step.packing import pack
+    from qlora_core.execution.limits import Limits
+    from qlora_core.model.packing import pack
 
     execution = plan.execution_values()
     half = (backend.num_layers(loaded) + 1) // 2

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qlora_core.step.limits import Limits
-    from qlora_core.step.packing import Packed
+    from qlora_core.execution.limits import Limits
+    from qlora_core.model.packing import Packed
     from qlora_profiles.hardware import HardwareReport
     from qlora_profiles.plan import RunPlan
 

@@ -4,13 +4,13 @@
 ``describe`` tells a plan what it needs to know of their extents.
 """
 
-from qlora_core.data.bad import BadRow, BadRows, write_rejected
-from qlora_core.data.chat_tokenizer import ChatTokenizer
-from qlora_core.data.encoded import Encoded, cut_all
-from qlora_core.data.extent import Extent
+from qlora_core.data.bad_rows import BadRow, BadRows, write_rejected
+from qlora_core.data.chat.chat_tokenizer import ChatTokenizer
+from qlora_core.data.examples import Encoded, cut_all
 from qlora_core.data.facts import coverage, describe, quantiles, row_lengths
-from qlora_core.data.options import Conversation, DataOptions, DataSet, Turn, parse_fields
+from qlora_core.data.lengths.token_counts import TokenCounts
 from qlora_core.data.read import read_data
+from qlora_core.data.schema import Conversation, DataOptions, DataSet, Turn, parse_fields
 from qlora_core.data.split import held_out_rows, split
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "DataOptions",
     "DataSet",
     "Encoded",
-    "Extent",
+    "TokenCounts",
     "Turn",
     "coverage",
     "cut_all",

@@ -3,9 +3,9 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-from qlora_core.data.chat_tokenizer import ChatTokenizer
-from qlora_core.data.extent import Extent
-from qlora_core.data.options import DataSet
+from qlora_core.data.chat.chat_tokenizer import ChatTokenizer
+from qlora_core.data.lengths.token_counts import TokenCounts
+from qlora_core.data.schema import DataSet
 from qlora_core.data.split import split
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import DataFacts, SourceFacts
@@ -15,7 +15,7 @@ QUANTILES = 10
 
 def describe(
     dataset: DataSet,
-    extents: Sequence[Extent],
+    extents: Sequence[TokenCounts],
     max_length: int,
     *,
     tokenizer: ChatTokenizer,
@@ -61,7 +61,7 @@ def source_facts(dataset: DataSet) -> SourceFacts:
     )
 
 
-def row_lengths(extents: Iterable[Extent]) -> list[int]:
+def row_lengths(extents: Iterable[TokenCounts]) -> list[int]:
     """Lengths in tokens, shortest first."""
     return sorted(one.tokens for one in extents)
 
@@ -77,7 +77,7 @@ def coverage(ordered: Sequence[int], max_length: int) -> float:
     return bisect_right(ordered, max_length) / len(ordered)
 
 
-def check_learns(extents: Sequence[Extent], max_length: int) -> None:
+def check_learns(extents: Sequence[TokenCounts], max_length: int) -> None:
     """Raise ``UserError`` where no supervised token is left after cutting, telling the length that would do."""
     if any(one.learned_within(max_length) for one in extents):
         return

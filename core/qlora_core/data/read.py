@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from qlora_core.data.bad import BadRow, BadRows, Reject
-from qlora_core.data.decode import decode
-from qlora_core.data.formats import Row, Rows, csv_rows, json_rows, parquet_rows
-from qlora_core.data.options import Conversation, DataOptions, DataSet, check_fields
-from qlora_core.data.rows import RowReader
-from qlora_core.data.turns import quoted
+from qlora_core.data.bad_rows import BadRow, BadRows, Reject
+from qlora_core.data.rows.messages import quoted
+from qlora_core.data.rows.row_shapes import RowReader
+from qlora_core.data.schema import Conversation, DataOptions, DataSet, check_fields
+from qlora_core.data.sources.decode import decode
+from qlora_core.data.sources.formats import Row, Rows, csv_rows, json_rows, parquet_rows
 from qlora_profiles.errors import UserError
 from qlora_profiles.suggest import did_you_mean
 

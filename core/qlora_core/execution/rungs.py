@@ -2,14 +2,14 @@
 
 The ladder (``step.limits``), the planner's search and its reasons, and the reference of the settings are all made from
 ``RUNGS``. What a setting costs in bytes and seconds is beside the rest of the planner's costs
-(``qlora_run.resolve.rung_costs``); an entry here says it in words.
+(``qlora_run.planner.cost.rungs``); an entry here says it in words.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qlora_core.step.cutting import cut
+from qlora_core.execution.micro_batches import cut
 
 SMALLEST_TOKEN_BUDGET = 64
 """Below this a smaller budget saves next to nothing: what is left is the weights and the layers."""
@@ -38,7 +38,7 @@ class Planned:
 
     Attributes:
         smallest: the value that takes the least memory; of a size, that depends on the data.
-        needs: what the kernels must be (attributes of the planner's ``Setup``), with words for each.
+        needs: what the kernels must be (attributes of the planner's ``CostInputs``), with words for each.
         usual: why it is left as it is by default; what the setting is, where nothing is said.
         why: why it is something else, where the planner finds that better.
         why_off: why a switch is off, where it is left off after a look at both; else ``usual`` says it.
@@ -135,7 +135,7 @@ def _off_again(on: int, start: int) -> int | None:
 
 RUNGS = (
     Rung(
-        name="layers_expanded",
+        name="layers_dequantized",
         smaller=_fewer_expanded,
         larger=_more_expanded,
         down="a quarter as many, at last none",
@@ -150,7 +150,7 @@ RUNGS = (
         ),
     ),
     Rung(
-        name="rebuild_activations",
+        name="rematerialize_activations",
         smaller=_rebuilt,
         larger=_off_again,
         down="on, where the kernels can",

@@ -68,13 +68,13 @@ def cuda_graph() -> Found:
     return {"device": "cuda"}
 
 
-def weight_kernel() -> Found:
+def dequantize_kernel() -> Found:
     """Our kernel for 4-bit weights, against bitsandbytes."""
     if accelerator() != "cuda":
         raise Unavailable("the kernel needs a CUDA card")
-    from qlora_core.step.expand import triton_expand
+    from qlora_core.kernels.dequantize import triton_dequantize
 
-    triton_expand(torch.device("cuda"), _half())
+    triton_dequantize(torch.device("cuda"), _half())
     return {"device": "cuda"}
 
 
@@ -82,7 +82,7 @@ def loss_kernel() -> Found:
     """Our kernel for the loss, against torch's words for it."""
     if accelerator() != "cuda":
         raise Unavailable("the kernel needs a CUDA card")
-    from qlora_core.step.scoring import scoring
+    from qlora_core.kernels.logit_slopes import scoring
 
     for cap in (None, 3.0):
         scoring(torch.device("cuda"), _half(), 10_001, cap)
@@ -113,7 +113,7 @@ def liger_layers() -> Found:
         raise Unavailable("Liger's kernels need a CUDA card")
     from torch.nn.functional import rms_norm, silu
 
-    from qlora_core.step.layers import liger_kernels
+    from qlora_core.kernels.norm_rope_swiglu import liger_kernels
 
     kernels, device = liger_kernels(), torch.device("cuda")
     weight, inputs = torch.ones(64, device=device), random_inputs([(48, 64), (48, 64)], device, torch.float32)

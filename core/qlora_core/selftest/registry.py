@@ -16,7 +16,7 @@ TESTS: dict[str, str] = {
     "varlen": "qlora_core.selftest.kernels:varlen_attention",
     "graphs": "qlora_core.selftest.kernels:cuda_graph",
     "triton": "qlora_core.selftest.kernels:triton_compiles",
-    "expand": "qlora_core.selftest.kernels:weight_kernel",
+    "expand": "qlora_core.selftest.kernels:dequantize_kernel",
     "score": "qlora_core.selftest.kernels:loss_kernel",
     "liger": "qlora_core.selftest.kernels:liger_layers",
     "unsloth": "qlora_core.selftest.packages:unsloth_imports",

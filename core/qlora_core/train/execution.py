@@ -14,16 +14,23 @@ import torch
 from torch import Tensor
 
 from qlora_core.backends.protocol import Scorer
-from qlora_core.device import DeviceMemory
-from qlora_core.evaluate import HeldOut, evaluate
-from qlora_core.guard import Guard
-from qlora_core.room import OPTIMIZER_WAYS, beside_a_step, drop_workspaces, keep_trying, patiently, retry_on_oom
+from qlora_core.execution.limits import Limits
+from qlora_core.execution.micro_batches import cut
+from qlora_core.memory.device_memory import DeviceMemory
+from qlora_core.memory.oom_retry import (
+    OPTIMIZER_WAYS,
+    beside_a_step,
+    drop_workspaces,
+    retry_on_oom,
+    retry_optimizer_step,
+    retry_with_room,
+)
+from qlora_core.memory.pressure_monitor import PressureMonitor
+from qlora_core.model.packing import Example
 from qlora_core.session.ranks import SINGLE
-from qlora_core.step.cutting import cut
-from qlora_core.step.limits import Limits
-from qlora_core.step.packing import Example
-from qlora_core.step.runner import StepResult, StepRunner
-from qlora_core.tally import Tally
+from qlora_core.train.evaluate import HeldOut, evaluate
+from qlora_core.train.step import StepResult, StepRunner
+from qlora_core.train.step_stats import StepStats
 from qlora_profiles import events
 from qlora_profiles.errors import EnvironmentProblem
 
@@ -102,7 +109,7 @@ class RunningExecution:
 
     def begin(self) -> None:
         """Steps count from here on: what was tried before says nothing of them."""
-        self.stats, self._pressure = Tally(), Guard()
+        self.stats, self._pressure = StepStats(), PressureMonitor()
 
     @property
     def limits(self) -> Limits:
@@ -186,7 +193,7 @@ class RunningExecution:
         Raises:
             EnvironmentProblem: memory runs out all the same; ``ways`` are what helps.
         """
-        return patiently(work, self._device, self._free_held, ways)
+        return retry_with_room(work, self._device, self._free_held, ways)
 
     def for_optimizer(self, work: Callable[[], T]) -> T:
         """Do what the optimizer's step needs each time: what makes room for it stays away.
@@ -194,11 +201,11 @@ class RunningExecution:
         Raises:
             EnvironmentProblem: memory runs out all the same.
         """
-        return patiently(work, self._device, self._give_up_held, OPTIMIZER_WAYS)
+        return retry_with_room(work, self._device, self._give_up_held, OPTIMIZER_WAYS)
 
-    def keep_trying(self, optimizer: torch.optim.AdamW) -> None:
+    def retry_optimizer_step(self, optimizer: torch.optim.AdamW) -> None:
         """Let the optimizer's step that finds no room for its state try again."""
-        keep_trying(optimizer, self._device, self._give_up_held)
+        retry_optimizer_step(optimizer, self._device, self._give_up_held)
 
     def after_step(self, result: StepResult, seconds: float | None) -> None:
         """Count a step that is over (without ``seconds`` where its time was unusual), and draw the consequences:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qlora_core.backends.protocol import Backend, Loaded
-from qlora_core.best import BestAdapter
-from qlora_core.device import DeviceMemory
-from qlora_core.events import EventLog
+from qlora_core.memory.device_memory import DeviceMemory
+from qlora_core.model.packing import Example
+from qlora_core.session.control import Control
+from qlora_core.session.event_log import EventLog
 from qlora_core.session.ranks import SINGLE, Ranks
-from qlora_core.step.packing import Example
-from qlora_core.stop import StopRequest
+from qlora_core.train.best_checkpoint import BestCheckpoint
 from qlora_profiles.plan import RunPlan
 
 
@@ -24,8 +24,8 @@ class Job:
     train: Sequence[Example]
     held_out: Sequence[Example]
     log: EventLog
-    stop: StopRequest
+    stop: Control
     memory: DeviceMemory
     output: Path
-    best: BestAdapter | None = None
+    best: BestCheckpoint | None = None
     ranks: Ranks = SINGLE

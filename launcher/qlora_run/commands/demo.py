@@ -15,9 +15,9 @@ from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.jobs import ChatJob, ExactMatchJob
 from qlora_profiles.plan import Given, Request, strongest
 from qlora_profiles.registry import lookup, parse
-from qlora_run.child import child_environment, job_command
 from qlora_run.cli.commands import Command
-from qlora_run.commands.asked import plan_input
+from qlora_run.commands.plan_input import plan_input
+from qlora_run.supervise.child import child_environment, job_command
 
 SAMPLES = 2
 
@@ -25,8 +25,8 @@ SAMPLES = 2
 def run(command: Command) -> int:
     """Train the demo, count exact answers before and after, and show a few."""
     from qlora_run.commands.train import start
-    from qlora_run.folder import with_output
-    from qlora_run.planning import PlanInput, make_plan
+    from qlora_run.planner.make_plan import PlanInput, make_plan
+    from qlora_run.runs.folder import with_output
 
     began = time.monotonic()
     with as_file(files("qlora_core").joinpath("demo")) as folder:
@@ -77,7 +77,7 @@ def exact_shares(folder: Path, output: Path) -> dict[str, float]:
         "merged": ChatJob(target=str(output), merged=True),
     }
     job = ExactMatchJob(data=str(folder / "data" / "held_out.jsonl"), models=models)
-    command = job_command("qlora_core.exact_match", job)
+    command = job_command("qlora_core.jobs.exact_match", job)
     child = child_process.start(command, "the counting", output="pipes", environment=child_environment())
     lines, errors = child.said()
     if child.exit_code != 0:

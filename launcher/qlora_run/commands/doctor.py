@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_run.cli.commands import Command
-from qlora_run.commands.asked import plan_input
-from qlora_run.commands.say import say_json
+from qlora_run.commands.json_output import say_json
+from qlora_run.commands.plan_input import plan_input
 
 if TYPE_CHECKING:
     from qlora_run.doctor.examination import Examined
@@ -38,7 +38,7 @@ def run(command: Command) -> int:
 
 
 def _show(examined: "Examined", seconds: float) -> None:
-    from qlora_run.view.doctor_view import print_diagnosis
+    from qlora_run.terminal.doctor_view import print_diagnosis
 
     print_diagnosis(examined.diagnosis, examined.subject.report.name, seconds)
 

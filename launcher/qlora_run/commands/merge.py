@@ -6,15 +6,15 @@ from typing import Any
 from qlora_profiles.errors import UserError
 from qlora_profiles.jobs import MergeJob
 from qlora_profiles.run_folder import MERGED_MODEL
-from qlora_run.child import run_job
 from qlora_run.cli.commands import Command
 from qlora_run.commands.target import adapter_in, cache_of, target_of
-from qlora_run.view.words import quoted, shown_path
+from qlora_run.report.formatting import quoted, shown_path
+from qlora_run.supervise.child import run_job
 
 
 def run(command: Command) -> int:
     """Hand the merge over to the core."""
-    return run_job("qlora_core.merging", merge_job(command.options, set(command.said)))
+    return run_job("qlora_core.jobs.merge", merge_job(command.options, set(command.said)))
 
 
 def merge_job(options: dict[str, Any], said: set[str]) -> MergeJob:

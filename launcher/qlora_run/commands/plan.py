@@ -5,15 +5,15 @@ from pathlib import Path
 
 from qlora_profiles.plan import RunPlan
 from qlora_run.cli.commands import Command
-from qlora_run.commands.asked import plan_input
-from qlora_run.commands.say import say_json
-from qlora_run.folder import with_output
+from qlora_run.commands.json_output import say_json
+from qlora_run.commands.plan_input import plan_input
+from qlora_run.runs.folder import with_output
 
 
 def run(command: Command) -> int:
     """Print the plan, or how it differs from a saved one."""
-    from qlora_run.again import input_from, plan_of
-    from qlora_run.planning import make_plan
+    from qlora_run.planner.make_plan import make_plan
+    from qlora_run.runs.replay import input_from, plan_of
 
     old = plan_of(Path(command.options["from"])) if command.options.get("from") else None
     inputs = plan_input(command, only_planning=True)
@@ -28,9 +28,9 @@ def show(plan: RunPlan, old: RunPlan | None = None, *, as_json: bool = False, fu
     if as_json:
         say_json(plan)
         return
-    from qlora_run.view.console import console_glyphs, make_console
-    from qlora_run.view.plan_diff import plan_diff_text
-    from qlora_run.view.plan_view import print_plan
+    from qlora_run.terminal.console import console_glyphs, make_console
+    from qlora_run.terminal.plan_diff import plan_diff_text
+    from qlora_run.terminal.plan_view import print_plan
 
     console = make_console()
     print_plan(plan, console, full)

@@ -9,7 +9,7 @@ from qlora_profiles.errors import UserError
 from qlora_profiles.own_profiles import own_folder, own_names
 from qlora_profiles.plan import Profile
 from qlora_run.cli.commands import Command
-from qlora_run.commands.say import say_json
+from qlora_run.commands.json_output import say_json
 
 
 def run(command: Command) -> int:
@@ -63,8 +63,8 @@ def _show(profile: Profile, as_json: bool) -> int:
 
 def _save(name: str, source: str | None, *, replace: bool) -> int:
     """Keep the plan of a run as a profile. Raises UserError where no plan was named."""
-    from qlora_run.again import plan_of
-    from qlora_run.profile_of import profile_of
+    from qlora_run.runs.profile_of import profile_of
+    from qlora_run.runs.replay import plan_of
 
     if source is None:
         raise UserError("profiles save needs a plan", f"qlora-run profiles save {name} --from FOLDER-OF-A-RUN")

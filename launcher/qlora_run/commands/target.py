@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from qlora_core.artifacts import BaseRecord
+from qlora_core.export.artifacts import BaseRecord
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
 from qlora_profiles.run_folder import ADAPTER, ADAPTER_CONFIG, BASE_RECORD, MERGED_MODEL
-from qlora_run.folder import latest_run, look, newest_run, no_such_folder
-from qlora_run.planning import check_own_code
-from qlora_run.view.commands import on_run
-from qlora_run.view.words import quoted, shown_path
+from qlora_run.planner.make_plan import check_own_code
+from qlora_run.report.commands import on_run
+from qlora_run.report.formatting import quoted, shown_path
+from qlora_run.runs.folder import latest_run, look, newest_run, no_such_folder
 
 WHAT = "a run's folder, an adapter's or a model's"
 

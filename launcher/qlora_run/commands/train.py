@@ -10,15 +10,15 @@ from qlora_profiles import codec
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.plan import RunPlan, recipe_differences
 from qlora_profiles.run_folder import PLAN
-from qlora_run.again import held
 from qlora_run.cli.commands import Command
-from qlora_run.commands.asked import plan_input
 from qlora_run.commands.plan import show
-from qlora_run.folder import check_free, claim, look, occupied, wishes_agree, with_full_paths, with_output
-from qlora_run.needed import TRAINING, check_installed
+from qlora_run.commands.plan_input import plan_input
+from qlora_run.machine.required_packages import TRAINING, check_installed
+from qlora_run.runs.folder import check_free, claim, look, occupied, wishes_agree, with_full_paths, with_output
+from qlora_run.runs.replay import held
 
 if TYPE_CHECKING:
-    from qlora_run.planning import PlanInput
+    from qlora_run.planner.make_plan import PlanInput
     from qlora_run.report.view import View
 
 
@@ -38,7 +38,7 @@ def plan_to_run(inputs: "PlanInput") -> RunPlan:
     Where that holds an unfinished run of the same recipe, what nobody decided stays as it was there: a method
     decided by the memory that is free now must not part a run from its first half.
     """
-    from qlora_run.planning import make_plan
+    from qlora_run.planner.make_plan import make_plan
 
     plan = with_output(make_plan(inputs))
     old = look(_output(plan)).plan
@@ -52,7 +52,7 @@ def plan_to_run(inputs: "PlanInput") -> RunPlan:
 
 def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int:
     """Claim the output folder, say what will be done, and do it; returns the exit code."""
-    from qlora_run.supervise import run_core
+    from qlora_run.supervise.supervisor import run_core
 
     plan = with_output(plan)
     output = _output(plan)
@@ -72,7 +72,7 @@ def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int
 
 def check_checkpoint(plan: RunPlan) -> None:
     """Raise UserError for a ``--resume FOLDER`` that this run cannot go on from."""
-    from qlora_core.checkpoints import choose
+    from qlora_core.train.checkpoints import choose
 
     resume = plan.run_values().resume
     if resume != "auto":
@@ -93,9 +93,9 @@ def _save(plan: RunPlan, output: Path) -> None:
 
 def _view(plan: RunPlan, output: Path, as_json: bool) -> "View":
     if as_json:
-        from qlora_run.view.json_view import JsonView
+        from qlora_run.terminal.json_view import JsonView
 
         return JsonView()
-    from qlora_run.view.run_view import run_view
+    from qlora_run.terminal.run_view import run_view
 
     return run_view(plan, output)

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from qlora_profiles.hardware import HardwareReport
-from qlora_run.doctor.findings import Diagnosis
-from qlora_run.doctor.subject import Subject
+from qlora_run.doctor.check_context import CheckContext
+from qlora_run.doctor.diagnosis import Diagnosis
 
 SECRET_NAMES = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 SECRET_SHAPES = re.compile(
@@ -90,7 +90,7 @@ def _stored_token() -> list[str]:
     return [token] if token else []
 
 
-def bug_report(subject: Subject, diagnosis: Diagnosis, hidden: Private) -> dict[str, Any]:
+def bug_report(subject: CheckContext, diagnosis: Diagnosis, hidden: Private) -> dict[str, Any]:
     """The findings, the machine and the trials, without anything private."""
     whole = {
         "made_by": "qlora-run doctor --report",

@@ -4,22 +4,22 @@ from qlora_profiles.errors import QloraRunError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import Given, Request, RunPlan
 from qlora_profiles.units import gib, human_seconds
-from qlora_run.doctor.subject import Subject
-from qlora_run.resolve.situation import version_of
+from qlora_run.doctor.check_context import CheckContext
+from qlora_run.planner.context import version_of
 
 YARDSTICK = "Qwen/Qwen3-8B"
 """What people mean to train; a machine without a card is told how long that would take."""
 METHODS = {"qlora-4": "QLoRA 4-bit", "qlora-8": "QLoRA 8-bit", "lora": "16-bit LoRA", "full": "full training"}
 
 
-def what_can_be_trained(s: Subject) -> str:
+def what_can_be_trained(s: CheckContext) -> str:
     """Method, card, memory, the longest example, and why Unsloth is not used; never "ready" without a card."""
     if s.plan is None:
         return f"Nothing can be planned here yet: {s.refusal.message if s.refusal else 'unknown'}"
     execution = s.plan.execution_values()
     if execution.device == "cpu":
         return f"CPU only: the demo works (a few minutes). {_yardstick(s.report)}"
-    from qlora_run.resolve import largest_length
+    from qlora_run.planner import largest_length
 
     length = largest_length(s.plan)
     method, card = METHODS[s.plan.recipe_values().method], s.plan.cards()[0]
@@ -28,7 +28,7 @@ def what_can_be_trained(s: Subject) -> str:
     return f"Ready: {method} on {card.name}{budget}{room}{_unsloth(s.plan)}."
 
 
-def next_command(s: Subject) -> str:
+def next_command(s: CheckContext) -> str:
     """What to run now."""
     on_card = s.plan is not None and s.plan.execution_values().device != "cpu"
     return "qlora-run --auto --data FILE" if on_card else "qlora-run demo"
@@ -52,7 +52,7 @@ def _yardstick(report: HardwareReport) -> str:
 
 
 def _plan(report: HardwareReport, model: str) -> RunPlan | None:
-    from qlora_run.planning import PlanInput, make_plan
+    from qlora_run.planner.make_plan import PlanInput, make_plan
 
     request = Request(given={"model": Given(value=model, source="probe")})
     try:

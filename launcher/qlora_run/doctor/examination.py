@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError
 from qlora_run.doctor.capacity import next_command, what_can_be_trained
-from qlora_run.doctor.circumstances import Circumstances, circumstances
-from qlora_run.doctor.findings import Diagnosis, diagnose
+from qlora_run.doctor.check_context import CheckContext
+from qlora_run.doctor.diagnosis import Diagnosis, diagnose
+from qlora_run.doctor.environment import Environment, circumstances
 from qlora_run.doctor.registry import examine
 from qlora_run.doctor.remedies import PIP
-from qlora_run.doctor.subject import Subject
 from qlora_run.doctor.trials import try_all
-from qlora_run.learned import Learned, learned, remember
-from qlora_run.planning import PlanInput, machine_report, make_plan, model_folder
+from qlora_run.machine.selftest_results import Learned, learned, remember
+from qlora_run.planner.make_plan import PlanInput, machine_report, make_plan, model_folder
 
 if TYPE_CHECKING:
     from qlora_profiles.plan import Request, RunPlan
@@ -30,28 +30,30 @@ QUICK = "not tried with --quick"
 class Examined:
     """What was looked at and what came of it."""
 
-    subject: Subject
+    subject: CheckContext
     diagnosis: Diagnosis
 
 
 def examination(inputs: PlanInput, *, quick: bool = False) -> Examined:
     """Examine this machine, or the one that ``inputs`` names; ``quick`` tries nothing and asks no network."""
     if inputs.machine or inputs.report is not None:
-        return examined(_planned(inputs, Subject(report=machine_report(inputs), untried=ANOTHER_MACHINE), Learned()))
+        return examined(
+            _planned(inputs, CheckContext(report=machine_report(inputs), untried=ANOTHER_MACHINE), Learned())
+        )
     report = machine_report(inputs)
     if quick:
         known = learned(report)
         here = _here(inputs, ask_hub=False)
-        subject = Subject(report=report, here=here, trials=known.trials, untried=QUICK, remembered=True)
+        subject = CheckContext(report=report, here=here, trials=known.trials, untried=QUICK, remembered=True)
         return examined(_planned(inputs, subject, known))
     around = _InThread(lambda: _here(inputs, ask_hub=True))
     trials = try_all(report)
     remember(report, trials)
-    subject = Subject(report=report, here=around.result(), trials=trials)
+    subject = CheckContext(report=report, here=around.result(), trials=trials)
     return examined(_planned(inputs, subject, Learned(trials=trials)))
 
 
-def examined(subject: Subject) -> Examined:
+def examined(subject: CheckContext) -> Examined:
     """Run every check on a subject."""
     can = what_can_be_trained(subject)
     return Examined(subject=subject, diagnosis=diagnose(examine(subject), can, next_command(subject)))
@@ -71,12 +73,12 @@ class _InThread(Generic[T]):
         return self._results[0]
 
 
-def _here(inputs: PlanInput, *, ask_hub: bool) -> Circumstances:
+def _here(inputs: PlanInput, *, ask_hub: bool) -> Environment:
     output, cache = (inputs.request.value(name) for name in ("output", "cache"))
     return circumstances(Path(output) if output else None, Path(cache) if cache else None, ask_hub=ask_hub)
 
 
-def _planned(inputs: PlanInput, subject: Subject, known: Learned) -> Subject:
+def _planned(inputs: PlanInput, subject: CheckContext, known: Learned) -> CheckContext:
     """The subject with its plan, or with what speaks against one."""
     report = subject.report
     inputs = replace(inputs, report=report, machine=None, only_planning=True, learned=known)

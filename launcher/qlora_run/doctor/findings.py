@@ -1,71 +1,40 @@
-"""One finding of the doctor, and what all of them together mean."""
-
-from collections.abc import Sequence
-from typing import Literal
+"""What one look saw: a finding that does not know yet which check it belongs to."""
 
 from msgspec import Struct
 
-from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_OK
-
-Verdict = Literal["ok", "note", "warn", "fail", "skipped"]
-SEVERITY: tuple[Verdict, ...] = ("fail", "warn", "note", "ok", "skipped")
-EXIT_WARNINGS = 1
+from qlora_run.doctor.diagnosis import Fix, Verdict
 
 
-class Fix(Struct, frozen=True, kw_only=True):
-    """What mends it on the system that was looked at.
+class Seen(Struct, frozen=True, kw_only=True):
+    """The verdict with what was seen, what it rests on, what follows from it, and what mends it."""
 
-    ``say`` is what a person reads: the command itself where one does it, else the place of the setting.
-    ``commands`` are plain commands for this system's own shell; ``safe`` ones change this Python environment alone.
-    """
-
-    say: str
-    commands: tuple[str, ...] = ()
-    safe: bool = False
-
-
-class Finding(Struct, frozen=True, kw_only=True):
-    """What was looked at and seen, what follows from it for training, and what mends it.
-
-    ``evidence`` is what the verdict rests on, for whoever wants to judge it; a note costs nothing and may be left.
-    """
-
-    id: str
     verdict: Verdict
     seen: str
     evidence: str = ""
     consequence: str = ""
     fix: Fix | None = None
-    minor: bool = False
 
 
-class Diagnosis(Struct, frozen=True, kw_only=True):
-    """Every finding, worst first, with one line of summary, the next command, and the exit code."""
-
-    checks: tuple[Finding, ...]
-    summary: str
-    next: str
-    exit_code: int
+def ok(seen: str, evidence: str = "") -> Seen:
+    """Nothing to do."""
+    return Seen(verdict="ok", seen=seen, evidence=evidence)
 
 
-def diagnose(findings: Sequence[Finding], can: str, next_command: str) -> Diagnosis:
-    """Put the findings in order; ``can`` says what can be trained here, ``next_command`` what to run then."""
-    ordered = tuple(sorted(findings, key=lambda f: SEVERITY.index(f.verdict)))
-    failed = [f.id for f in ordered if f.verdict == "fail"]
-    if failed:
-        first = next(f for f in ordered if f.verdict == "fail")
-        can, next_command = _not_ready(failed), first.fix.say if first.fix else "qlora-run doctor"
-    return Diagnosis(checks=ordered, summary=can, next=next_command, exit_code=exit_code(findings))
+def note(seen: str, consequence: str = "", fix: Fix | None = None, evidence: str = "") -> Seen:
+    """Worth knowing; training is as good as it is without a change."""
+    return Seen(verdict="note", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
 
 
-def _not_ready(failed: Sequence[str]) -> str:
-    count = f"{len(failed)} problem{'s' if len(failed) > 1 else ''}"
-    return f"Not ready: {count} ({', '.join(dict.fromkeys(failed))}). Mend the first, then: qlora-run doctor"
+def warn(seen: str, consequence: str, fix: Fix, evidence: str = "") -> Seen:
+    """Training works, but slower, smaller, or at a risk."""
+    return Seen(verdict="warn", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
 
 
-def exit_code(findings: Sequence[Finding]) -> int:
-    """0 ready, 1 with warnings, 3 cannot train."""
-    verdicts = {f.verdict for f in findings}
-    if "fail" in verdicts:
-        return EXIT_ENVIRONMENT
-    return EXIT_WARNINGS if "warn" in verdicts else EXIT_OK
+def fail(seen: str, consequence: str, fix: Fix, evidence: str = "") -> Seen:
+    """Training does not work, or not on the card, until this is mended."""
+    return Seen(verdict="fail", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
+
+
+def skipped(reason: str) -> Seen:
+    """Not looked at, and why."""
+    return Seen(verdict="skipped", seen=reason)

@@ -11,7 +11,7 @@ from packaging.specifiers import SpecifierSet
 
 from qlora_profiles.hardware import HardwareReport
 from qlora_run.doctor import remedies
-from qlora_run.doctor.findings import Fix
+from qlora_run.doctor.diagnosis import Fix
 from qlora_run.doctor.requirements import allows
 
 System = Literal["windows", "linux", "wsl", "macos"]

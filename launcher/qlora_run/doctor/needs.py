@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
 from qlora_run.model_facts.targets import discover_targets
-from qlora_run.resolve.disk import written_bytes
-from qlora_run.resolve.weights import adapter_params
+from qlora_run.planner.cost.weights import adapter_params
+from qlora_run.planner.rules.disk import written_bytes
 
 PROCESS_BYTES = 3 * GIB
 """Main memory of a training process with its libraries, before any weights."""

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qlora_run.doctor.check_context import CheckContext
 from qlora_run.doctor.checks import cards, hub, kernels, memory, planned, software, storage, system
-from qlora_run.doctor.findings import Finding
-from qlora_run.doctor.seen import Seen, note
-from qlora_run.doctor.subject import Subject
+from qlora_run.doctor.diagnosis import Finding
+from qlora_run.doctor.findings import Seen, note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,15 +15,15 @@ class Check:
 
     id: str
     about: str
-    look: Callable[[Subject], Seen | list[Seen]]
+    look: Callable[[CheckContext], Seen | list[Seen]]
     minor: bool = True
 
-    def findings(self, subject: Subject) -> list[Finding]:
+    def findings(self, subject: CheckContext) -> list[Finding]:
         """What it finds: one finding, or one for each card, process or pair."""
         seen = self._seen(subject)
         return [self._finding(one) for one in (seen if isinstance(seen, list) else [seen])]
 
-    def _seen(self, subject: Subject) -> Seen | list[Seen]:
+    def _seen(self, subject: CheckContext) -> Seen | list[Seen]:
         """What the look sees; a look that fails says so and spoils no other."""
         try:
             return self.look(subject)
@@ -69,7 +69,7 @@ CHECKS: tuple[Check, ...] = (
     Check(id="varlen", about="packed attention, run", look=kernels.varlen),
     Check(id="cuda-graphs", about="a captured gradient, run again", look=kernels.cuda_graphs),
     Check(id="triton", about="a Triton kernel, compiled and run", look=kernels.triton),
-    Check(id="weight-kernel", about="4-bit weights expanded by our kernel", look=kernels.weight_kernel),
+    Check(id="dequantize-kernel", about="4-bit weights expanded by our kernel", look=kernels.dequantize_kernel),
     Check(id="loss-kernel", about="losses and slopes by our kernel", look=kernels.loss_kernel),
     Check(id="liger", about="Liger's layers, run", look=kernels.liger),
     Check(id="unsloth", about="Unsloth, imported", look=kernels.unsloth),
@@ -87,6 +87,6 @@ CHECKS: tuple[Check, ...] = (
 """Of several problems the first is the one to mend: causes stand above what follows from them."""
 
 
-def examine(subject: Subject) -> list[Finding]:
+def examine(subject: CheckContext) -> list[Finding]:
     """Every finding, in the order of the table."""
     return [finding for check in CHECKS for finding in check.findings(subject)]

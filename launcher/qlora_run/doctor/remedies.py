@@ -1,7 +1,7 @@
 """What mends something, in the words and the commands of the system at hand. Nothing here needs PowerShell."""
 
 from qlora_profiles.hardware import HardwareReport
-from qlora_run.doctor.findings import Fix
+from qlora_run.doctor.diagnosis import Fix
 
 PIP = "python -m pip install"
 

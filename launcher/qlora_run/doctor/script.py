@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from qlora_profiles.hardware import HardwareReport
-from qlora_run.doctor.findings import Finding
+from qlora_run.doctor.diagnosis import Finding
 
 Runner = Callable[[Sequence[str]], int]
 

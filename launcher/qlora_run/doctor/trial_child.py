@@ -12,7 +12,7 @@ from qlora_core.session import child_process
 from qlora_core.session.child_process import ChildProcess, LineReader
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.hardware import HardwareReport
-from qlora_run.learned import BROKEN, Trial
+from qlora_run.machine.selftest_results import BROKEN, Trial
 
 FIRST_SECONDS = 90
 """For the first test of a child: importing torch from a cold disk is part of it."""

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from qlora_profiles.hardware import HardwareReport
-from qlora_run.doctor.subject import is_full
+from qlora_run.doctor.check_context import is_full
 from qlora_run.doctor.trial_child import FIRST_SECONDS, NO_TORCH, TrialPlan, run_groups
-from qlora_run.learned import BROKEN, Trial
-from qlora_run.resolve.situation import version_of
+from qlora_run.machine.selftest_results import BROKEN, Trial
+from qlora_run.planner.context import version_of
 
 
 def _needs_cuda(report: HardwareReport) -> str | None:

@@ -6,8 +6,8 @@ from typing import Any
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan, plain, recipe_differences
 from qlora_profiles.units import gib
-from qlora_run.view.commands import on_run
-from qlora_run.view.words import one_line, option, quoted, shown_path, time_range, value_text
+from qlora_run.report.commands import on_run
+from qlora_run.report.formatting import one_line, option, quoted, shown_path, time_range, value_text
 
 NAMED = 3
 """Differences named in a refusal; a longer list belongs to ``plan --from``."""

@@ -2,10 +2,10 @@
 
 from dataclasses import fields
 
+from qlora_core.execution.limits import Limits
 from qlora_core.execution.rungs import FILLERS, HELD, RUNGS, SEARCHED, SIZES, SWITCHES, planned
-from qlora_core.step.limits import Limits
 from qlora_profiles.registry import settings
-from qlora_run.resolve.setup import Setup
+from qlora_run.planner.cost.inputs import CostInputs
 
 NAMES = [rung.name for rung in RUNGS]
 
@@ -26,7 +26,7 @@ def test_what_is_searched_is_in_the_table() -> None:
     assert set(SEARCHED) == {rung.name for rung in RUNGS if rung.planned}
     assert len(SEARCHED) == len(set(SEARCHED))
     assert set(SIZES) & set(SWITCHES) == set()
-    assert {rung.name for rung in HELD} == {"layers_expanded", "cuda_graphs"}
+    assert {rung.name for rung in HELD} == {"layers_dequantized", "cuda_graphs"}
 
 
 def test_every_entry_says_what_a_person_reads() -> None:
@@ -41,4 +41,4 @@ def test_every_entry_says_what_a_person_reads() -> None:
 
 def test_what_an_entry_needs_is_something_that_the_planner_knows() -> None:
     for name in SEARCHED:
-        assert all(hasattr(Setup, need) for need in planned(name).needs)
+        assert all(hasattr(CostInputs, need) for need in planned(name).needs)

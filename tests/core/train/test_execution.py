@@ -17,20 +17,20 @@ from support.models import random_examples, save_tiny_model, tiny_model, write_r
 from support.plans import plan
 
 from qlora_core import __main__ as core_main
-from qlora_core.device import DeviceMemory
-from qlora_core.events import EventLog
-from qlora_core.guard import PATIENCE_STEPS, RETRY_STEPS
-from qlora_core.room import beside_a_step, patiently, retry_on_oom
-from qlora_core.step.forward import PackedLoss
-from qlora_core.step.limits import Limits
-from qlora_core.step.runner import StepResult
-from qlora_core.stop import StopRequest
+from qlora_core.backends.packed_loss import PackedLoss
+from qlora_core.execution.limits import Limits
+from qlora_core.memory.device_memory import DeviceMemory
+from qlora_core.memory.oom_retry import beside_a_step, retry_on_oom, retry_with_room
+from qlora_core.memory.pressure_monitor import PATIENCE_STEPS, RETRY_STEPS
+from qlora_core.session.control import Control
+from qlora_core.session.event_log import EventLog
 from qlora_core.train.execution import EVALUATION_BUDGET, RunningExecution
+from qlora_core.train.step import StepResult
 from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EXIT_INTERRUPTED, EnvironmentProblem
 from qlora_profiles.plan import RunPlan
-from qlora_run.view.lines import adaptation_line
-from qlora_run.view.state import fold
+from qlora_run.report.lines import adaptation_line
+from qlora_run.report.run_state import fold
 
 CPU = torch.device("cpu")
 FULL = "CUDA out of memory. Tried to allocate 96.00 MiB"
@@ -97,12 +97,12 @@ def planned(model: Path, data: Path, tmp_path: Path) -> RunPlan:
     return plan(model=model, data=data, output=tmp_path, steps=STEPS, val_size=6.0)
 
 
-def trained(planned: RunPlan, stop: StopRequest | None = None) -> tuple[int, list[events.Event]]:
+def trained(planned: RunPlan, stop: Control | None = None) -> tuple[int, list[events.Event]]:
     """The exit code and the events of a run in this process."""
     output = Path(planned.run_values().output)
     log = EventLog(output)
     try:
-        code = core_main._run(planned, log, StopRequest() if stop is None else stop, False)
+        code = core_main._run(planned, log, Control() if stop is None else stop, False)
     finally:
         log.close()
     return code, events.all_events(output / run_folder.EVENTS)
@@ -133,7 +133,7 @@ def test_what_ran_at_the_end_is_written_down(planned: RunPlan, card: Card, count
 
 
 def test_a_stopped_run_says_what_ran(planned: RunPlan, card: Card) -> None:
-    stop = StopRequest()
+    stop = Control()
     card.step_room = first_tries_fail(2)
     write = EventLog.write
 
@@ -244,7 +244,7 @@ def test_what_a_try_held_is_gone_when_room_is_made() -> None:
 
     assert retry_on_oom(work, CPU, make_room, beside_a_step("less")) == "done"
     tries.clear()
-    assert patiently(work, CPU, make_room, "less") == "done"
+    assert retry_with_room(work, CPU, make_room, "less") == "done"
 
 
 def test_room_is_made_until_there_is_none() -> None:

@@ -1,1 +1,1 @@
-"""The checks, by what they look at. Each is a function of a ``Subject`` that reads and decides; none asks the world."""
+"""The checks, by what they look at. Each is a function of a ``CheckContext`` that reads and decides alone."""

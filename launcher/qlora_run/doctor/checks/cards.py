@@ -4,11 +4,11 @@ from qlora_profiles.hardware import Gpu, GpuProcess
 from qlora_profiles.units import GIB, gib
 from qlora_run.doctor import remedies
 from qlora_run.doctor.architectures import has_code_for
-from qlora_run.doctor.findings import Fix
-from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
-from qlora_run.doctor.subject import Subject, is_full
-from qlora_run.resolve.machine_rules import BF16_CAPABILITY, free_vram_bytes
-from qlora_run.resolve.situation import as_numbers
+from qlora_run.doctor.check_context import CheckContext, is_full
+from qlora_run.doctor.diagnosis import Fix
+from qlora_run.doctor.findings import Seen, fail, note, ok, skipped, warn
+from qlora_run.planner.context import as_numbers
+from qlora_run.planner.rules.machine import BF16_CAPABILITY, free_vram_bytes
 
 OLDEST_CAPABILITY = (7, 0)
 """Below it bitsandbytes' 4-bit kernels and torch's prebuilt CUDA code do not run."""
@@ -22,7 +22,7 @@ SPILLING_DRIVER = (536, 40)
 """From here on Windows' driver moves memory to RAM instead of refusing it."""
 
 
-def gpu(s: Subject) -> list[Seen]:
+def gpu(s: CheckContext) -> list[Seen]:
     """Which cards there are, and whether 4-bit training runs on them."""
     if s.nvidia:
         return [_card(s, card) for card in s.nvidia]
@@ -35,7 +35,7 @@ def gpu(s: Subject) -> list[Seen]:
     return [warn("no GPU", "everything runs on the CPU, slowly", demo)]
 
 
-def _card(s: Subject, card: Gpu) -> Seen:
+def _card(s: CheckContext, card: Gpu) -> Seen:
     capability = card.capability or (0, 0)
     small = remedies.place("--model Qwen/Qwen3-0.6B")
     if card.capability and capability < OLDEST_CAPABILITY:
@@ -47,7 +47,7 @@ def _card(s: Subject, card: Gpu) -> Seen:
     return ok(seen, f"capability {capability[0]}.{capability[1]}, driver {card.driver}")
 
 
-def _hide_card(s: Subject) -> Fix:
+def _hide_card(s: CheckContext) -> Fix:
     windows = remedies.command("set CUDA_VISIBLE_DEVICES=-1", "qlora-run demo", say="set CUDA_VISIBLE_DEVICES=-1")
     linux = remedies.command("CUDA_VISIBLE_DEVICES=-1 qlora-run demo")
     return remedies.by_system(s.report, windows=windows, linux=linux)
@@ -59,14 +59,14 @@ def _free(card: Gpu) -> str:
     return f"{free} of {total} GiB free"
 
 
-def _other(s: Subject, card: Gpu) -> Seen:
+def _other(s: CheckContext, card: Gpu) -> Seen:
     """A card of another maker: what was really tried on it is said, and that the planner does not use it yet."""
     consequence = "training here is planned for NVIDIA cards and the CPU: it runs on the CPU"
     demo = remedies.command("qlora-run demo", say="qlora-run demo works here, on the CPU")
     return warn(f"{card.name} ({card.vendor}): {_tried_on(s)}", consequence, demo)
 
 
-def _tried_on(s: Subject) -> str:
+def _tried_on(s: CheckContext) -> str:
     device, product = s.found("torch", "device"), s.tried("device")
     if s.tried("torch").state != "ok":
         return "no NVIDIA GPU; not tried"
@@ -79,7 +79,7 @@ def _tried_on(s: Subject) -> str:
     return f"a product in {product.found.get('dtype')} ran on it, {bits}"
 
 
-def visible(s: Subject) -> Seen:
+def visible(s: CheckContext) -> Seen:
     """``CUDA_VISIBLE_DEVICES`` that hides a card, or numbers them in doubt."""
     listed, doubt = s.report.cuda_visible_devices, s.report.unknown.get("gpus.index")
     if listed is not None and not s.nvidia:
@@ -96,11 +96,11 @@ def visible(s: Subject) -> Seen:
     return ok("all cards" if listed is None else f"CUDA_VISIBLE_DEVICES={listed}")
 
 
-def _bus_order(s: Subject) -> Fix:
+def _bus_order(s: CheckContext) -> Fix:
     return remedies.environment(s.report, "CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
-def architecture(s: Subject) -> Seen:
+def architecture(s: CheckContext) -> Seen:
     """Whether torch has code for the cards, by its own list."""
     capabilities, listed = s.found("torch", "capabilities"), s.found("torch", "architectures")
     if not capabilities or not listed or s.report.torch.build != "cuda":
@@ -114,7 +114,7 @@ def architecture(s: Subject) -> Seen:
     return fail(seen, consequence, remedies.torch_build(backend), " ".join(listed))
 
 
-def _why_untried(s: Subject) -> str:
+def _why_untried(s: CheckContext) -> str:
     trial = s.tried("torch")
     return trial.said if trial.state == "skipped" else "no NVIDIA card that torch sees"
 
@@ -123,7 +123,7 @@ def _sm(capability: tuple[int, int] | list[int]) -> str:
     return f"sm_{capability[0]}{capability[1]}"
 
 
-def bf16(s: Subject) -> Seen:
+def bf16(s: CheckContext) -> Seen:
     """bfloat16 in hardware; torch says yes to an emulated one as well, unless it is asked twice."""
     if not s.nvidia:
         return skipped("no NVIDIA card")
@@ -135,7 +135,7 @@ def bf16(s: Subject) -> Seen:
     return note("no bfloat16 in hardware", "arithmetic in float16 with scaled gradients, adapters in float32", None, by)
 
 
-def vram(s: Subject) -> list[Seen]:
+def vram(s: CheckContext) -> list[Seen]:
     """What is free on the cards, and who holds the rest."""
     if not s.nvidia:
         return [skipped("no NVIDIA card")]
@@ -145,18 +145,18 @@ def vram(s: Subject) -> list[Seen]:
     return [_taken(s, card) for card in s.nvidia if _mostly_taken(card)] or [ok(", ".join(map(_free, s.nvidia)))]
 
 
-def _holder(s: Subject, card: Gpu, process: GpuProcess) -> Seen:
+def _holder(s: CheckContext, card: Gpu, process: GpuProcess) -> Seen:
     who, fix = f"{process.name or 'a process'} (pid {process.pid})", _close(s, process.pid)
     if s.report.platform.container:  # NVML may give the host's numbers: another process has this one here
         who, fix = "a process", WHO
     return _lack(s, card, f"{who} holds {gib(process.vram_bytes or 0)} GiB of VRAM", fix)
 
 
-def _close(s: Subject, pid: int) -> Fix:
+def _close(s: CheckContext, pid: int) -> Fix:
     return remedies.place(f"close it, or: {'taskkill /PID' if s.report.is_windows else 'kill'} {pid}")
 
 
-def _lack(s: Subject, card: Gpu, seen: str, fix: Fix) -> Seen:
+def _lack(s: CheckContext, card: Gpu, seen: str, fix: Fix) -> Seen:
     """What a lack of free memory means: less of everything, or nothing at all."""
     if s.plan is None and is_full(card):
         return fail(seen, f"no model fits: {_free(card)}", fix)
@@ -168,11 +168,11 @@ def _mostly_taken(card: Gpu) -> bool:
     return free is not None and total is not None and free < TAKEN_SHARE * total
 
 
-def _taken(s: Subject, card: Gpu) -> Seen:
+def _taken(s: CheckContext, card: Gpu) -> Seen:
     return _lack(s, card, f"{card.name}: only {_free(card)}", WHO)
 
 
-def display(s: Subject) -> Seen:
+def display(s: CheckContext) -> Seen:
     """A card that draws the desktop shares its memory with it."""
     if not s.nvidia:
         return skipped("no NVIDIA card")
@@ -187,7 +187,7 @@ def display(s: Subject) -> Seen:
     )
 
 
-def driver_model(s: Subject) -> Seen:
+def driver_model(s: CheckContext) -> Seen:
     """Who schedules the card on Windows: WDDM shares it with the desktop, TCC and MCDM do not."""
     if not s.report.is_windows or not s.nvidia:
         return skipped("for NVIDIA cards on Windows only")
@@ -197,7 +197,7 @@ def driver_model(s: Subject) -> Seen:
     return ok("WDDM: the card is shared with Windows" if model else "WDDM, most likely: shared with Windows")
 
 
-def spill(s: Subject) -> Seen:
+def spill(s: CheckContext) -> Seen:
     """Windows' driver moves memory that no longer fits to RAM, without an error and many times slower."""
     if not s.windows_memory:
         return skipped("Windows manages no card's memory here")

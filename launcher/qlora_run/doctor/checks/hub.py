@@ -1,14 +1,14 @@
 """The way to the hub that models come from."""
 
 from qlora_run.doctor import remedies
-from qlora_run.doctor.seen import Seen, note, ok, skipped, warn
-from qlora_run.doctor.subject import Subject
+from qlora_run.doctor.check_context import CheckContext
+from qlora_run.doctor.findings import Seen, note, ok, skipped, warn
 
 GATED = ("meta-llama/", "google/gemma", "mistralai/")
 """Models of these makers ask for a token of an account that accepted their terms."""
 
 
-def endpoint(s: Subject) -> Seen:
+def endpoint(s: CheckContext) -> Seen:
     """The hub or its mirror answers."""
     hub = s.here.hub
     if hub is None:
@@ -23,7 +23,7 @@ def endpoint(s: Subject) -> Seen:
     return note(f"{name} is not reachable; local folders work", "no model can be downloaded", fix, hub.said)
 
 
-def token(s: Subject) -> Seen:
+def token(s: CheckContext) -> Seen:
     """A token, where the model is one that asks for it."""
     if s.here.token is None:
         return skipped("only looked at on this machine")

@@ -2,11 +2,11 @@
 
 from qlora_profiles.units import gib
 from qlora_run.doctor import remedies
-from qlora_run.doctor.seen import Seen, fail, note, ok, skipped
-from qlora_run.doctor.subject import Subject
+from qlora_run.doctor.check_context import CheckContext
+from qlora_run.doctor.findings import Seen, fail, note, ok, skipped
 
 
-def plan(s: Subject) -> Seen:
+def plan(s: CheckContext) -> Seen:
     """Whether there is a plan at all."""
     if s.refusal is not None:
         fix = remedies.place(s.refusal.fix or "qlora-run plan")
@@ -23,7 +23,7 @@ def plan(s: Subject) -> Seen:
     return ok(seen, s.plan.time.basis)
 
 
-def several_cards(s: Subject) -> Seen:
+def several_cards(s: CheckContext) -> Seen:
     """One card trains; more are named."""
     if len(s.nvidia) < 2:
         return skipped("there is one card at most")

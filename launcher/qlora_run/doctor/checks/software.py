@@ -2,14 +2,14 @@
 
 import msgspec
 
-from qlora_core.backends import unsloth_needs
+from qlora_core.backends.unsloth import requirements
 from qlora_run.doctor import remedies
-from qlora_run.doctor.findings import Fix
+from qlora_run.doctor.check_context import CheckContext
+from qlora_run.doctor.diagnosis import Fix
+from qlora_run.doctor.findings import Seen, fail, note, ok, skipped, warn
 from qlora_run.doctor.known_bad import MachineVersions, known_bad
-from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
-from qlora_run.doctor.subject import Subject
-from qlora_run.needed import TRAINING
-from qlora_run.resolve.situation import as_numbers, version_of
+from qlora_run.machine.required_packages import TRAINING
+from qlora_run.planner.context import as_numbers, version_of
 
 NEEDED = (*TRAINING, "bitsandbytes", "tokenizers")
 BUILD_OF = {"nvidia": "cuda", "amd": "rocm", "intel": "xpu", "apple": "mps"}
@@ -17,7 +17,7 @@ ON_CPU = "training falls back to the CPU, many times slower"
 WITHOUT_4_BIT = "training falls back to 16-bit LoRA: models of about a third of the size"
 
 
-def packages(s: Subject) -> Seen:
+def packages(s: CheckContext) -> Seen:
     """Everything that training imports, in the versions that it was made for."""
     missing = [name for name in NEEDED if version_of(s.report, name) is None]
     if missing:
@@ -32,7 +32,7 @@ def packages(s: Subject) -> Seen:
     return ok("all installed", ", ".join(f"{name} {s.report.packages.get(name, '?')}" for name in NEEDED))
 
 
-def torch(s: Subject) -> Seen:
+def torch(s: CheckContext) -> Seen:
     """Whether the installed torch is a build for the card."""
     version, build = s.report.torch.version, s.report.torch.build
     if version is None:
@@ -52,7 +52,7 @@ def torch(s: Subject) -> Seen:
     return ok(f"{version.split('+')[0]} ({words})", f"torch {version}")
 
 
-def _cuda_build(s: Subject) -> Fix:
+def _cuda_build(s: CheckContext) -> Fix:
     """A build for the card: of several on the path the first one goes, else another one is installed."""
     if len(s.here.torch_folders) < 2:
         return remedies.torch_build()
@@ -64,13 +64,13 @@ def _cuda_build(s: Subject) -> Fix:
     return msgspec.structs.replace(fix, say=f"take {first} off PYTHONPATH")
 
 
-def _unused(s: Subject, card: str, version: str, build: str | None) -> Seen:
+def _unused(s: CheckContext, card: str, version: str, build: str | None) -> Seen:
     """Cards of other makers: training is planned for NVIDIA cards and the CPU, whatever torch could do there."""
     seen = f"torch {version} is a {build or 'CPU'} build: it does not use the {card}"
     return note(seen, "nothing is lost: training here is planned for NVIDIA cards and the CPU")
 
 
-def driver(s: Subject) -> Seen:
+def driver(s: CheckContext) -> Seen:
     """A driver older than torch's CUDA cannot run it, save for minor versions of the same major one."""
     wanted, offered = s.report.torch.cuda, s.report.cuda_driver
     refused = s.found("torch", "refused")
@@ -87,7 +87,7 @@ def driver(s: Subject) -> Seen:
     return ok(f"{version} offers CUDA {offered}, torch needs {wanted}")
 
 
-def pairs(s: Subject) -> list[Seen]:
+def pairs(s: CheckContext) -> list[Seen]:
     """Versions that are known not to work together, by the table of such pairs."""
     bad = known_bad(MachineVersions.of(s.report))
     seen = [
@@ -96,11 +96,11 @@ def pairs(s: Subject) -> list[Seen]:
     return seen or [ok("no pair of versions that is known to be bad")]
 
 
-def unsloth_pins(s: Subject) -> Seen:
+def unsloth_pins(s: CheckContext) -> Seen:
     """What Unsloth asks for, against what is installed."""
     if version_of(s.report, "unsloth") is None:
         return skipped("unsloth is not installed")
-    refused = unsloth_needs.missing(s.report)
+    refused = requirements.missing(s.report)
     if refused:
         seen = f"Unsloth {refused}"
         return note(seen, "--backend unsloth is refused; the plain backend trains", remedies.place("--backend auto"))

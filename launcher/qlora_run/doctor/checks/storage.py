@@ -2,9 +2,9 @@
 
 from qlora_profiles.units import GIB, gib
 from qlora_run.doctor import remedies
+from qlora_run.doctor.check_context import CheckContext
+from qlora_run.doctor.findings import Seen, fail, note, ok, skipped, warn
 from qlora_run.doctor.needs import needs_of
-from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
-from qlora_run.doctor.subject import Subject
 
 SPARE_BYTES = 5 * GIB
 """Less than this beside the model is worth a warning."""
@@ -13,7 +13,7 @@ LEAST_BYTES = GIB
 STOPS = "the download stops when the disk is full"
 
 
-def cache_disk(s: Subject) -> Seen:
+def cache_disk(s: CheckContext) -> Seen:
     """Room for downloading the model."""
     free = s.report.disk.cache_free_bytes
     if free is None:
@@ -37,7 +37,7 @@ def cache_disk(s: Subject) -> Seen:
     return ok(f"{seen}; {what}")
 
 
-def output_disk(s: Subject) -> Seen:
+def output_disk(s: CheckContext) -> Seen:
     """Room for checkpoints, the adapter and a merged model."""
     free = s.report.disk.output_free_bytes
     if free is None:
@@ -54,7 +54,7 @@ def output_disk(s: Subject) -> Seen:
     return ok(f"{seen}; a run writes {gib(needed)}")
 
 
-def cache_folder(s: Subject) -> Seen:
+def cache_folder(s: CheckContext) -> Seen:
     """Whether models can be stored."""
     problem = s.here.cache_problem
     if problem is None:
@@ -67,7 +67,7 @@ def cache_folder(s: Subject) -> Seen:
     return fail(f"the hub's cache cannot be written: {problem}", "no model can be downloaded", fix)
 
 
-def output_folder(s: Subject) -> Seen:
+def output_folder(s: CheckContext) -> Seen:
     """Whether a run can be stored."""
     problem = s.here.output_problem
     if problem is None:
@@ -79,7 +79,7 @@ def output_folder(s: Subject) -> Seen:
     )
 
 
-def symlinks(s: Subject) -> Seen:
+def symlinks(s: CheckContext) -> Seen:
     """The hub's cache saves room with links; Windows makes none without developer mode."""
     problem = s.here.symlink_problem
     if problem is None:

@@ -1,9 +1,9 @@
 """Python and the operating system around it."""
 
 from qlora_run.doctor import remedies
-from qlora_run.doctor.seen import Seen, fail, note, ok, skipped, warn
-from qlora_run.doctor.subject import Subject
-from qlora_run.resolve.situation import as_numbers
+from qlora_run.doctor.check_context import CheckContext
+from qlora_run.doctor.findings import Seen, fail, note, ok, skipped, warn
+from qlora_run.planner.context import as_numbers
 
 OLDEST_PYTHON = (3, 11)
 WIDE_MACHINES = ("x86_64", "amd64", "arm64", "aarch64")
@@ -12,7 +12,7 @@ BELOW_THE_OUTPUT = 110
 """Letters of the longest path that a run makes below its output folder."""
 
 
-def python(s: Subject) -> Seen:
+def python(s: CheckContext) -> Seen:
     """Its version, and 64 bits: torch has no wheels for fewer."""
     version, machine = s.report.platform.python, s.report.platform.machine
     if version is None:
@@ -27,7 +27,7 @@ def python(s: Subject) -> Seen:
     return ok(f"{version} on {machine or 'an unknown processor'}{where}")
 
 
-def platform(s: Subject) -> Seen:
+def platform(s: CheckContext) -> Seen:
     """The operating system: where torch has builds at all."""
     here = s.report.platform
     name = f"{here.system} {here.release or ''}".strip() + (", WSL" if here.wsl else "")
@@ -44,7 +44,7 @@ def platform(s: Subject) -> Seen:
     return ok(name + (", container" if here.container else ""), here.build or "")
 
 
-def console(s: Subject) -> Seen:
+def console(s: CheckContext) -> Seen:
     """The console's encoding; where it lacks signs, ASCII stands in for them."""
     encoding = s.report.platform.console_encoding
     if encoding is None:
@@ -56,7 +56,7 @@ def console(s: Subject) -> Seen:
     return note(f"the console writes {encoding}", "signs are spelled in ASCII; letters it lacks become ?", fix)
 
 
-def text_encoding(s: Subject) -> Seen:
+def text_encoding(s: CheckContext) -> Seen:
     """The locale: how other programs' files, and file names, are read."""
     names, text = s.here.file_encoding, s.here.text_encoding
     if names is None or text is None:
@@ -71,7 +71,7 @@ def text_encoding(s: Subject) -> Seen:
     return ok(f"file names {names}, text {text}")
 
 
-def clock(s: Subject) -> Seen:
+def clock(s: CheckContext) -> Seen:
     """A clock that is behind makes every certificate invalid."""
     behind = s.here.clock_behind_seconds
     if behind is None:
@@ -89,7 +89,7 @@ def clock(s: Subject) -> Seen:
     )
 
 
-def long_paths(s: Subject) -> Seen:
+def long_paths(s: CheckContext) -> Seen:
     """Windows' limit of 260 letters, which a hub cache below a deep folder reaches."""
     if not s.report.is_windows:
         return skipped("for Windows only")

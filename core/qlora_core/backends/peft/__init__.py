@@ -1,0 +1,1 @@
+"""The plain backend: transformers and PEFT."""

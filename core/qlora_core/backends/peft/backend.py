@@ -1,0 +1,166 @@
+"""The plain backend: transformers and PEFT as they are, on any device."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from qlora_core.backends.model_kernels import Fused, full_length, graphed, use_kernels
+from qlora_core.backends.packed_loss import PackedLoss, causal_lm, packed_loss
+from qlora_core.backends.protocol import Loaded
+from qlora_core.execution.limits import Limits
+from qlora_core.kernels.attention import implementation
+from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
+from qlora_core.model.loading import load_base, load_tokenizer
+from qlora_core.model.parts import family_of, text_decoder
+from qlora_profiles.errors import UserError
+from qlora_profiles.hardware import HardwareReport
+from qlora_profiles.plan import RunPlan
+from qlora_profiles.settings import Recipe
+
+
+class PeftBackend:
+    """Loads with transformers, adapts with PEFT, scores through ``step.forward``."""
+
+    name = "peft"
+
+    def __init__(self) -> None:
+        self._plan: RunPlan | None = None
+        self._scorer: PackedLoss | None = None
+        self._fused = Fused()
+        self._warn: Callable[[str], None] = lambda message: None
+
+    def supported(self, report: HardwareReport) -> str | None:
+        """It runs everywhere that torch runs."""
+        return None
+
+    def prepare(self, plan: RunPlan) -> None:
+        """Nothing: the libraries are used as they are."""
+
+    def load(self, plan: RunPlan, warn: Callable[[str], None]) -> Loaded:
+        """Load the base, freeze it and put float32 adapters on; the whole model is trained for ``full``."""
+        self._plan, self._warn = plan, warn
+        recipe, execution, run = plan.recipe_values(), plan.execution_values(), plan.run_values()
+        config = _config(recipe, plan)
+        model = load_base(recipe, execution, run, implementation(execution.attention, config))
+        model.config.use_cache = False
+        if recipe.method != "full":
+            model = add_adapters(model, recipe)
+        self._fused = use_kernels(model, execution, warn)
+        return Loaded(model=model, tokenizer=load_tokenizer(recipe, run))
+
+    def num_layers(self, loaded: Loaded) -> int:
+        """Decoder layers of the loaded model."""
+        return len(decoder_layers(loaded.model))
+
+    def apply(self, loaded: Loaded, limits: Limits) -> PackedLoss:
+        """Set what each layer keeps and score with the plan's kernels; graphs are of what is set."""
+        assert self._plan is not None
+        dropout = self._plan.recipe_values().lora_dropout
+        inner = causal_lm(loaded.model)
+        eager = not limits.cuda_graphs  # in a graph the host does nothing in either case
+        recompute_layers(inner, limits.layers_recomputed, dropout > 0, limits.offload_activations, lighter=eager)
+        self._fused.layers.rebuild = limits.rematerialize_activations
+        if self._fused.adapters is not None:
+            self._fused.adapters.keep_dequantized(decoder_layers(inner)[: limits.layers_dequantized])
+        if self._scorer is None:
+            self._scorer = self._first_scorer(loaded)
+        decode = graphed(self._scorer, limits, self._warn)
+        return replace(self._scorer, chunk_tokens=limits.loss_chunk_tokens, decode=decode)
+
+    def _first_scorer(self, loaded: Loaded) -> PackedLoss:
+        import torch
+
+        assert self._plan is not None
+        execution = self._plan.execution_values()
+        dtype = None if execution.compute_dtype == "float32" else getattr(torch, execution.compute_dtype)
+        return packed_loss(
+            loaded.model,
+            attention=execution.attention,
+            kernel=execution.loss_kernel,
+            chunk_tokens=execution.loss_chunk_tokens,
+            autocast_dtype=dtype,
+            full_length=full_length(self._plan, loaded.model, self._warn),
+            let_go=self._fused.adapters.let_go if self._fused.adapters is not None else None,
+            warn=self._warn,
+        )
+
+
+def _config(recipe: Recipe, plan: RunPlan) -> Any:
+    from transformers import AutoConfig
+
+    from qlora_core.model.loading import explained, hub_arguments, local_model
+
+    run = plan.run_values()
+    source = local_model(recipe, run)
+    with explained(source):
+        return AutoConfig.from_pretrained(source, **hub_arguments(recipe, run, source)).get_text_config()
+
+
+def add_adapters(model: Any, recipe: Recipe) -> Any:
+    """LoRA in float32 on the recipe's target modules, all zero so far; everything else is frozen.
+
+    PEFT would draw first values in main memory and move them layer by layer; ``adapters.initialise`` sets others.
+
+    Raises:
+        UserError: no layer has such a name; lists those that exist.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=target_names(recipe, model),
+        use_rslora=recipe.use_rslora,
+        bias="none",
+    )
+    try:
+        adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
+    except ValueError as error:
+        raise UserError(f"target_modules: {error}", "--target-modules all-linear") from error
+    from peft.tuners.lora import LoraLayer
+
+    for layer in (module for module in adapted.modules() if isinstance(module, LoraLayer)):
+        _materialise(layer)
+        _leave_inputs_alone(layer)
+    return adapted
+
+
+def _materialise(layer: Any) -> None:
+    """Make an adapter where its base layer is: zeros, or PEFT's own first values in an embedding's."""
+    import torch
+
+    device = next(layer.get_base_layer().parameters()).device  # experts have no ``weight``
+    with torch.no_grad():
+        for part in (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B):
+            for parameter in part.to_empty(device=device).parameters():
+                parameter.zero_()
+    for adapter in layer.lora_embedding_A:
+        layer.reset_lora_parameters(adapter, True)
+
+
+def _leave_inputs_alone(layer: Any) -> None:
+    """Autocast gives an adapter its input in the compute dtype; PEFT's own cast to float32 would only be undone.
+
+    Without autocast (float32 arithmetic) there is nothing to cast.
+    """
+    layer.cast_input_dtype_enabled = False
+
+
+def target_names(recipe: Recipe, model: Any) -> str | list[str]:
+    """PEFT's form of the target modules. All linear layers of a mixture of experts are those that every token meets."""
+    import torch
+
+    names = list(recipe.target_modules)
+    if names != ["all-linear"]:
+        return names
+    decoder = text_decoder(model)
+    if not any(".experts." in name for name, _ in decoder.named_parameters()):
+        return "all-linear"
+    linear = {
+        name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)
+    }
+    return sorted(linear.difference(family_of(model).never_adapted))

@@ -1,0 +1,1 @@
+"""Unsloth's decoder under our step."""

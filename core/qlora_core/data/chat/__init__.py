@@ -1,0 +1,1 @@
+"""Messages to tokens: templates, the tokenizer, and which tokens are supervised."""

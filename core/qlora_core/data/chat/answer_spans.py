@@ -1,0 +1,254 @@
+"""Where the turns of a conversation lie in its rendered text, in characters."""
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import count
+from typing import NamedTuple
+
+from qlora_core.data.chat.chat_template import ChatTemplate, TemplateFault
+from qlora_core.data.schema import Turn
+
+# A stand-in for a turn's content: private-use characters around the turn's number
+_MARK = re.compile("\ue0e0([0-9]+)\ue0e1")
+THINKING_ENDS = "</think>"
+OTHER_TEMPLATE = "--chat-template chatml"
+
+
+class Unlocatable(Exception):
+    """The turns cannot be found, or the template leaves out text. The reason is for a person."""
+
+
+class TurnSpan(NamedTuple):
+    """One turn's characters, [start, end).
+
+    An answer begins right after what the template writes to ask for it, and ends after the stop
+    token. Other turns are their content alone.
+    """
+
+    turn: int
+    start: int
+    end: int
+
+
+class _Piece(NamedTuple):
+    """One content in a template's text: the turn, the text before it, and how much of that asks for it."""
+
+    turn: int
+    before: str
+    asked: int  # characters of ``before`` up to where an answer begins
+
+
+class _Skeleton(NamedTuple):
+    """A template's own text for a sequence of roles, cut where the contents go."""
+
+    pieces: tuple[_Piece, ...]
+    tail: str
+
+
+class SpanFinder:
+    """Finds turns in rendered text. What a template does for a sequence of roles is worked out once.
+
+    ``stops`` are the tokens that may end a turn, as text.
+    """
+
+    def __init__(self, template: ChatTemplate, stops: Sequence[str]) -> None:
+        self._template = template
+        self._skeletons: dict[tuple[str, ...], _Skeleton | None] = {}
+        self._stops = tuple(stops)
+        self._stop = re.compile(rf"\s*(?:{'|'.join(map(re.escape, stops))})")
+
+    def locate(self, turns: Sequence[Turn]) -> tuple[str, list[TurnSpan]]:
+        """The rendered text, and every turn's span in it, in order.
+
+        Raises ``TemplateFault`` where the template refuses the turns, ``Unlocatable`` where it does not
+        show where they are.
+        """
+        messages = as_messages(turns)
+        if self._template.marks_answers:
+            text, marked = self._template.render_marked(messages)
+            spans = self._from_markers(turns, text, marked)
+            if spans:
+                return text, spans
+        text = self._template.render(messages)
+        skeleton = self._skeleton(tuple(turn.role for turn in turns))
+        if skeleton is None:
+            raise Unlocatable("the chat template does not show where answers begin and end")
+        return text, self._walk(skeleton, turns, text) or self._from_tails(skeleton, turns, text)
+
+    def _from_markers(self, turns: Sequence[Turn], text: str, marked: list[tuple[int, int]]) -> list[TurnSpan] | None:
+        """Spans from the template's own marks, when it marks each answer once and nothing else matters."""
+        answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
+        only_answers = all(turn.supervised or turn.role == "assistant" for turn in turns) or not any(
+            turn.supervised for turn in turns if turn.role != "assistant"
+        )
+        if len(marked) != len(answers) or not only_answers:
+            return None
+        for number, (start, end) in zip(answers, marked, strict=True):
+            _check_kept(turns[number], text[start:end], is_last=number == len(turns) - 1)
+        return [
+            TurnSpan(number, start, self._marked_end(text, start, end))
+            for number, (start, end) in zip(answers, marked, strict=True)
+        ]
+
+    def _marked_end(self, text: str, start: int, end: int) -> int:
+        """Behind the stop token, whether the block holds it or it follows."""
+        inside = text[start:end].rstrip()
+        if inside.endswith(self._stops):
+            return start + len(inside)
+        return self._after_stop(text, end)
+
+    def _after_stop(self, text: str, end: int) -> int:
+        found = self._stop.match(text, end)
+        return found.end() if found else end
+
+    def _skeleton(self, roles: tuple[str, ...]) -> _Skeleton | None:
+        if roles not in self._skeletons:
+            self._skeletons[roles] = _skeleton_of(self._template, roles)
+        return self._skeletons[roles]
+
+    def _walk(self, skeleton: _Skeleton, turns: Sequence[Turn], text: str) -> list[TurnSpan] | None:
+        """Spans where the text is the skeleton with the contents put in, perhaps stripped; else ``None``."""
+        spans, pos = [], 0
+        followers = [*(piece.before for piece in skeleton.pieces[1:]), skeleton.tail]
+        for piece, follower in zip(skeleton.pieces, followers, strict=True):
+            if not text.startswith(piece.before, pos):
+                return None
+            content_at = pos + len(piece.before)
+            written = _as_written(turns[piece.turn].content, text, content_at, follower)
+            if written is None:
+                return None
+            spans.append(self._span(turns, piece, text, pos, content_at, content_at + len(written)))
+            pos = content_at + len(written)
+        return spans if text[pos:] == skeleton.tail else None
+
+    def _from_tails(self, skeleton: _Skeleton, turns: Sequence[Turn], text: str) -> list[TurnSpan]:
+        """Spans where the template rewrites contents (thinking, JSON): each content is given a mark at its end."""
+        parts = self._marked_tails(turns, text)
+        if parts is None or [int(turn) for turn in parts[1::2]] != [piece.turn for piece in skeleton.pieces]:
+            raise Unlocatable("the chat template rewrites this row: where its answers begin and end is not certain")
+        spans, pos = [], 0
+        for piece, part in zip(skeleton.pieces, parts[::2], strict=False):
+            asking = piece.before[: piece.asked]
+            if not part.startswith(asking):
+                raise Unlocatable("the chat template does not show where this row's answers begin")
+            kept_from = len(piece.before) if part.startswith(piece.before) else len(asking)
+            _check_kept(turns[piece.turn], part[len(asking) :], is_last=piece.turn == len(turns) - 1)
+            spans.append(self._span(turns, piece, text, pos, pos + kept_from, pos + len(part)))
+            pos += len(part)
+        return spans
+
+    def _span(
+        self, turns: Sequence[Turn], piece: _Piece, text: str, pos: int, content_at: int, content_end: int
+    ) -> TurnSpan:
+        if turns[piece.turn].role != "assistant":
+            return TurnSpan(piece.turn, content_at, content_end)
+        return TurnSpan(piece.turn, pos + piece.asked, self._after_stop(text, content_end))
+
+    def _marked_tails(self, turns: Sequence[Turn], text: str) -> list[str] | None:
+        """The text cut at the ends of the contents (text, turn, text, turn, ... text), or ``None``."""
+        for strip in (False, True):
+            contents = (turn.content.rstrip() if strip else turn.content for turn in turns)
+            marked = [
+                {"role": turn.role, "content": content + _mark(number)}
+                for number, turn, content in zip(count(), turns, contents, strict=False)
+            ]
+            try:
+                parts = _MARK.split(self._template.render(marked))
+            except TemplateFault:
+                return None
+            if "".join(parts[::2]) == text:
+                return parts
+        return None
+
+
+def as_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    """Turns the way templates want them."""
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def _skeleton_of(template: ChatTemplate, roles: tuple[str, ...]) -> _Skeleton | None:
+    """What the template writes around stand-ins. ``None`` where an answer does not come exactly once, in order.
+
+    Raises ``Unlocatable`` where a turn is left out.
+    """
+    stand_ins = [{"role": role, "content": _mark(number)} for number, role in enumerate(roles)]
+    try:
+        text = template.render(stand_ins)
+    except TemplateFault:
+        return None
+    parts = _MARK.split(text)
+    order = [int(number) for number in parts[1::2]]
+    for number, role in enumerate(roles):
+        if number not in order:
+            raise Unlocatable(f"the chat template leaves out the {role} turn (message {number + 1})")
+    answers = [number for number in order if roles[number] == "assistant"]
+    if answers != sorted(set(answers)):
+        return None
+    return _Skeleton(tuple(_pieces(template, stand_ins, text, parts)), parts[-1])
+
+
+def _pieces(template: ChatTemplate, stand_ins: list[dict[str, str]], text: str, parts: list[str]) -> list[_Piece]:
+    pieces, pos = [], 0
+    for before, number in zip(parts[::2], map(int, parts[1::2]), strict=False):
+        asked = len(before)
+        if stand_ins[number]["role"] == "assistant":
+            asked = _asked(template, stand_ins[:number], text, pos, len(before))
+        pieces.append(_Piece(number, before, asked))
+        pos += len(before) + len(_mark(number))
+    return pieces
+
+
+def _asked(template: ChatTemplate, earlier: list[dict[str, str]], text: str, pos: int, length: int) -> int:
+    """How much of the ``length`` characters at ``pos`` the template also writes to ask for the answer."""
+    try:
+        prompt = template.render(earlier, add_generation_prompt=True)
+    except TemplateFault:
+        return length
+    shared = _shared(text, prompt) - pos
+    return shared if 0 < shared <= length else length
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    differing = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differing, min(len(one), len(other)))
+
+
+def _mark(number: int) -> str:
+    return f"\ue0e0{number}\ue0e1"
+
+
+def _as_written(content: str, text: str, pos: int, follower: str) -> str | None:
+    """The content as it stands at ``pos``, in front of ``follower``: itself, or stripped."""
+    variants = [content]
+    if content and (content[0].isspace() or content[-1].isspace()):
+        variants += [
+            content.strip(),
+            content.lstrip(),
+            content.rstrip(),
+            content.strip("\n"),
+            content.lstrip("\n"),
+            content.rstrip("\n"),
+        ]
+    for variant in variants:
+        if text.startswith(variant, pos) and text.startswith(follower, pos + len(variant)):
+            return variant
+    return None
+
+
+def _check_kept(turn: Turn, written: str, *, is_last: bool) -> None:
+    """Raise ``Unlocatable`` where the template dropped words. Only earlier thinking may go."""
+    if turn.content in written:
+        return
+    forms = [turn.content, json.dumps(turn.content, ensure_ascii=False)[1:-1]]
+    if turn.role == "assistant" and not is_last:
+        forms.append(turn.content.rpartition(THINKING_ENDS)[2])
+    squeezed = _squeezed(written)
+    if not any(_squeezed(form) in squeezed for form in forms):
+        part = " (its thinking?)" if THINKING_ENDS in turn.content else ""
+        raise Unlocatable(f"the chat template drops a part of the {turn.role} turn{part}")
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())

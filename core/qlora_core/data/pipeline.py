@@ -1,0 +1,154 @@
+"""The one way from a recipe to tokenised rows, for the planner and for the trainer."""
+
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from msgspec.structs import replace
+
+from qlora_core.data.bad_rows import BadRow, BadRows
+from qlora_core.data.chat.chat_tokenizer import ChatTokenizer
+from qlora_core.data.chat.tokenizer_source import tokenizer_folder
+from qlora_core.data.examples import Encoded
+from qlora_core.data.facts import describe, quantiles, source_facts
+from qlora_core.data.read import read_data
+from qlora_core.data.schema import Conversation, DataOptions, DataSet
+from qlora_core.data.split import split
+from qlora_profiles.facts import DataFacts, SourceFacts
+from qlora_profiles.settings import Recipe, Run
+
+TEMPLATE_DATE = date(2026, 1, 1)
+"""What a template that writes the day sees while training: a run that goes on tomorrow must learn the same."""
+
+ASSUMED_ROWS = 1000
+ASSUMED_TOKENS = 400
+SUPERVISED_SHARE = 0.6
+
+TURN_TOKENS = 6
+ASCII_LETTERS_PER_TOKEN = 4.0
+OTHER_LETTERS_PER_TOKEN = 1.4
+"""About what tokenizers of today make of a text: English words, and Chinese."""
+
+Item = TypeVar("Item")
+
+
+class Tokenised(NamedTuple):
+    """A data file in this model's tokens, uncut, in file order."""
+
+    dataset: DataSet
+    chat: ChatTokenizer
+    encoded: list[Encoded]
+
+
+def tokenise(recipe: Recipe, run: Run, progress: Callable[[int, int], None] | None = None) -> Tokenised:
+    """Read, render and encode the recipe's data; with ``skip_bad_rows``, rows that the template refuses are set aside.
+
+    Raises ``UserError`` for whatever is wrong with it.
+    """
+    dataset, chat, refused = _opened(recipe, run)
+    name = Path(dataset.path).name
+    encoded = chat.encode_all(dataset.conversations, progress=progress, file=name, rejected=refused)
+    dataset, encoded = _without(refused, dataset, encoded)
+    return Tokenised(dataset, chat, encoded)
+
+
+def read_facts(recipe: Recipe, run: Run) -> DataFacts:
+    """What a plan needs to know of the recipe's data; a note says where not all rows were counted.
+
+    Raises ``UserError`` as ``tokenise`` does.
+    """
+    dataset, chat, refused = _opened(recipe, run)
+    name = Path(dataset.path).name
+    found = chat.measure_all(dataset.conversations, recipe.max_length, recipe.seed, file=name, rejected=refused)
+    dataset, extents = _without(refused, dataset, found.extents)
+    facts = describe(dataset, extents, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed)
+    if found.counted == len(found.extents):
+        return facts
+    note = f"tokens were counted in {found.counted:,} rows, the longest among them; the others are taken to be alike"
+    return replace(facts, counted_rows=found.counted, notes=(*facts.notes, note))
+
+
+def _opened(recipe: Recipe, run: Run) -> tuple[DataSet, ChatTokenizer, list[BadRow] | None]:
+    """The rows, the tokenizer, and where to put rows that the template refuses: ``None`` where that is an error."""
+    dataset = _read(recipe)
+    chat = ChatTokenizer.from_folder(tokenizer_folder(recipe, run), recipe.chat_template, today=TEMPLATE_DATE)
+    return dataset, chat, [] if recipe.skip_bad_rows else None
+
+
+def _read(recipe: Recipe) -> DataSet:
+    """The rows of the recipe's sources, of which there is one for now. Raises ``UserError`` as ``read_data`` does."""
+    (source,) = recipe.data
+    return read_data(DataOptions.from_recipe(recipe, source))
+
+
+def _without(refused: Sequence[BadRow] | None, dataset: DataSet, examples: list[Item]) -> tuple[DataSet, list[Item]]:
+    """The rows that are left, and the refused ones among those set aside."""
+    if not refused:
+        return dataset, examples
+    lines = {row.line for row in refused}
+    kept = [pair for pair in zip(dataset.conversations, examples, strict=True) if pair[0].line not in lines]
+    rejected = sorted([*dataset.rejected, *refused], key=lambda row: row.line)
+    if not kept:
+        raise BadRows(rejected, len(rejected))
+    dataset = replace(dataset, conversations=[row for row, _ in kept], rejected=rejected)
+    return dataset, [example for _, example in kept]
+
+
+def estimated_facts(recipe: Recipe) -> DataFacts:
+    """Facts of real rows for a model whose tokenizer is not on this disk: tokens are guessed from the letters."""
+    dataset = _read(recipe)
+    lengths = sorted(guessed_tokens(row) for row in dataset.conversations)
+    train, held_out = split(lengths, recipe.val_size, recipe.seed)
+    mean = sum(min(tokens, recipe.max_length) for tokens in train) / len(train)
+    return replace(
+        assumed_facts(recipe.max_length),
+        sources=(source_facts(dataset),),
+        rows=len(lengths),
+        train_rows=len(train),
+        held_out_rows=len(held_out),
+        rows_rejected=len(dataset.rejected),
+        rows_cut=sum(tokens > recipe.max_length for tokens in lengths),
+        longest_tokens=lengths[-1],
+        mean_tokens=mean,
+        mean_supervised_tokens=SUPERVISED_SHARE * mean,
+        length_quantiles=quantiles(train),
+        notes=(*dataset.notes, "tokens are guessed from the letters: the model's tokenizer is not on this disk yet"),
+    )
+
+
+def guessed_tokens(row: Conversation) -> int:
+    """About how many tokens a row has in any tokenizer of today."""
+    texts = [turn.content for turn in row.turns] or [row.text or ""]
+    letters = sum(map(len, texts))
+    plain = sum(len(text.encode("ascii", "ignore")) for text in texts)
+    guess = plain / ASCII_LETTERS_PER_TOKEN + (letters - plain) / OTHER_LETTERS_PER_TOKEN
+    return round(guess) + TURN_TOKENS * len(texts)
+
+
+def assumed_facts(longest_tokens: int) -> DataFacts:
+    """Facts of no data at all, for a plan before there is any: usual instruction rows, some of them long."""
+    counts = dict.fromkeys(("rows_rejected", "rows_cut", "rows_dropped", "held_out_rows"), 0)
+    mean = float(min(ASSUMED_TOKENS, longest_tokens))
+    no_source = SourceFacts(
+        path="no data yet",
+        fingerprint="",
+        file_format="assumed",
+        row_shape="messages",
+        rows=ASSUMED_ROWS,
+        rows_rejected=0,
+    )
+    return DataFacts(
+        sources=(no_source,),
+        rows=ASSUMED_ROWS,
+        train_rows=ASSUMED_ROWS,
+        longest_tokens=longest_tokens,
+        mean_tokens=mean,
+        mean_supervised_tokens=SUPERVISED_SHARE * mean,
+        length_quantiles=tuple(min(longest_tokens, ASSUMED_TOKENS * tenth // 5 + 1) for tenth in range(11)),
+        template="chatml",
+        stop_token="end of turn",
+        exact=False,
+        notes=(f"no --data: planned for {ASSUMED_ROWS:,} usual rows, the longest of {longest_tokens:,} tokens",),
+        **counts,
+    )

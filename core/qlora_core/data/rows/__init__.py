@@ -1,0 +1,1 @@
+"""Rows of any shape to messages."""

@@ -1,0 +1,123 @@
+"""What the data package is asked and what it answers: frozen values, no behaviour beyond them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from msgspec import Struct, field
+
+from qlora_core.data.bad_rows import BadRow
+from qlora_profiles.errors import UserError
+from qlora_profiles.settings import Recipe
+from qlora_profiles.suggest import hint
+
+Format = Literal["auto", "jsonl", "json", "csv", "parquet"]
+Role = Literal["system", "user", "assistant", "tool"]
+
+PROMPT_COLUMNS = ("prompt", "question", "query", "input")
+ANSWER_COLUMNS = ("completion", "answer", "response", "output")
+KNOWN_COLUMNS = (
+    "messages",
+    "conversations",
+    "instruction",
+    *PROMPT_COLUMNS,
+    *ANSWER_COLUMNS,
+    "system",
+    "history",
+    "text",
+)
+ROLE_KEYS = ("role", "from")
+CONTENT_KEYS = ("content", "value")
+
+
+class DataOptions(Struct, frozen=True, kw_only=True):
+    """How to read a data file.
+
+    ``fields`` maps a wanted name to the column (or message key) that holds it. ``max_samples`` keeps the
+    first good rows in file order. ``loss_on`` says whether only answers or every token is supervised.
+    """
+
+    path: str
+    format: Format = "auto"
+    fields: Mapping[str, str] = field(default_factory=dict)
+    encoding: str = "utf-8"
+    max_samples: int | None = None
+    skip_bad_rows: bool = False
+    system_prompt: str | None = None
+    loss_on: Literal["assistant", "all"] = "assistant"
+    seed: int = 42
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, source: str) -> "DataOptions":
+        """The part of a recipe that concerns reading one of its sources. Raises ``UserError`` for a bad ``field``."""
+        return cls(
+            path=source,
+            format=recipe.data_format,
+            fields=parse_fields(recipe.field),
+            encoding=recipe.encoding,
+            max_samples=recipe.max_samples,
+            skip_bad_rows=recipe.skip_bad_rows,
+            system_prompt=recipe.system_prompt,
+            loss_on=recipe.loss_on,
+            seed=recipe.seed,
+        )
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """One message. ``supervised`` is whether its tokens are to be learned."""
+
+    role: Role
+    content: str
+    supervised: bool = False
+
+
+class Conversation(Struct, frozen=True, kw_only=True):
+    """One example: ``turns``, or plain ``text`` that no template is applied to.
+
+    ``line`` counts from 1 in the file (rows, for Parquet). ``whole`` supervises everything but the
+    turns marked unsupervised; plain text is always whole.
+    """
+
+    line: int
+    turns: tuple[Turn, ...] = ()
+    text: str | None = None
+    whole: bool = False
+
+
+class DataSet(Struct, frozen=True, kw_only=True):
+    """A file that was read: its good rows, the rows set aside, and what a person should know of it.
+
+    ``fingerprint`` is the SHA-256 of the file's bytes in hexadecimal.
+    """
+
+    path: str
+    conversations: list[Conversation]
+    rejected: list[BadRow]
+    file_format: str
+    row_shape: str
+    columns_used: list[str]
+    fingerprint: str
+    notes: list[str]
+
+
+def parse_fields(items: Iterable[str]) -> dict[str, str]:
+    """``["messages=mesages"]`` as ``{"messages": "mesages"}``. Raises ``UserError`` for anything else."""
+    wanted_to_column = {}
+    for item in items:
+        wanted, equals, column = (part.strip() for part in item.partition("="))
+        if not (wanted and equals and column):
+            raise UserError(f"--field {item}: want NAME=COLUMN", "--field messages=COLUMN")
+        wanted_to_column[wanted] = column
+    check_fields(wanted_to_column)
+    return wanted_to_column
+
+
+def check_fields(fields: Mapping[str, str]) -> None:
+    """Raise ``UserError`` where a wanted name is none that rows can have."""
+    known = (*KNOWN_COLUMNS, *ROLE_KEYS, *CONTENT_KEYS)
+    for wanted, column in fields.items():
+        if wanted not in known:
+            raise UserError(f"--field {wanted}={column}: no such name {wanted}{hint(wanted, known)}", _names(known))
+
+
+def _names(known: Iterable[str]) -> str:
+    return "one of " + ", ".join(known)

@@ -1,0 +1,1 @@
+"""Loading what was trained, and answering with it."""

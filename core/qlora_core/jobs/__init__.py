@@ -1,0 +1,1 @@
+"""The entry points of child processes: ``python -m qlora_core.jobs.NAME JOB``."""

@@ -1,0 +1,47 @@
+"""``python -m qlora_core.jobs.exact_match JOB``: how often a model gives exactly the held-out answers."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from qlora_core.data import Conversation, DataOptions, read_data
+from qlora_core.inference.generate import generate_many
+from qlora_core.inference.load import Talker, load
+from qlora_core.jobs.chat import opening
+from qlora_core.jobs.command import run_command
+from qlora_profiles.jobs import ExactMatchJob
+
+ROWS_AT_ONCE = 32
+
+
+def share_exact(talker: Talker, rows: Sequence[Conversation], max_new_tokens: int) -> float:
+    """The share of ``rows`` whose last turn is answered to the letter, greedily."""
+    prompts = [talker.chat.prompt_ids([*opening(talker), *row.turns[:-1]]) for row in rows]
+    answers: list[str] = []
+    for start in range(0, len(prompts), ROWS_AT_ONCE):
+        batch = prompts[start : start + ROWS_AT_ONCE]
+        answers += generate_many(talker.model, talker.tokenizer, batch, talker.stop_ids, max_new_tokens)
+    right = sum(answer.strip() == row.turns[-1].content.strip() for answer, row in zip(answers, rows, strict=True))
+    return right / len(rows)
+
+
+def measure(job: ExactMatchJob) -> dict[str, float]:
+    """The share for each of the job's models."""
+    rows = read_data(DataOptions(path=str(Path(job.data)))).conversations
+    return {name: share_exact(load(model), rows, job.max_new_tokens) for name, model in job.models.items()}
+
+
+def main() -> int:
+    """Run the job given as JSON on the command line; prints one line of JSON."""
+
+    def work(text: str) -> None:
+        found = measure(msgspec.json.decode(text, type=ExactMatchJob))
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+
+    return run_command(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where activations and weights lie, what is made again, and what happens when memory runs out."""

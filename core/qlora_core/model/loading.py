@@ -1,0 +1,124 @@
+"""Loading a base model and its tokenizer from a folder or the hub, in the precision that a plan names."""
+
+from pathlib import Path
+from typing import Any
+
+from qlora_core.model.bitsandbytes import import_bitsandbytes, keep_differentiable
+from qlora_core.session.ranks import SINGLE
+from qlora_profiles.errors import EnvironmentProblem, UserError, first_line
+from qlora_profiles.settings import Execution, Recipe, Run
+
+
+def local_model(recipe: Recipe, run: Run) -> str:
+    """Where the model is loaded from: a folder, ``local_dir`` once it holds it, or the hub id.
+
+    A hub model with ``local_dir`` is downloaded there first.
+    """
+    if Path(recipe.model).is_dir() or run.local_dir is None:
+        return recipe.model
+    folder = Path(run.local_dir)
+    if not (folder / "config.json").is_file():
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(recipe.model, revision=recipe.revision, local_dir=folder)
+    return str(folder)
+
+
+def hub_arguments(recipe: Recipe, run: Run, source: str) -> dict[str, Any]:
+    """What every ``from_pretrained`` call here passes on."""
+    arguments: dict[str, Any] = {"trust_remote_code": run.trust_remote_code}
+    if not Path(source).is_dir():
+        arguments |= {"revision": recipe.revision, "cache_dir": run.cache}
+    return arguments
+
+
+def load_tokenizer(recipe: Recipe, run: Run) -> Any:
+    """transformers' tokenizer of the base."""
+    from transformers import AutoTokenizer
+
+    source = local_model(recipe, run)
+    with explained(source):
+        return AutoTokenizer.from_pretrained(source, **hub_arguments(recipe, run, source))
+
+
+def saved_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    """transformers' tokenizer that a run stored beside what it trained."""
+    from transformers import AutoTokenizer
+
+    with explained(str(folder)):
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+
+
+def load_base(recipe: Recipe, execution: Execution, run: Run, attention: str) -> Any:
+    """The base model on the plan's device: quantised, in the compute dtype, or float32 when all of it is trained."""
+    from transformers import AutoModelForCausalLM
+
+    source = local_model(recipe, run)
+    arguments = hub_arguments(recipe, run, source)
+    quantisation = quantisation_config(recipe, execution)
+    if quantisation is not None:
+        arguments["quantization_config"] = quantisation
+    with explained(source):
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=weight_dtype(recipe, execution),
+            device_map={"": SINGLE.place(execution.device)},
+            attn_implementation=attention,
+            **arguments,
+        )
+    keep_differentiable(model)
+    if recipe.method == "qlora-8":
+        from qlora_core.model.int8 import forget_inputs
+
+        forget_inputs(model)
+    return model
+
+
+def weight_dtype(recipe: Recipe, execution: Execution) -> Any:
+    """Trained weights are float32, frozen ones in the compute dtype."""
+    import torch
+
+    return torch.float32 if recipe.method == "full" else getattr(torch, execution.compute_dtype)
+
+
+def quantisation_config(recipe: Recipe, execution: Execution) -> Any:
+    """bitsandbytes' settings for the method, or ``None`` for a 16-bit base."""
+    if recipe.method not in ("qlora-4", "qlora-8"):
+        return None
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    import_bitsandbytes(execution.device)
+    if recipe.method == "qlora-8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=recipe.quant_type,
+        bnb_4bit_use_double_quant=recipe.double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, execution.compute_dtype),
+    )
+
+
+class explained:
+    """Turn the libraries' errors while loading ``source`` into one line with a way on."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        name = type(error).__name__
+        if "GatedRepoError" in (name, type(error.__cause__).__name__):  # transformers wraps it in an OSError
+            raise UserError(f"{self.source}: gated; your account needs access and a token", "hf auth login") from error
+        if isinstance(error, OSError):
+            ways = "a local folder, HF_ENDPOINT=<mirror>, or: qlora-run demo"
+            raise UserError(f"{self.source}: cannot be loaded ({first_line(error)})", ways) from error
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            own_code = f"{self.source}: comes with Python code of its own that must run to load it"
+            raise UserError(own_code, "--trust-remote-code, if you trust its authors") from error
+        if isinstance(error, ImportError):
+            raise EnvironmentProblem(f"{self.source}: {error}", "qlora-run doctor") from error

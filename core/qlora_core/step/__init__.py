@@ -1,1 +1,0 @@
-"""One optimizer step: the same gradient however it is cut, whatever the kernels."""

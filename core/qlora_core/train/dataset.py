@@ -1,0 +1,67 @@
+"""The data of a run, read again from the file and tokenised: what the plan counted, the core trains on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+from qlora_core.data import ChatTokenizer, Encoded, Turn, cut_all, split, write_rejected
+from qlora_core.data.pipeline import tokenise
+from qlora_core.data.row_cache import CachedRows
+from qlora_core.session.event_log import EventLog
+from qlora_profiles.errors import UserError
+from qlora_profiles.plan import RunPlan
+from qlora_profiles.run_folder import REJECTED_ROWS
+
+PHASE = "preparing data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Tokenised examples, and how the model is talked to."""
+
+    train: Sequence[Encoded]
+    held_out: Sequence[Encoded]
+    chat: ChatTokenizer
+    system_prompt: str | None
+
+    @property
+    def template(self) -> str:
+        """The chat template (jinja) that the artifacts ship."""
+        return self.chat.template
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer, the trained one first."""
+        return tuple(self.chat.stop_ids)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """One user turn, ready to be answered."""
+        system = [Turn(role="system", content=self.system_prompt)] if self.system_prompt else []
+        return self.chat.prompt_ids([*system, Turn(role="user", content=prompt)])
+
+
+def prepare_data(plan: RunPlan, output: Path, log: EventLog, imports: Thread | None = None) -> Prepared:
+    """Read, set bad rows aside, split, tokenise and cut.
+
+    ``imports`` is waited for before ``datasets`` is used, which looks into modules that others are still importing.
+
+    Raises:
+        UserError: the file is not the one that was planned with, or nothing in it can be learned.
+    """
+    recipe = plan.recipe_values()
+    data, chat, encoded = tokenise(recipe, plan.run_values(), lambda done, total: log.phase(PHASE, done, total))
+    if data.fingerprint != plan.data.fingerprint:
+        raise UserError(f"{data.path}: changed since this run was planned", "--output ANOTHER-FOLDER")
+    if data.rejected:
+        write_rejected(output / REJECTED_ROWS, data.rejected)
+        log.warn(f"{len(data.rejected)} bad rows set aside in {output / REJECTED_ROWS}")
+    train, held_out = split(encoded, recipe.val_size, recipe.seed)
+    if imports is not None:
+        imports.join()
+    return Prepared(
+        train=CachedRows(cut_all(train, recipe.max_length)[0]),
+        held_out=CachedRows(cut_all(held_out, recipe.max_length)[0]),
+        chat=chat,
+        system_prompt=recipe.system_prompt,
+    )

@@ -1,0 +1,24 @@
+"""From a parsed command to what a plan is made for; the same for every command that plans."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qlora_profiles.catalogue import load_profile
+from qlora_run.cli.commands import Command
+from qlora_run.cli.request import build_request, with_config_options
+
+if TYPE_CHECKING:
+    from qlora_run.planner.make_plan import PlanInput
+
+
+def plan_input(command: Command, only_planning: bool = False) -> "PlanInput":
+    """Profile, config file and command line as one input. Raises UserError."""
+    from qlora_run.planner.make_plan import PlanInput
+
+    command = with_config_options(command, Path.cwd())
+    named = command.options.get("profile")
+    return PlanInput(
+        request=build_request(command, load_profile(named) if named else None, Path.cwd()),
+        machine=command.options.get("as"),
+        only_planning=only_planning,
+    )

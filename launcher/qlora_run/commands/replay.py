@@ -1,0 +1,60 @@
+"""``resume`` and ``replay``: the run of a folder gone on with, or made once more."""
+
+from pathlib import Path
+
+from qlora_profiles.errors import UserError
+from qlora_profiles.plan import Given, Request, RunPlan, recipe_differences
+from qlora_run.cli.commands import Command
+from qlora_run.cli.request import build_request
+from qlora_run.commands.train import start
+from qlora_run.report.commands import on_run
+from qlora_run.report.formatting import option, shown_path
+from qlora_run.runs.folder import default_output, look, run_name
+from qlora_run.runs.replay import input_from, plan_of
+
+
+def run(command: Command) -> int:
+    """Plan the same recipe for this machine as it is now, and train."""
+    from qlora_run.planner.make_plan import PlanInput, make_plan
+
+    folder = Path(command.options["folder"])
+    old = plan_of(folder)
+    folder = folder if folder.is_dir() else folder.parent  # its plan.json was named
+    changes = build_request(command, None, Path.cwd())
+    resumes = command.name == "resume"
+    request = _resume(folder, old, changes) if resumes else _replay(old, changes)
+    plan = make_plan(PlanInput(request=request))
+    _refuse_changes(folder, old, plan, resumes)
+    return start(plan, as_json=command.options["json"], dry_run=command.options["dry_run"])
+
+
+def _resume(folder: Path, old: RunPlan, changes: Request) -> Request:
+    if look(folder).state == "finished":
+        fix = f"{on_run('chat', folder)}   or   {on_run('replay', folder)}"
+        raise UserError(f"{shown_path(folder)}: this run is finished", fix)
+    moved = [name for name in ("output", "overwrite") if changes.value(name)]
+    if moved:
+        raise UserError(f"resume goes on in its own folder, so no --{moved[0]}", on_run("replay", folder))
+    return _into(input_from(old, changes), folder, "the run's own folder")
+
+
+def _replay(old: RunPlan, changes: Request) -> Request:
+    request = input_from(old, changes)
+    if "output" in changes.given:
+        return request
+    return _into(request, default_output(run_name(old)), "a new folder for the same run")
+
+
+def _into(request: Request, folder: Path, reason: str) -> Request:
+    return request.giving("output", Given(value=str(folder), source="cli", reason=reason))
+
+
+def _refuse_changes(folder: Path, old: RunPlan, plan: RunPlan, resumes: bool) -> None:
+    """Raise UserError where the model or the data is no longer what the run learned from."""
+    changed = " and ".join(option(name) for name, *_ in recipe_differences(old, plan))
+    if not changed:
+        return
+    stopped = f"{shown_path(folder)}: {changed} changed since this run was planned"
+    if resumes:
+        raise UserError(f"{stopped}; it cannot go on", "put it back, or start anew: qlora-run --auto ...")
+    raise UserError(f"{stopped}; it would be another run", "put it back, or: qlora-run --auto ...")

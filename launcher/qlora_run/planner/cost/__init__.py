@@ -1,0 +1,1 @@
+"""The models of memory and time, from shapes and constants."""

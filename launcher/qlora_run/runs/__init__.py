@@ -1,0 +1,1 @@
+"""Folders of runs: finding, claiming and replaying them."""

@@ -1,0 +1,295 @@
+"""The output folder: finding one, and refusing to mix runs or to lose anything in it."""
+
+import glob
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from qlora_profiles import codec, events
+from qlora_profiles.errors import UserError
+from qlora_profiles.plan import PERSON, Resolved, RunPlan, recipe_differences
+from qlora_profiles.run_folder import ADAPTER_CONFIG, EVENTS, PLAN, RUNNING, left, results
+from qlora_profiles.suggest import hint
+from qlora_run.report.commands import on_run
+from qlora_run.report.formatting import shown_path
+from qlora_run.report.plan_changes import mixing_error
+
+RUNS = Path("runs")
+FOREIGN = (ADAPTER_CONFIG, "config.json", "*.safetensors", "pytorch_model*.bin")
+"""What another program leaves in a folder, beside names that are ours, too."""
+MADE_OF = ("model", "data")
+
+State = Literal["new", "unfinished", "finished", "foreign", "damaged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What an output folder holds; ``problem`` says why a damaged one cannot be read."""
+
+    state: State
+    plan: RunPlan | None = None
+    last_step: int = 0
+    problem: str = ""
+
+
+def look(folder: Path) -> Found:
+    """What is in ``folder``; never raises for what it finds."""
+    try:
+        return _look(folder)
+    except UserError as error:
+        return Found(state="damaged", problem=error.message)
+    except OSError as error:
+        return Found(state="damaged", problem=f"{folder}: cannot be read ({error.strerror or error})")
+
+
+def _look(folder: Path) -> Found:
+    if not (folder / PLAN).is_file():
+        return Found(state="foreign" if folder.is_dir() and _is_taken(folder) else "new")
+    plan = read_plan(folder / PLAN)
+    past = events.all_events(folder / EVENTS)
+    ends = [e.status for e in past if isinstance(e, events.DoneEvent)]
+    last = max((e.step for e in past if isinstance(e, events.StepEvent)), default=0)
+    return Found(state="finished" if "finished" in ends else "unfinished", plan=plan, last_step=last)
+
+
+def _is_taken(folder: Path) -> bool:
+    foreign = (path for pattern in FOREIGN for path in folder.glob(pattern))
+    return any(path.exists() for path in (*foreign, *left(folder)))
+
+
+def read_plan(path: Path) -> RunPlan:
+    """The plan in a file. Raises UserError for one that is damaged, or no plan at all."""
+    plan = codec.load(path, RunPlan)
+    try:
+        plan.recipe_values(), plan.run_values()
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: {error}") from error
+    return plan
+
+
+def default_output(model_name: str, root: Path = RUNS) -> Path:
+    """``runs/MODEL-N`` with the first free number."""
+    folders = (root / f"{model_name.lower()}-{number}" for number in count(1))
+    return next(folder for folder in folders if not folder.exists())
+
+
+def free_sibling(folder: Path) -> Path:
+    """A free folder beside ``folder``: ``NAME-2`` for ``NAME`` or ``NAME-1``."""
+    match = re.fullmatch(r"(.+)-(\d{1,4})", folder.name)
+    name, number = (match[1], int(match[2])) if match else (folder.name or "run", 1)
+    beside = (folder.parent / f"{name}-{other}" for other in count(number + 1))
+    return next(other for other in beside if not other.exists())
+
+
+def with_output(plan: RunPlan) -> RunPlan:
+    """The plan with its folder: the one asked for, an unfinished run of this recipe under runs, or a new one there."""
+    if plan.run["output"].source in PERSON:
+        return plan
+    stopped = None if plan.run["resume"].value == "never" else stopped_run(plan)
+    folder = stopped or default_output(run_name(plan))
+    reason = "goes on with the run that was stopped there" if stopped else "the next free folder under runs"
+    return _replaced(plan, "run", {"output": Resolved(value=str(folder), source="default", reason=reason)})
+
+
+def run_name(plan: RunPlan) -> str:
+    """What a run is called: its model's name, also where the model is given as ``.``"""
+    name = plan.model.name
+    return name if name.strip(".") else Path(plan.model.source).resolve().name
+
+
+def stopped_run(plan: RunPlan, root: Path = RUNS) -> Path | None:
+    """The newest unfinished run under ``root`` that learns what ``plan`` asks for, or ``None``."""
+    folders = [p.parent for p in root.glob(f"{glob.escape(run_name(plan).lower())}-*/{PLAN}")]
+    found = {folder: look(folder) for folder in folders}
+    same = [f for f, held in found.items() if held.state == "unfinished" and wishes_agree(held.plan, plan)]
+    return max(same, key=_changed_at, default=None)
+
+
+def wishes_agree(old: RunPlan | None, new: RunPlan) -> bool:
+    """Whether the two recipes differ at most in values that nobody decided, such as a method chosen by free memory."""
+    return old is not None and all(_undecided(old, new, name) for name, *_ in recipe_differences(old, new))
+
+
+def _undecided(old: RunPlan, new: RunPlan, name: str) -> bool:
+    sources = old.recipe[name].source, new.recipe[name].source
+    return name != "data" and not any(source in PERSON for source in sources)
+
+
+def latest_run(root: Path = RUNS) -> Path | None:
+    """The run under ``root`` that finished last, or ``None``."""
+    finished = [p.parent for p in root.glob(f"*/{PLAN}") if look(p.parent).state == "finished"]
+    return max(finished, key=_changed_at, default=None)
+
+
+def newest_run(root: Path = RUNS) -> Path | None:
+    """The run under ``root`` that was worked on last, or ``None``."""
+    return max((p.parent for p in root.glob(f"*/{PLAN}")), key=_changed_at, default=None)
+
+
+def _changed_at(folder: Path) -> float:
+    log = folder / EVENTS
+    return (log if log.exists() else folder).stat().st_mtime
+
+
+def no_such_folder(folder: Path) -> UserError:
+    """The error for a run's folder, or its plan, that is not there; with the nearest that is."""
+    beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    newest = newest_run()
+    fix = f"the folder of a run, such as {shown_path(newest) if newest else 'runs/NAME-1'}"
+    what = "file" if folder.suffix == ".json" else "folder"
+    return UserError(f"{folder}: no such {what}{hint(folder.name, beside)}", fix)
+
+
+def claim(folder: Path, plan: RunPlan) -> Found:
+    """Make ``folder`` ready for ``plan``; a run of the same recipe that is not finished is gone on with.
+
+    Raises:
+        UserError: it holds another run, a finished one, somebody else's files, or what this run is made of.
+    """
+    found = look(folder)
+    overwrite = plan.run_values().overwrite
+    if not overwrite:
+        _refuse(folder, found, plan)
+    elif found.plan is not None or found.state == "damaged":
+        _clear(folder, plan)
+        return Found(state="new")
+    if found.plan is not None and recipe_differences(found.plan, plan):  # it failed before its first step
+        _clear(folder, plan)
+        return Found(state="new")
+    return found
+
+
+def check_free(folder: Path, plan: RunPlan) -> None:
+    """Raise UserError where :func:`claim` would; changes nothing."""
+    if not plan.run_values().overwrite:
+        _refuse(folder, look(folder), plan)
+
+
+def _refuse(folder: Path, found: Found, plan: RunPlan) -> None:
+    shown = shown_path(folder)
+    if found.state == "damaged":
+        raise UserError(found.problem, f"--output ANOTHER-FOLDER   or   --overwrite to lose what is in {shown}")
+    if found.state == "foreign":
+        raise UserError(f"{shown}: holds files of something else; refusing to mix", "--output ANOTHER-FOLDER")
+    if found.plan is None:
+        return
+    if recipe_differences(found.plan, plan):
+        if found.last_step or found.state == "finished" or any(results(folder)):
+            raise _other_recipe(folder, found, plan)
+    elif found.state == "finished":
+        fix = f"{on_run('chat', folder)}   or   --overwrite to train again"
+        raise UserError(f"{shown} holds this very run, finished at step {found.last_step}", fix)
+    elif plan.run_values().resume == "never" and found.last_step:
+        fix = f"{on_run('resume', folder)}   or   --overwrite"
+        raise UserError(f"{shown} holds this run, stopped at step {found.last_step}", fix)
+
+
+def _other_recipe(folder: Path, found: Found, plan: RunPlan) -> UserError:
+    assert found.plan is not None
+    finished = found.state == "finished"
+    return mixing_error(found.plan, plan, folder, found.last_step, free_sibling(folder), finished)
+
+
+def _clear(folder: Path, plan: RunPlan) -> None:
+    """Delete what a run of ours wrote, and nothing else. Raises UserError where ``plan`` itself is made of it."""
+    entries = left(folder)
+    for name, value in _made_of(plan):
+        source = Path(value).expanduser().resolve()
+        if any(source == entry.resolve() or entry.resolve() in source.parents for entry in entries):
+            said = f"--overwrite would delete the {name} of this run, {shown_path(value)}"
+            raise UserError(said, "--output ANOTHER-FOLDER")
+    for entry in entries:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _made_of(plan: RunPlan) -> Iterator[tuple[str, str]]:
+    """What a run is made of, as (setting, path or hub id)."""
+    for name in MADE_OF:
+        value = plan.recipe[name].value
+        yield from ((name, each) for each in ([value] if isinstance(value, str) else value))
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and hold it, so that no second run writes there meanwhile.
+
+    Raises:
+        UserError: it cannot be written, or another run holds it.
+    """
+    mark = folder / RUNNING
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _hold(mark)
+    except OSError as error:
+        said = f"{folder}: cannot be written ({error.strerror or error})"
+        raise UserError(said, "--output ANOTHER-FOLDER") from error
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _hold(mark: Path) -> None:
+    import psutil
+
+    holder = _holder(mark)
+    if holder is not None:
+        said = f"{shown_path(mark.parent)}: another run is writing there (process {holder})"
+        raise UserError(said, "wait for it, or --output ANOTHER-FOLDER")
+    mark.unlink(missing_ok=True)
+    me = psutil.Process()
+    with mark.open("x", encoding="utf-8") as file:
+        file.write(f"{me.pid} {me.create_time()}")
+
+
+def _holder(mark: Path) -> int | None:
+    """The process that holds a folder; ``None`` where it is gone, as after a kill."""
+    import psutil
+
+    with suppress(OSError, ValueError, psutil.Error):
+        number, began = mark.read_text(encoding="utf-8").split()
+        if abs(psutil.Process(int(number)).create_time() - float(began)) < 1:
+            return int(number)
+    return None
+
+
+def with_full_paths(plan: RunPlan) -> RunPlan:
+    """The plan as it is stored: what lies on this disk is named in full, so that it is found from any folder."""
+    recipe = {name: _if_there(plan.recipe[name]) for name in MADE_OF}
+    run = {name: _full(plan.run[name]) for name in ("output", "local_dir", "cache") if plan.run[name].value}
+    return _replaced(_replaced(plan, "recipe", recipe), "run", run | {"resume": _if_there(plan.run["resume"])})
+
+
+def _if_there(given: Resolved) -> Resolved:
+    """``model`` may be a hub id, ``resume`` a word."""
+    return each_path(given, lambda path: _absolute(path) if Path(path).expanduser().exists() else path)
+
+
+def _full(given: Resolved) -> Resolved:
+    return each_path(given, _absolute)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def each_path(given: Resolved, changed: Callable[[str], str]) -> Resolved:
+    """A setting that holds a path, or several, with each of them changed."""
+    value = given.value
+    return msgspec.structs.replace(
+        given, value=changed(value) if isinstance(value, str) else tuple(map(changed, value))
+    )
+
+
+def _replaced(plan: RunPlan, scope: Literal["recipe", "run"], values: dict[str, Resolved]) -> RunPlan:
+    return msgspec.structs.replace(plan, **{scope: getattr(plan, scope) | values})

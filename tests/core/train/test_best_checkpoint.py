@@ -1,0 +1,50 @@
+"""The best adapter is put back, whatever became of it later."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from support.models import tiny_model
+
+from qlora_core.backends.peft.backend import add_adapters
+from qlora_core.train.best_checkpoint import BestCheckpoint
+from qlora_profiles import events
+from qlora_profiles.settings import Recipe
+
+
+def adapted() -> Any:
+    return add_adapters(tiny_model("qwen3"), Recipe(model="m", method="lora", max_length=64, lora_r=2))
+
+
+def adapters(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def learn(model: Any) -> None:
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter += torch.rand_like(parameter)
+
+
+def test_the_lowest_loss_is_kept_and_put_back(tmp_path: Path) -> None:
+    model, best = adapted(), BestCheckpoint(tmp_path, [])
+    best.offer(model, 0, 0.1)  # the base is no candidate
+    seen = {}
+    for step, loss in ((2, 1.0), (4, 0.5), (6, 2.0)):
+        learn(model)
+        seen[step] = adapters(model)
+        best.offer(model, step, loss)
+    assert (best.step, best.loss) == (4, 0.5)
+    assert best.restore(model, last_step=6)
+    assert all(torch.equal(value, seen[4][name]) for name, value in adapters(model).items())
+    assert not best.restore(model, last_step=4)
+
+
+def test_a_resumed_run_knows_what_was_best(tmp_path: Path) -> None:
+    past = [events.EvalEvent(time_s=1.0, step=step, loss=loss, rows=1) for step, loss in ((0, 0.1), (2, 0.7), (4, 0.9))]
+    best, model = BestCheckpoint(tmp_path, past), adapted()
+    best.offer(model, 6, 0.8)
+    assert (best.step, best.loss) == (2, 0.7)
+    best.offer(model, 8, 0.6)
+    assert best.step == 8
