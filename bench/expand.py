@@ -56,7 +56,7 @@ def main() -> None:
         layer = layer_of(rows, columns)
         weight = ours(layer)
         same = torch.equal(weight, dequantized_weight(layer))
-        alone = f"{milliseconds(expanded_weight, layer):.3f} | {milliseconds(ours, layer):.3f}"
+        alone = f"{milliseconds(dequantized_weight, layer):.3f} | {milliseconds(ours, layer):.3f}"
         for tokens in options.tokens:
             x = torch.randn(tokens, columns, device="cuda", dtype=DTYPE)
             times = (

@@ -114,11 +114,12 @@ def liger_layers() -> Found:
     from torch.nn.functional import rms_norm, silu
 
     from qlora_core.kernels.norm_rope_swiglu import liger_kernels
+    from qlora_profiles.architectures import NormStyle
 
     kernels, device = liger_kernels(), torch.device("cuda")
     weight, inputs = torch.ones(64, device=device), random_inputs([(48, 64), (48, 64)], device, torch.float32)
     require_same(
-        lambda x: kernels.norm(x, weight, 1e-6, 0.0, "llama", False),
+        lambda x: kernels.norm(x, weight, 1e-6, 0.0, NormStyle().casting, False),
         lambda x: rms_norm(x, (64,), weight, 1e-6),
         inputs[:1],
     )

@@ -128,7 +128,9 @@ def test_what_ran_at_the_end_is_written_down(planned: RunPlan, card: Card, count
     (done,) = of(said, events.DoneEvent)
     assert done.limits == ran
     config = json.loads((Path(planned.run_values().output) / "training_config.json").read_text(encoding="utf-8"))
-    assert config["execution"] == {name: resolved.value for name, resolved in planned.execution.items()}
+    assert config["execution"] == msgspec.to_builtins(
+        {name: resolved.value for name, resolved in planned.execution.items()}
+    )
     assert config["execution_at_end"] == config["execution"] | ran
 
 
@@ -161,7 +163,9 @@ def test_a_failed_run_says_what_ran(planned: RunPlan, card: Card) -> None:
 
 
 def test_a_run_that_failed_before_there_was_a_model_says_nothing_of_it(planned: RunPlan) -> None:
-    data = msgspec.structs.replace(planned.data, fingerprint="of another file")
+    (source,) = planned.data.sources
+    other = msgspec.structs.replace(source, fingerprint="of another file")
+    data = msgspec.structs.replace(planned.data, sources=(other,))
     code, said = trained(msgspec.structs.replace(planned, data=data))
     (done,) = of(said, events.DoneEvent)
     assert (code, done.status, done.limits) == (2, "failed", {})

@@ -1,5 +1,5 @@
 """The command line as people's scripts rely on it. A change here is a change for them; then rewrite the file:
-``PYTHONPATH=launcher:core:profiles python tests/launcher/test_cli_surface.py``.
+``PYTHONPATH=launcher:core:profiles python tests/launcher/cli/test_surface.py``.
 """
 
 from pathlib import Path

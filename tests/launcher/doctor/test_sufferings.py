@@ -12,8 +12,10 @@ import torch
 from support.doctor_subjects import broke, found, machine, subject, with_card
 from support.planning_facts import asking, card_report, data_of, known
 
+from qlora_core.execution.limits import Limits
+from qlora_core.memory.device_memory import DeviceMemory
 from qlora_core.model.packing import Packed
-from qlora_core.train.evaluate import evaluate
+from qlora_core.train.execution import RunningExecution
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport, Platform
 from qlora_profiles.machines import load_machine
@@ -76,10 +78,19 @@ class Tight:
 
 def held_out_is_bound() -> bool:
     """Held-out rows are scored under the plan's token budget, and in smaller parts where even that is too much."""
-    budget = planned().execution["token_budget"].value
+    limits = Limits.of(planned().execution_values())
     rows = [Row(tuple(range(100)), (True,) * 100)] * 4
-    scored = evaluate(Tight(150), rows, budget, torch.device("cpu"))
-    return budget > 150 and scored.loss == 1.0 and len(scored.row_losses) == 4
+    scored = RunningExecution(
+        limits=limits,
+        apply=lambda limits: Tight(150),
+        num_layers=1,
+        backward=lambda loss: None,
+        drop_gradients=lambda: None,
+        memory=DeviceMemory(device=torch.device("cpu")),
+        write=lambda kind, **fields: None,
+        step_in_hand=lambda: 1,
+    ).evaluate(rows)
+    return limits.token_budget > 150 and scored.loss == 1.0 and len(scored.row_losses) == 4
 
 
 def longest_counts() -> bool:
