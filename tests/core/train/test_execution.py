@@ -128,9 +128,8 @@ def test_what_ran_at_the_end_is_written_down(planned: RunPlan, card: Card, count
     (done,) = of(said, events.DoneEvent)
     assert done.limits == ran
     config = json.loads((Path(planned.run_values().output) / "training_config.json").read_text(encoding="utf-8"))
-    assert config["execution"] == msgspec.to_builtins(
-        {name: resolved.value for name, resolved in planned.execution.items()}
-    )
+    values = {name: resolved.value for name, resolved in planned.execution.items()}
+    assert config["execution"] == json.loads(json.dumps(values))
     assert config["execution_at_end"] == config["execution"] | ran
 
 
