@@ -21,7 +21,7 @@ MODULES = {
 }
 
 
-def runner(command: Command) -> Callable[[Command], int]:
+def handler(command: Command) -> Callable[[Command], int]:
     """The function that carries out ``command`` and returns the exit code."""
     run: Callable[[Command], int] = import_module(f"qlora_run.commands.{MODULES[command.name]}").run
     return run

@@ -9,7 +9,7 @@ from qlora_profiles.errors import UserError
 from qlora_profiles.own_profiles import own_folder, own_names
 from qlora_profiles.plan import Profile
 from qlora_run.cli.commands import Command
-from qlora_run.commands.json_output import say_json
+from qlora_run.commands.json_output import print_json
 
 
 def run(command: Command) -> int:
@@ -22,7 +22,7 @@ def run(command: Command) -> int:
         return _show(load_profile(name), as_json)
     readable, problems = _all()
     if as_json:
-        say_json(readable)
+        print_json(readable)
     else:
         _list(readable, problems)
     return 0
@@ -55,7 +55,7 @@ def _show(profile: Profile, as_json: bool) -> int:
     import yaml
 
     if as_json:
-        say_json(profile)
+        print_json(profile)
     else:
         print(yaml.safe_dump(msgspec.to_builtins(profile), sort_keys=False, allow_unicode=True), end="")
     return 0

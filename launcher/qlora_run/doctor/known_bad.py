@@ -62,8 +62,8 @@ class MachineVersions(Struct, frozen=True, kw_only=True):
         )
 
 
-class Known(Struct, frozen=True, kw_only=True):
-    """A pair of the table that this machine has."""
+class KnownBadPair(Struct, frozen=True, kw_only=True):
+    """A pair of the table that this machine has, with its versions."""
 
     pair: BadPair
     evidence: str
@@ -100,14 +100,14 @@ def table() -> tuple[BadPair, ...]:
     return tuple(msgspec.convert(yaml.safe_load(text), list[BadPair]))
 
 
-def known_bad(machine: MachineVersions, pairs: Sequence[BadPair] | None = None) -> Iterator[Known]:
+def known_bad(machine: MachineVersions, pairs: Sequence[BadPair] | None = None) -> Iterator[KnownBadPair]:
     """The pairs of the table that a machine has."""
     for pair in table() if pairs is None else pairs:
         if pair.system not in (None, machine.system):
             continue
         found = {name: _version_in(machine, name, wanted) for name, wanted in pair.when.items()}
         if all(found.values()):
-            yield Known(pair=pair, evidence=", ".join(f"{name} {text}" for name, text in found.items()))
+            yield KnownBadPair(pair=pair, evidence=", ".join(f"{name} {text}" for name, text in found.items()))
 
 
 def _version_in(machine: MachineVersions, name: str, wanted: str) -> str | None:

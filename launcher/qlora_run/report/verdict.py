@@ -59,7 +59,7 @@ def row_changes(state: RunState) -> RowChanges | None:
     return RowChanges(better=better, equal=len(now) - better - worse, worse=worse)
 
 
-def learned(state: RunState, plan: RunPlan) -> Verdict:
+def verdict_of(state: RunState, plan: RunPlan) -> Verdict:
     """Judge a run by its losses.
 
     In this order: a loss that is no number, nothing to learn from, or guessing among all tokens is not learning,
@@ -78,7 +78,7 @@ def _broken(state: RunState, plan: RunPlan) -> Verdict | None:
         evidence = f"the loss became {last} at step {_first_broken(state)}"
         return _not(evidence, "the updates were too large", _rate(plan, 0.25))
     if state.last and (last == 0 or state.last.supervised_tokens == 0):
-        cause = "no token of the rows is learned; their answers are empty, cut away, or not marked by the template"
+        cause = "no token of the rows is trained on; their answers are empty, cut away, or not marked by the template"
         return _not("the loss is 0", cause, "qlora-run plan")
     if last >= GUESSING * guessing:
         return _guessing(state, plan, last, guessing)

@@ -40,7 +40,7 @@ class Glyphs(Struct, frozen=True, kw_only=True):
     empty: str
     ascii_only: bool
 
-    def say(self, text: str) -> str:
+    def spell(self, text: str) -> str:
         """``text`` with our typographic signs spelled in ASCII where needed; other letters stay."""
         return text.translate(_TO_ASCII) if self.ascii_only else text
 

@@ -14,7 +14,7 @@ from qlora_run.report.commands import on_run, start_command
 from qlora_run.report.formatting import one_line, option, shown_path, time_range, value_text
 from qlora_run.report.lines import peak_text, val_text
 from qlora_run.report.run_state import RunState
-from qlora_run.report.verdict import Verdict, learned, row_changes
+from qlora_run.report.verdict import Verdict, row_changes, verdict_of
 from qlora_run.terminal.cells import fit, join_fitting
 from qlora_run.terminal.console import console_glyphs, print_error
 from qlora_run.terminal.glyphs import Glyphs
@@ -46,8 +46,8 @@ def closing_lines(state: RunState, plan: RunPlan, output: Path, glyphs: Glyphs, 
     if state.done is None or state.done.status == "failed":
         return []
     if state.done.status == "interrupted":
-        return [Text(glyphs.say(line)) for line in _interrupted(state, plan, output, width)]
-    return [Text(glyphs.say(line), style=style) for line, style in _finished(state, plan, output, width)]
+        return [Text(glyphs.spell(line)) for line in _interrupted(state, plan, output, width)]
+    return [Text(glyphs.spell(line), style=style) for line, style in _finished(state, plan, output, width)]
 
 
 def _interrupted(state: RunState, plan: RunPlan, output: Path, width: int) -> list[str]:
@@ -60,7 +60,7 @@ def _interrupted(state: RunState, plan: RunPlan, output: Path, width: int) -> li
 
 
 def _finished(state: RunState, plan: RunPlan, output: Path, width: int) -> Iterator[tuple[str, str]]:
-    verdict = learned(state, plan)
+    verdict = verdict_of(state, plan)
     failed = verdict.outcome == "not learned"
     if failed:
         yield from ((line, "bold red") for line in _not_learned(verdict))
