@@ -37,7 +37,7 @@ Natural = Annotated[int, NotNegative]
 FIRST_CARD = (0,)
 """``devices`` where nobody chose; a CPU has none."""
 
-BACKEND_GROUP = "qlora_run.planner.backends"
+BACKEND_GROUP = "qlora_run.backends"
 """The entry-point group through which third parties add backends."""
 
 

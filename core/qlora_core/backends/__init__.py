@@ -1,6 +1,6 @@
 """The registry of backends: who loads the model and computes a micro-batch.
 
-Third parties join through the entry-point group ``qlora_run.planner.backends``: an entry is a class that keeps
+Third parties join through the entry-point group ``qlora_run.backends``: an entry is a class that keeps
 ``protocol.Backend``, called without arguments. A backend is imported only when it is chosen.
 """
 
