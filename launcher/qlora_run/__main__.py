@@ -17,7 +17,10 @@ INSTALL = "install it again with all that it needs: pip install -c constraints.t
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line (without the program's name)."""
+    """Run one command line (without the program's name); returns the exit code of ``qlora_profiles.errors``.
+
+    Never raises for what a person or the machine can be the cause of: that becomes a line and an exit code.
+    """
     if argv is None:
         _ensure_utf8()
         keep_compiled()

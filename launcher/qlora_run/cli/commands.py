@@ -25,7 +25,10 @@ class Command(Struct, frozen=True, kw_only=True):
 
 
 class CommandSpec(Struct, frozen=True, kw_only=True):
-    """One command: its words, which settings it takes, and what its help says."""
+    """One command: its name, which settings it takes, and what its help says.
+
+    ``where`` says which table of foreign names holds (``qlora_profiles.aliases``).
+    """
 
     name: str
     about: str
@@ -168,5 +171,5 @@ SHORT_SETTINGS = {"output": "-o"}
 
 
 def options_of(command: str) -> dict[str, Option]:
-    """The options of a command by name."""
+    """The options of a command by name; empty for a command that has none."""
     return {option.name: option for option in OPTIONS if command in option.commands}

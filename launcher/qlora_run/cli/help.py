@@ -13,6 +13,7 @@ from qlora_run.cli.names import canonical, nearest, short_forms, spellings
 
 WIDTH = 80
 NAME_WIDTH = 24
+"""Terminal cells: of a line, and of the column of names in it."""
 
 SCOPES = {
     "recipe": "what is learned",

@@ -44,7 +44,7 @@ def aliases_of(spec: CommandSpec) -> list[Alias]:
 
 
 def options_taken(spec: CommandSpec) -> dict[str, Takes]:
-    """Every option of a command, and whether it takes a value."""
+    """Every option of a command by name, settings and foreign names too, and whether it takes a value."""
     found: dict[str, Takes] = {name: _takes(option.flag) for name, option in options_of(spec.name).items()}
     found |= {name: _takes(setting.kind is bool) for name, setting in settings_of(spec).items()}
     return found | {row.name: row.takes for row in aliases_of(spec)}

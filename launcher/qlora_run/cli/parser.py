@@ -140,7 +140,11 @@ def _option_meant(spec: CommandSpec, known: dict[str, Option], written: str) -> 
 
 
 def parse_option(option: Option, raw: Any, written: str) -> Any:
-    """The typed value of an option that is no setting; errors name it as it was written. Raises UserError."""
+    """The typed value of an option that is no setting.
+
+    Raises:
+        UserError: a value of another type or out of range; names the option as it was ``written``.
+    """
     try:
         return parse(option.setting, raw)
     except UserError as error:

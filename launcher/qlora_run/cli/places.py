@@ -1,4 +1,4 @@
-"""Words that belong to no option: the folder of ``chat``, the three places of a start script."""
+"""Positional words, which belong to no option: the folder of ``chat``, the three places of a start script."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,11 @@ DATA_SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 
 def positional_options(spec: CommandSpec, words: list[str]) -> list[Pair]:
-    """The options that these words stand for. Raises UserError: a word too many."""
+    """The options that positional words stand for.
+
+    Raises:
+        UserError: a word too many, or one that has no place in this command.
+    """
     return _POSITIONALS.get(spec.name, _nowhere)(spec, words)
 
 

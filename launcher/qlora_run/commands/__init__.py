@@ -22,6 +22,6 @@ MODULES = {
 
 
 def handler(command: Command) -> Callable[[Command], int]:
-    """The function that carries out ``command`` and returns the exit code."""
+    """The function that carries out ``command`` and returns the exit code; it may raise any QloraRunError."""
     run: Callable[[Command], int] = import_module(f"qlora_run.commands.{MODULES[command.name]}").run
     return run

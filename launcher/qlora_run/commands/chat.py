@@ -10,7 +10,11 @@ from qlora_run.supervise.child import run_job
 
 
 def run(command: Command) -> int:
-    """Talk, or answer one prompt."""
+    """Chat, or answer one prompt.
+
+    Raises:
+        UserError: ``infer`` without a prompt, or nothing to chat with.
+    """
     options = command.options
     if command.name == "infer" and not options.get("prompt"):
         fix = 'qlora-run infer FOLDER --prompt "..."   or   qlora-run chat FOLDER'
@@ -19,7 +23,7 @@ def run(command: Command) -> int:
 
 
 def chat_job(options: dict[str, Any], given: set[str]) -> ChatJob:
-    """The options as a job; what was not given keeps the job's defaults. Raises UserError: nothing to talk to."""
+    """The options as a job; what was not given keeps the job's defaults. Raises UserError: nothing to chat with."""
     target = target_of(options)
     base = chat_base(target, options)
     names = [n for n in ChatJob.__struct_fields__ if n in given and n != "base" and options.get(n) is not None]

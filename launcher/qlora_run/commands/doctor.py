@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def run(command: Command) -> int:
-    """Look, try, and say; exit code 0 ready, 1 with warnings, 3 cannot train."""
+    """Look, try, and say; exit code 0 ready, 1 with warnings, 3 cannot train.
+
+    Raises:
+        UserError: ``--apply`` without ``--fix``, for another machine, or outside a virtual environment.
+        EnvironmentProblem: a fix that was run failed, or the report cannot be written.
+    """
     options = command.options
     if options["apply"] and not options["fix"]:
         raise UserError("--apply runs what --fix prints", "qlora-run doctor --fix --apply")

@@ -13,7 +13,7 @@ from qlora_run.supervise.child import run_job
 
 
 def run(command: Command) -> int:
-    """Hand the merge over to the core."""
+    """Hand the merge over to the core; its exit code. Raises UserError as ``merge_job``."""
     return run_job("qlora_core.jobs.merge", merge_job(command.options, set(command.given_options)))
 
 

@@ -11,7 +11,7 @@ from qlora_run.runs.folder import with_output
 
 
 def run(command: Command) -> int:
-    """Print the plan, or how it differs from a saved one."""
+    """Print the plan, or how it differs from a saved one. Raises QloraRunError where nothing can be planned."""
     from qlora_run.planner.make_plan import make_plan
     from qlora_run.runs.replay import input_from, plan_of
 

@@ -13,7 +13,11 @@ from qlora_run.commands.json_output import print_json
 
 
 def run(command: Command) -> int:
-    """List the profiles, show one, or save one."""
+    """List the profiles, show one, or save one.
+
+    Raises:
+        UserError: no such profile, none to save from, or one of this name is there and ``--yes`` was not given.
+    """
     options = command.options
     if options["save"]:
         return _save(options["save"], options["from"], replace=options["yes"])

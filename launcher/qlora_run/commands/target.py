@@ -16,7 +16,7 @@ WHAT = "a run's folder, an adapter's or a model's"
 
 
 def target_of(options: dict[str, Any]) -> Path:
-    """The folder named, or the latest finished run under ``runs``. Raises UserError where there is none."""
+    """The folder named, or the run under ``runs`` that finished last. Raises UserError where there is none."""
     named = options.get("adapter")
     if not named:
         latest = latest_run()
@@ -36,9 +36,10 @@ def cache_of(target: Path) -> str | None:
 
 
 def chat_base(target: Path, options: dict[str, Any]) -> str | None:
-    """Make sure that ``target`` holds something to talk to, and that it can be loaded.
+    """The base to chat with: an adapter's, ``None`` where ``target`` holds a whole model.
 
-    Returns an adapter's base, ``None`` for a whole model. Raises UserError.
+    Raises:
+        UserError: nothing to chat with, a base that does not fit, or code of the model's own that was not allowed.
     """
     if options.get("merged") and _adapter_in(target) and not _is_model(target / MERGED_MODEL):
         raise UserError(f"{shown_path(target)}: has no merged model", on_run("merge", target))
@@ -53,7 +54,11 @@ def chat_base(target: Path, options: dict[str, Any]) -> str | None:
 
 
 def adapter_in(target: Path, options: dict[str, Any]) -> tuple[Path, str]:
-    """The adapter folder in ``target``, and a base that fits it. Raises UserError."""
+    """The adapter folder in ``target``, and a base that fits it.
+
+    Raises:
+        UserError: no adapter there, or as ``checked_base``.
+    """
     adapter = _adapter_in(target)
     if adapter is not None:
         return adapter, checked_base(adapter, options)

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def run(command: Command) -> int:
-    """Train what was asked for."""
+    """Train what was asked for; returns the exit code.
+
+    Raises:
+        UserError: a plan for another machine (``--as``), or a value, model, data or folder that cannot be used.
+        EnvironmentProblem: a package that training needs is missing, or a folder cannot be written.
+    """
     inputs = plan_input(command)
     if inputs.machine:
         raise UserError(
@@ -33,7 +38,7 @@ def run(command: Command) -> int:
 
 
 def plan_to_run(inputs: "PlanInput") -> RunPlan:
-    """The plan with its folder.
+    """The plan with its folder. Raises QloraRunError where nothing can be planned.
 
     Where that holds an unfinished run of the same recipe, what nobody decided stays as it was there: a method
     decided by the memory that is free now must not part a run from its first half.
@@ -51,7 +56,12 @@ def plan_to_run(inputs: "PlanInput") -> RunPlan:
 
 
 def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int:
-    """Claim the output folder, say what will be done, and do it; returns the exit code."""
+    """Claim the output folder, say what will be done, and do it; returns the exit code.
+
+    Raises:
+        UserError: the folder is taken, or its checkpoint belongs to another recipe.
+        EnvironmentProblem: a package is missing, or the folder cannot be written.
+    """
     from qlora_run.supervise.supervisor import run_core
 
     plan = with_output(plan)

@@ -10,6 +10,7 @@ from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_OK
 Verdict = Literal["ok", "note", "warn", "fail", "skipped"]
 SEVERITY: tuple[Verdict, ...] = ("fail", "warn", "note", "ok", "skipped")
 EXIT_WARNINGS = 1
+"""Exit code of a doctor that only warns."""
 
 
 class Fix(Struct, frozen=True, kw_only=True):
@@ -25,7 +26,7 @@ class Fix(Struct, frozen=True, kw_only=True):
 
 
 class CheckResult(Struct, frozen=True, kw_only=True):
-    """What was looked at and seen, what follows from it for training, and what mends it.
+    """A finding with the ``id`` of its check; a ``minor`` one is only named while it is well.
 
     ``evidence`` is what the verdict rests on, for whoever wants to judge it; a note costs nothing and may be left.
     """
@@ -40,7 +41,7 @@ class CheckResult(Struct, frozen=True, kw_only=True):
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
-    """Every check's result, worst first, with one line of summary, the next command, and the exit code."""
+    """The results of all checks, worst first, with one line of summary, the next command, and the exit code."""
 
     checks: tuple[CheckResult, ...]
     summary: str

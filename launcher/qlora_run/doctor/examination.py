@@ -28,14 +28,18 @@ QUICK = "not tried with --quick"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examination:
-    """What was looked at and what came of it."""
+    """What was looked at, and what came of it."""
 
     context: CheckContext
     diagnosis: Diagnosis
 
 
 def examine(inputs: PlanInput, *, quick: bool = False) -> Examination:
-    """Examine this machine, or the one that ``inputs`` names; ``quick`` tries nothing and asks no network."""
+    """Examine this machine, or the one that ``inputs`` names; ``quick`` tries nothing and asks no network.
+
+    Raises:
+        UserError: no such machine, or a report of one that cannot be read.
+    """
     if inputs.machine or inputs.report is not None:
         return examination_of(
             _planned(inputs, CheckContext(report=machine_report(inputs), untried=ANOTHER_MACHINE), Learned())
@@ -54,7 +58,7 @@ def examine(inputs: PlanInput, *, quick: bool = False) -> Examination:
 
 
 def examination_of(context: CheckContext) -> Examination:
-    """Run every check on a context."""
+    """Run every check on a context; never raises."""
     can = what_can_be_trained(context)
     return Examination(context=context, diagnosis=diagnose(run_checks(context), can, next_command(context)))
 

@@ -6,7 +6,7 @@ from qlora_run.doctor.diagnosis import Fix, Verdict
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """The verdict with what was seen, what it rests on, what follows from it, and what mends it."""
+    """The verdict with what was seen, what it rests on, what follows from it for training, and what mends it."""
 
     verdict: Verdict
     seen: str

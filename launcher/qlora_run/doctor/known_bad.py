@@ -93,7 +93,7 @@ class KnownBadPair(Struct, frozen=True, kw_only=True):
 
 @cache
 def table() -> tuple[BadPair, ...]:
-    """The whole table."""
+    """The whole table, read once. Raises msgspec.ValidationError for an entry that is none."""
     import yaml
 
     text = (files("qlora_run.doctor") / "known_bad.yaml").read_text(encoding="utf-8")

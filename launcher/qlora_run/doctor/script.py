@@ -45,7 +45,7 @@ def safe_commands(results: Sequence[CheckResult]) -> list[str]:
 
 
 def apply(lines: Sequence[str], run: Runner | None = None) -> str | None:
-    """Run install commands in this very Python; the first that failed, or ``None``."""
+    """Run install commands in this very Python; the first that failed, or ``None``. Raises OSError: none can be run."""
     run = run or (lambda words: subprocess.run(words, check=False).returncode)
     return next((line for line in lines if run(words_of(line)) != 0), None)
 

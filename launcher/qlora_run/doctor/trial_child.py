@@ -61,7 +61,9 @@ class _Running:
 
 
 def run_groups(groups: Sequence[Sequence[TrialPlan]], command: Sequence[str]) -> list[Trial]:
-    """Run groups of tests, each in children of its own, all at once. Whatever interrupts this ends the children.
+    """Run groups of tests, each in children of its own, all at once; the trials in the order of ``groups``.
+
+    Whatever interrupts this, ``KeyboardInterrupt`` too, ends the children and is raised again.
 
     Waiting shares no lock with the threads: an interruption can leave a pool's futures locked for ever.
     """

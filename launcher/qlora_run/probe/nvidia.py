@@ -10,7 +10,7 @@ from qlora_run.probe.notes import Notes, Unknowable, why
 from qlora_run.probe.sources import Sources
 from qlora_run.probe.visible import Card, Pick, order_doubt, select
 
-# Numbers of NVML's binary interface, which do not change.
+# Numbers of NVML's binary interface (nvml.h), which do not change.
 _NOT_SUPPORTED = 3
 _CORE_SENSOR = 0
 _DRIVER_MODELS = {0: "wddm", 1: "tcc", 2: "mcdm"}
@@ -99,7 +99,7 @@ def _survey(nvml: Nvml, sources: Sources, notes: Notes, process_name: Namer) -> 
 
 
 def cuda_version(number: int) -> str:
-    """NVML's 13000 as ``"13.0"``."""
+    """NVML's 13000 as ``"13.0"``: 1000 * major + 10 * minor (nvmlSystemGetCudaDriverVersion)."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 

@@ -13,7 +13,7 @@ from qlora_run.probe.sources import Sources
 _VENDORS: dict[int, Vendor] = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
 _PLAIN_NAMES = {"nvidia": "NVIDIA card", "amd": "AMD graphics", "intel": "Intel graphics"}
 _PCI_NAME_FILES = ("usr/share/hwdata/pci.ids", "usr/share/misc/pci.ids")
-_DISPLAY_CLASS = 0x03
+_DISPLAY_CLASS = 0x03  # the PCI base class of display controllers
 # The device class of display adapters in the Windows registry.
 _ADAPTERS = r"SYSTEM\CurrentControlSet\Control\Class\{4d36e968-e325-11ce-bfc1-08002be10318}"
 

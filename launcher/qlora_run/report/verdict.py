@@ -1,4 +1,7 @@
-"""Was anything learned? One rule, so that no run ends cheerfully without a reason."""
+"""Was anything learned? One rule, so that no run ends cheerfully without a reason.
+
+The thresholds are shares of a loss, set by hand; ``tests/launcher/report/test_verdict.py`` shows what each decides.
+"""
 
 import math
 from typing import Literal
@@ -17,10 +20,13 @@ VAL_DROP = 0.01
 TRAIN_DROP = 0.02
 """Training batches differ from each other: their mean must drop by more."""
 RISE = 0.05
+"""A training loss that ends so much above its start rose."""
 FEWEST_STEPS = 4
+"""Fewer prove nothing."""
 GUESSING = 0.95
 """Share of ln(vocabulary), the loss of pure guessing, from which on the model is guessing."""
 FEW_STEPS, FEW_ROWS = 30, 20
+"""Steps that a flat loss may be for want of, and held-out rows too few to speak of memorising."""
 HIGH_RATE = 5e-4
 """A learning rate from which on a higher one is no good advice."""
 

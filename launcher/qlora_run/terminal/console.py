@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 80
+"""Cells of a line where no terminal tells."""
 
 
 def make_console(stream: Any = None) -> "Console":

@@ -13,10 +13,11 @@ STYLE: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "note": "cyan", "f
 WORD: dict[Verdict, str] = {"ok": "ok", "warn": "warn", "note": "note", "fail": "FAIL", "skipped": "-"}
 WORD_CELLS = 6
 NARROWEST = 60
+"""Terminal cells: of the column of verdicts, and of the narrowest screen that is drawn for."""
 
 
 def print_diagnosis(diagnosis: Diagnosis, machine: str, seconds: float) -> None:
-    """Print to standard output."""
+    """Print to standard output; ``seconds`` is how long the examination took."""
     console = make_console()
     spell, width = console_glyphs(console).spell, max(console.width, NARROWEST)
     console.print(Text(spell(f"qlora-run doctor: {one_line(machine)}   {seconds:.1f} s"), style="bold"))

@@ -13,6 +13,7 @@ from qlora_run.terminal.cells import fit, wrapped
 from qlora_run.terminal.glyphs import Glyphs
 
 BAR_CELLS, SPARK_CELLS = 20, 16
+"""Terminal cells of a bar and of a curve."""
 LASTING = 3
 """Adaptations and warnings in view; the file holds all."""
 SILENT_PACES, SILENT_SECONDS = 5, 60
@@ -21,7 +22,7 @@ INDENT = " " * 7
 
 
 class Drawing(Struct, frozen=True, kw_only=True):
-    """A run as of ``now_s``, for ``width`` cells; once it is ``over`` only what lasts."""
+    """A run as of ``now_s`` (seconds since 1970), for ``width`` cells; once it is ``over`` only what lasts."""
 
     state: RunState
     plan: RunPlan

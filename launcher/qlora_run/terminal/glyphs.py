@@ -41,7 +41,7 @@ class Glyphs(Struct, frozen=True, kw_only=True):
     ascii_only: bool
 
     def spell(self, text: str) -> str:
-        """``text`` with our typographic signs spelled in ASCII where needed; other letters stay."""
+        """``text`` with our typographic signs spelled in ASCII where needed (``×`` as ``x``); other letters stay."""
         return text.translate(_TO_ASCII) if self.ascii_only else text
 
     def bar(self, share: float, width: int) -> str:

@@ -20,6 +20,7 @@ CUSTOMARY = ("examples_per_step", "epochs", "learning_rate", "lora_r")
 """Recipe settings named even when they stand at their defaults."""
 IN_THE_HEAD = ("model", "data")
 GAP = 2
+"""Cells between columns."""
 
 
 class Row(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,9 @@ from qlora_run.terminal.glyphs import ASCII, UNICODE, Glyphs
 from qlora_run.terminal.plan_table import section_view, sections
 
 TOO_SLOW_SECONDS = 24 * 3600
+"""A run on the CPU that takes longer is advised against; set by hand."""
 NARROWEST = 60
+"""Terminal cells of the narrowest screen that is drawn for."""
 
 
 def plan_text(plan: RunPlan, width: int = 80, ascii: bool = False, full: bool = False) -> str:

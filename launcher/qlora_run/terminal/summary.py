@@ -25,9 +25,10 @@ LABELS = {
     run_folder.TRAINING_CONFIG: "settings",
 }
 MAX_SAMPLES = 3
+"""Sample prompts that are shown with their answers."""
 LABEL_CELLS = 9
 PAST_BEST = 0.02
-"""A last held-out loss so much above the best one is worth a word."""
+"""A last held-out loss so much above the best one (a share of it) is worth a word; set by hand."""
 
 
 def print_closing(

@@ -193,7 +193,7 @@ def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert network.look().state == "offline"
 
 
-def test_a_subject_without_anything_known_is_skipped_not_invented() -> None:
+def test_a_context_without_anything_known_is_skipped_not_invented() -> None:
     nothing = CheckContext(report=machine())
     silent = replace(nothing, here=Environment(looked=True))
     for one in (nothing, silent):

@@ -13,9 +13,11 @@ from qlora_run.planner.rules.machine import BF16_CAPABILITY, free_vram_bytes
 OLDEST_CAPABILITY = (7, 0)
 """Below it bitsandbytes' 4-bit kernels and torch's prebuilt CUDA code do not run."""
 SMALL_VRAM_BYTES = 5 * GIB
+"""A card below this is worth a warning; set by hand."""
 HOLDER_BYTES = GIB // 2
+"""A process that holds less is not named; set by hand."""
 TAKEN_SHARE = 0.5
-"""Less than this of a card free is worth a warning, whoever holds it."""
+"""Less than this share of a card free is worth a warning, whoever holds it; set by hand."""
 WHO = remedies.command("nvidia-smi", say="nvidia-smi shows who; close it")
 """Where the number of the process that holds a card is not known."""
 SPILLING_DRIVER = (536, 40)

@@ -7,7 +7,7 @@ from qlora_run.doctor.findings import Finding, fail, note, ok, skipped, warn
 from qlora_run.doctor.needs import needs_of
 
 SPARE_BYTES = 5 * GIB
-"""Less than this beside the model is worth a warning."""
+"""Less than this beside the model is worth a warning; set by hand."""
 LEAST_BYTES = GIB
 """Without a plan: the smallest model that is known takes more, and a run writes nearly half of it."""
 STOPS = "the download stops when the disk is full"

@@ -8,6 +8,7 @@ from qlora_run.planner.context import as_numbers
 OLDEST_PYTHON = (3, 11)
 WIDE_MACHINES = ("x86_64", "amd64", "arm64", "aarch64")
 LONGEST_WINDOWS_PATH = 260
+"""``MAX_PATH`` of Windows' interface, in letters."""
 BELOW_THE_OUTPUT = 110
 """Letters of the longest path that a run makes below its output folder."""
 
