@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.doctor_plants import cpu_torch, doctor, failed, full_disk, held_card, read_only_disk, seen, without
+from support.doctor_plants import cpu_torch, doctor, failed, full_disk, held_card, read_only_disk, result_of, without
 
 from qlora_run.probe import probe
 
@@ -16,7 +16,7 @@ def test_a_sound_machine_is_ready(tmp_path: Path) -> None:
     assert failed(found) == {}
     assert found.summary.startswith("Ready: ")
     assert found.exit_code in (0, 1)
-    assert "on this GPU" in seen(found, "4-bit").seen
+    assert "on this GPU" in result_of(found, "4-bit").seen
 
 
 def test_bitsandbytes_that_is_missing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from qlora_profiles.units import GIB
-from qlora_run.doctor.diagnosis import Diagnosis, Finding
+from qlora_run.doctor.diagnosis import CheckResult, Diagnosis
 from support.command_line import process, python_path
 
 WITHOUT = """
@@ -175,7 +175,7 @@ def doctor(
 ) -> Diagnosis:
     """What ``qlora-run doctor --json`` finds in a process of its own, with ``path`` first on Python's.
 
-    Without ``card`` no real card is seen. Nothing that an earlier doctor learned counts.
+    Without ``card`` no real card is seen. Nothing that an earlier doctor found counts.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") if card else "-1"
     ours = {"PYTHONPATH": python_path(*path), "QLORA_RUN_CACHE": str(cwd / "ours"), "CUDA_VISIBLE_DEVICES": hidden}
@@ -187,22 +187,22 @@ def doctor(
     return diagnosis
 
 
-def failed(diagnosis: Diagnosis) -> dict[str, Finding]:
+def failed(diagnosis: Diagnosis) -> dict[str, CheckResult]:
     """The problems by id; each says what follows from it and the way on, and the first one's is the next command."""
-    problems = [finding for finding in diagnosis.checks if finding.verdict == "fail"]
-    for finding in problems:
-        assert finding.consequence, finding
-        assert finding.fix is not None, finding
-        assert finding.fix.say, finding
+    problems = [result for result in diagnosis.checks if result.verdict == "fail"]
+    for result in problems:
+        assert result.consequence, result
+        assert result.fix is not None, result
+        assert result.fix.say, result
     if problems:
         first = problems[0].fix
         assert first is not None
         assert (diagnosis.next, diagnosis.exit_code) == (first.say, 3)
         assert diagnosis.summary.startswith("Not ready")
-    return {finding.id: finding for finding in problems}
+    return {result.id: result for result in problems}
 
 
-def seen(diagnosis: Diagnosis, id: str) -> Finding:
-    """The one finding of a check."""
-    (finding,) = (finding for finding in diagnosis.checks if finding.id == id)
-    return finding
+def result_of(diagnosis: Diagnosis, id: str) -> CheckResult:
+    """The one result of a check."""
+    (result,) = (result for result in diagnosis.checks if result.id == id)
+    return result

@@ -10,21 +10,25 @@ from qlora_profiles.settings import Doc, Scope
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """What was written on the command line, sorted but not yet weighed.
+    """What was written on the command line, sorted but not yet resolved.
 
-    ``options``    every option of the command, typed; what was not given has its default (False or None).
-    ``said``       the options that were given.
-    ``given_raw``  settings as written: (``"--num_train_epochs"``, ``"3"``), in their order.
+    Attributes:
+        options: every option of the command that is no setting, typed; what was not given has its default.
+        given_options: the names of those that were given.
+        raw_settings: settings as written, (``"--num_train_epochs"``, ``"3"``), in their order.
     """
 
     name: str
     options: dict[str, Any] = {}
-    said: tuple[str, ...] = ()
-    given_raw: tuple[tuple[str, str], ...] = ()
+    given_options: tuple[str, ...] = ()
+    raw_settings: tuple[tuple[str, str], ...] = ()
 
 
-class Shape(Struct, frozen=True, kw_only=True):
-    """One command: its words, which settings it takes, and what its help says."""
+class CommandSpec(Struct, frozen=True, kw_only=True):
+    """One command: its name, which settings it takes, and what its help says.
+
+    ``where`` says which table of foreign names holds (``qlora_profiles.aliases``).
+    """
 
     name: str
     about: str
@@ -36,55 +40,57 @@ class Shape(Struct, frozen=True, kw_only=True):
 ALL_SCOPES: tuple[Scope, ...] = ("recipe", "execution", "run")
 KEPT_SCOPES: tuple[Scope, ...] = ("execution", "run")
 
-_SHAPES = (
-    Shape(
+_COMMANDS = (
+    CommandSpec(
         name="train",
         about="plan and train; the name may be left out",
         usage="--auto --model MODEL --data FILE [settings]",
         scopes=ALL_SCOPES,
     ),
-    Shape(
+    CommandSpec(
         name="demo",
         about="a tiny model learns a small job here, without a download",
         usage="[settings]",
         scopes=ALL_SCOPES,
     ),
-    Shape(
+    CommandSpec(
         name="doctor",
         about="what this machine can train, and what stands in the way",
         usage="[settings]",
         scopes=ALL_SCOPES,
     ),
-    Shape(
+    CommandSpec(
         name="plan",
         about="what a run would do and why, without training",
         usage="--model MODEL --data FILE [settings]",
         scopes=ALL_SCOPES,
     ),
-    Shape(
+    CommandSpec(
         name="profiles",
         about="the prepared profiles and your own; show or save one",
         usage="[show NAME | save NAME --from FOLDER]",
     ),
-    Shape(
+    CommandSpec(
         name="resume",
         about="go on with a run that was stopped",
         usage="FOLDER [execution and run settings]",
         scopes=KEPT_SCOPES,
     ),
-    Shape(
+    CommandSpec(
         name="replay",
         about="the same run again, from its plan.json",
         usage="FOLDER [execution and run settings]",
         scopes=KEPT_SCOPES,
     ),
-    Shape(name="chat", about="talk to what was trained", usage="[FOLDER]", where="infer"),
-    Shape(name="infer", about="answer one prompt", usage="[FOLDER] --prompt TEXT", where="infer"),
-    Shape(name="merge", about="one model of base and adapter, in a folder", usage="FOLDER [-o OUTPUT]", where="merge"),
-    Shape(name="help", about="this help, or what is asked for", usage="[SETTINGS | GROUP | NAME | COMMAND]"),
-    Shape(name="version", about="the installed version"),
+    CommandSpec(name="chat", about="talk to what was trained", usage="[FOLDER]", where="infer"),
+    CommandSpec(name="infer", about="answer one prompt", usage="[FOLDER] --prompt TEXT", where="infer"),
+    CommandSpec(
+        name="merge", about="one model of base and adapter, in a folder", usage="FOLDER [-o OUTPUT]", where="merge"
+    ),
+    CommandSpec(name="help", about="this help, or what is asked for", usage="[SETTINGS | GROUP | NAME | COMMAND]"),
+    CommandSpec(name="version", about="the installed version"),
 )
-SHAPES: dict[str, Shape] = {shape.name: shape for shape in _SHAPES}
+COMMANDS: dict[str, CommandSpec] = {spec.name: spec for spec in _COMMANDS}
 
 
 class Option(Struct, frozen=True, kw_only=True):
@@ -120,7 +126,7 @@ def _option(name: str, kind: Any, about: str, *commands: str, short: str | None 
 
 _PLANNING = ("train", "demo", "doctor", "plan")
 _RUNNING = ("train", "demo", "resume", "replay")
-_TALKING = ("chat", "infer")
+_CHATTING = ("chat", "infer")
 _AFTER = ("chat", "infer", "merge")
 
 OPTIONS: tuple[Option, ...] = (
@@ -143,15 +149,15 @@ OPTIONS: tuple[Option, ...] = (
     _option("folder", str, "folder of the run", "resume", "replay"),
     _option("adapter", str, "folder of a run, or of an adapter", *_AFTER),
     _option("base", str, "base model: a folder or a hub id; else the run's own", *_AFTER),
-    _option("merged", bool, "use the merged model of the run", *_TALKING),
-    _option("load_in_4bit", bool, "hold the base in 4 bits", *_TALKING),
-    _option("system_prompt", str, "system text", *_TALKING),
-    _option("prompt", str, "text to answer", *_TALKING),
+    _option("merged", bool, "use the merged model of the run", *_CHATTING),
+    _option("load_in_4bit", bool, "hold the base in 4 bits", *_CHATTING),
+    _option("system_prompt", str, "system text", *_CHATTING),
+    _option("prompt", str, "text to answer", *_CHATTING),
     _option("chat", bool, "talk instead of answering once", "infer"),
-    _option("temperature", Annotated[float, Meta(ge=0)], "0 always takes the likeliest token", *_TALKING),
-    _option("top_p", Annotated[float, Meta(gt=0, le=1)], "sample from this share of the probability", *_TALKING),
-    _option("max_new_tokens", Annotated[int, Meta(ge=1)], "longest answer, in tokens", *_TALKING),
-    _option("seed", Annotated[int, Meta(ge=0)], "make sampling repeatable", *_TALKING),
+    _option("temperature", Annotated[float, Meta(ge=0)], "0 always takes the likeliest token", *_CHATTING),
+    _option("top_p", Annotated[float, Meta(gt=0, le=1)], "sample from this share of the probability", *_CHATTING),
+    _option("max_new_tokens", Annotated[int, Meta(ge=1)], "longest answer, in tokens", *_CHATTING),
+    _option("seed", Annotated[int, Meta(ge=0)], "make sampling repeatable", *_CHATTING),
     _option("output", str, "folder of the merged model; else FOLDER/final_model", "merge", short="-o"),
     _option("dtype", Literal["bfloat16", "float16", "float32"], "number format of the merged model", "merge"),
     _option("validate", bool, "load the merged model and compare its answers", "merge"),
@@ -165,5 +171,5 @@ SHORT_SETTINGS = {"output": "-o"}
 
 
 def options_of(command: str) -> dict[str, Option]:
-    """The options of a command by name."""
+    """The options of a command by name; empty for a command that has none."""
     return {option.name: option for option in OPTIONS if command in option.commands}

@@ -93,7 +93,11 @@ class _Reader:
         self.name, self.json_text = name, json_text
 
     def entries(self, root: yaml.Node) -> Iterator[Written]:
-        """Settings and options of the whole file. Raises UserError with the line."""
+        """Settings and options of the whole file, in order.
+
+        Raises:
+            UserError: an unknown or repeated key, or a value that is no text, number or list; with the line.
+        """
         for key, node in self._items(root, "a config file"):
             if key.value not in SECTIONS:
                 yield self._written(key, node, None)

@@ -10,7 +10,7 @@ PAGES = {"settings.md": settings_markdown, "compatibility.md": compatibility_mar
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write every page into the folder named, in UTF-8."""
+    """Write every page into the folder named, in UTF-8. Raises OSError where it cannot be written."""
     folder = Path(argv[0] if argv else "docs")
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in PAGES.items():

@@ -8,11 +8,12 @@ from qlora_profiles.alias import Alias, Where
 from qlora_profiles.aliases import aliases
 from qlora_profiles.errors import UserError
 from qlora_profiles.registry import Setting, allowed, flag, settings
-from qlora_run.cli.commands import OPTIONS, SHAPES, Option, Shape, options_of
+from qlora_run.cli.commands import COMMANDS, OPTIONS, CommandSpec, Option, options_of
 from qlora_run.cli.names import canonical, nearest, short_forms, spellings
 
 WIDTH = 80
 NAME_WIDTH = 24
+"""Terminal cells: of a line, and of the column of names in it."""
 
 SCOPES = {
     "recipe": "what is learned",
@@ -61,7 +62,7 @@ def explain(topic: str | None) -> str:
         return _settings_text(lambda setting: True)
     parts = [text for teller in _TELLERS if (text := teller(name))]
     if not parts:
-        known = [*SHAPES, *settings(), *(setting.doc.group for setting in settings().values())]
+        known = [*COMMANDS, *settings(), *(setting.doc.group for setting in settings().values())]
         known += [name for name, _ in aliases("train")]
         raise UserError(f"no help on {topic}{nearest(topic, known)}", "qlora-run help SETTINGS")
     return "\n\n".join(parts)
@@ -144,20 +145,20 @@ def _settings_text(wanted: Callable[[Setting], bool]) -> str:
 
 
 def _command_text(name: str) -> str:
-    shape = SHAPES.get(name)
-    if shape is None:
+    spec = COMMANDS.get(name)
+    if spec is None:
         return ""
-    command = "" if shape.name == "train" else f" {shape.name}"
-    lines = [f"qlora-run{command} {shape.usage}".rstrip(), f"  {shape.about}", ""]
-    short = short_forms(shape)
-    lines += [_option_entry(option, short.get(option.name)) for option in _written_options(shape)]
-    lines += ["  settings: qlora-run help SETTINGS"] if shape.scopes else []
+    command = "" if spec.name == "train" else f" {spec.name}"
+    lines = [f"qlora-run{command} {spec.usage}".rstrip(), f"  {spec.about}", ""]
+    short = short_forms(spec)
+    lines += [_option_entry(option, short.get(option.name)) for option in _written_options(spec)]
+    lines += ["  settings: qlora-run help SETTINGS"] if spec.scopes else []
     return "\n".join(lines).rstrip()
 
 
-def _written_options(shape: Shape) -> Iterable[Option]:
+def _written_options(spec: CommandSpec) -> Iterable[Option]:
     """Options that are written with their name; places are in the usage already."""
-    return [option for option in options_of(shape.name).values() if option.name not in ("show", "topic", "folder")]
+    return [option for option in options_of(spec.name).values() if option.name not in ("show", "topic", "folder")]
 
 
 def _group_text(name: str) -> str:
@@ -188,7 +189,7 @@ def _alias_text(name: str) -> str:
 
 
 def _option_text(name: str) -> str:
-    found = [option for option in OPTIONS if option.name == name and name not in settings() and name not in SHAPES]
+    found = [option for option in OPTIONS if option.name == name and name not in settings() and name not in COMMANDS]
     return "\n".join(
         f"{_option_entry(option, None)}\n{_entry('', 'of ' + ', '.join(option.commands))}" for option in found
     )

@@ -7,7 +7,7 @@ from qlora_profiles.alias import Alias
 from qlora_profiles.alias_parts import ACCUMULATION_OF, ASSUMED_ACCUMULATION, ASSUMED_BATCH
 from qlora_profiles.aliases import ROWS, SECTIONS
 from qlora_profiles.registry import Setting, allowed, flag, lookup, settings
-from qlora_run.cli.commands import CONFIG_OPTIONS, SHAPES, Option, options_of
+from qlora_run.cli.commands import COMMANDS, CONFIG_OPTIONS, Option, options_of
 from qlora_run.cli.help import SCOPES, by_group, meaning_text, shown_default
 from qlora_run.cli.names import short_forms, spellings
 from qlora_run.cli.request import FOUND_NAME
@@ -129,9 +129,9 @@ def _rung_rows() -> Iterable[tuple[str, ...]]:
 def _option_rows() -> Iterable[tuple[str, ...]]:
     owners: dict[str, list[str]] = {}
     options: dict[str, Option] = {}
-    for command in SHAPES:
+    for command in COMMANDS:
         for option in options_of(command).values():
-            short = short_forms(SHAPES[command]).get(option.name)
+            short = short_forms(COMMANDS[command]).get(option.name)
             text = f"`{short}`, `{spellings(option.name)[0]}`" if short else f"`{spellings(option.name)[0]}`"
             owners.setdefault(text, []).append(command)
             options[text] = option

@@ -12,9 +12,9 @@ from qlora_profiles.alias import FALSE_WORDS, TRUE_WORDS
 from qlora_profiles.aliases import aliases
 from qlora_profiles.errors import UserError
 from qlora_profiles.registry import parse
-from qlora_run.cli.commands import SHAPES, Command, Option, Shape, options_of
-from qlora_run.cli.names import canonical, help_for, nearest, short_forms, spellings, taken, unknown_option
-from qlora_run.cli.places import CONFIG_SUFFIXES, DATA_SUFFIXES, Pair, placed
+from qlora_run.cli.commands import COMMANDS, Command, CommandSpec, Option, options_of
+from qlora_run.cli.names import canonical, help_for, nearest, options_taken, short_forms, spellings, unknown_option
+from qlora_run.cli.places import CONFIG_SUFFIXES, DATA_SUFFIXES, Pair, positional_options
 
 HELP_WORDS = ("-h", "--help")
 NEEDED = {"resume": "folder", "replay": "folder", "merge": "adapter"}
@@ -28,43 +28,43 @@ def parse_command(argv: Sequence[str]) -> Command:
     """
     if not argv or argv[0] in HELP_WORDS:
         return _help(None)
-    shape, words = _shape_of(list(argv))
+    spec, words = _spec_of(list(argv))
     if any(word in HELP_WORDS for word in words):
-        return _help(None if shape.name == "train" else shape.name)
-    pairs, places = _cut(shape, words)
-    return _command(shape, pairs + placed(shape, places))
+        return _help(None if spec.name == "train" else spec.name)
+    pairs, places = _split(spec, words)
+    return _command(spec, pairs + positional_options(spec, places))
 
 
 def _help(topic: str | None) -> Command:
-    return Command(name="help", options={"topic": topic}, said=("topic",) if topic else ())
+    return Command(name="help", options={"topic": topic}, given_options=("topic",) if topic else ())
 
 
-def _shape_of(words: list[str]) -> tuple[Shape, list[str]]:
+def _spec_of(words: list[str]) -> tuple[CommandSpec, list[str]]:
     first = words[0]
     if first in ("--version", "-V"):
-        return SHAPES["version"], []
-    if first in SHAPES:
-        return SHAPES[first], words[1:]
+        return COMMANDS["version"], []
+    if first in COMMANDS:
+        return COMMANDS[first], words[1:]
     if first.startswith("-") or first.lower().endswith(CONFIG_SUFFIXES):
-        return SHAPES["train"], words
+        return COMMANDS["train"], words
     if first.lower().endswith(DATA_SUFFIXES):
         raise UserError(f"{first} is no command", f"qlora-run --auto --model MODEL --data {first}")
-    raise UserError(f"unknown command {first}{nearest(first, SHAPES)}", "qlora-run --help")
+    raise UserError(f"unknown command {first}{nearest(first, COMMANDS)}", "qlora-run --help")
 
 
-def _cut(shape: Shape, words: list[str]) -> tuple[list[Pair], list[str]]:
+def _split(spec: CommandSpec, words: list[str]) -> tuple[list[Pair], list[str]]:
     """(options with their text, words that belong to no option)."""
-    takes = taken(shape)
+    takes = options_taken(spec)
     flags = {form for name, kind in takes.items() if kind == "flag" for form in spellings(name)}
     try:
-        found, rest = _argument_parser(shape).parse_known_args(_with_values(words, flags), argparse.Namespace(pairs=[]))
+        found, rest = _argument_parser(spec).parse_known_args(_with_values(words, flags), argparse.Namespace(pairs=[]))
     except argparse.ArgumentError as error:
         name = (error.argument_name or "").split("/")[0]
         wrong = "takes no value" if error.message.startswith("ignored") else "needs a value"
-        raise UserError(f"{name} {wrong}", help_for(shape)) from error
+        raise UserError(f"{name} {wrong}", help_for(spec)) from error
     for word in rest:
         if word.startswith("-") and len(word) > 1 and word != "--":
-            raise unknown_option(shape, word.split("=")[0])
+            raise unknown_option(spec, word.split("=")[0])
     return list(found.pairs), [word for word in rest if word != "--"]
 
 
@@ -83,10 +83,10 @@ class _Negate(argparse.Action):
         namespace.pairs.append((f"--{(option_string or '')[5:]}", "false"))
 
 
-def _argument_parser(shape: Shape) -> argparse.ArgumentParser:
+def _argument_parser(spec: CommandSpec) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    short = short_forms(shape)
-    for name, takes in taken(shape).items():
+    short = short_forms(spec)
+    for name, takes in options_taken(spec).items():
         forms = [*spellings(name), *([short[name]] if name in short else [])]
         if takes == "either":
             parser.add_argument(*forms, action=_Collect, dest="pairs", nargs="?", const="true")
@@ -103,44 +103,48 @@ def _with_values(words: list[str], flags: set[str]) -> list[str]:
     done: list[str] = []
     left = iter(zip(words, [*words[1:], ""], strict=False))
     for word, following in left:
-        said = following.lower()
+        value = following.lower()
         if word not in flags:
             done.append(word)
-        elif said in TRUE_WORDS + FALSE_WORDS:
-            done.append(f"{word}={said}")
+        elif value in TRUE_WORDS + FALSE_WORDS:
+            done.append(f"{word}={value}")
             next(left)
         else:
             done.append(f"{word}=true")
     return done
 
 
-def _command(shape: Shape, pairs: list[Pair]) -> Command:
+def _command(spec: CommandSpec, pairs: list[Pair]) -> Command:
     """Options typed, settings left as written."""
-    known = options_of(shape.name)
-    said: dict[str, Pair] = {}
+    known = options_of(spec.name)
+    given_options: dict[str, Pair] = {}
     values = {name: option.setting.default for name, option in known.items()}
     given: list[Pair] = []
     for written, raw in pairs:
-        option = _option_meant(shape, known, written)
+        option = _option_meant(spec, known, written)
         if option is None:
             given.append((written, raw))
             continue
         values[option.name] = parse_option(option, raw, written)
-        _refuse_two_names(said.get(option.name), (written, raw))
-        said[option.name] = (written, raw)
-    _refuse_incomplete(shape, values)
-    name = "chat" if values.get("chat") else shape.name
-    return Command(name=name, options=values, said=tuple(said), given_raw=tuple(given))
+        _refuse_two_names(given_options.get(option.name), (written, raw))
+        given_options[option.name] = (written, raw)
+    _refuse_incomplete(spec, values)
+    name = "chat" if values.get("chat") else spec.name
+    return Command(name=name, options=values, given_options=tuple(given_options), raw_settings=tuple(given))
 
 
-def _option_meant(shape: Shape, known: dict[str, Option], written: str) -> Option | None:
+def _option_meant(spec: CommandSpec, known: dict[str, Option], written: str) -> Option | None:
     name = canonical(written)
-    row = aliases(shape.where).get((name, None))
+    row = aliases(spec.where).get((name, None))
     return known.get(name) or (known.get(row.to[0]) if row and row.to else None)
 
 
 def parse_option(option: Option, raw: Any, written: str) -> Any:
-    """The typed value of an option that is no setting; errors name it as it was written. Raises UserError."""
+    """The typed value of an option that is no setting.
+
+    Raises:
+        UserError: a value of another type or out of range; names the option as it was ``written``.
+    """
     try:
         return parse(option.setting, raw)
     except UserError as error:
@@ -153,7 +157,7 @@ def _refuse_two_names(before: Pair | None, now: Pair) -> None:
         raise UserError(f"{before[0]} {before[1]} contradicts {now[0]} {now[1]}", "remove one of them")
 
 
-def _refuse_incomplete(shape: Shape, values: dict[str, Any]) -> None:
-    needed = NEEDED.get(shape.name)
+def _refuse_incomplete(spec: CommandSpec, values: dict[str, Any]) -> None:
+    needed = NEEDED.get(spec.name)
     if needed and values[needed] is None:
-        raise UserError(f"{shape.name} needs a folder", f"qlora-run {shape.name} {shape.usage}")
+        raise UserError(f"{spec.name} needs a folder", f"qlora-run {spec.name} {spec.usage}")

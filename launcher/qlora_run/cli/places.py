@@ -1,9 +1,9 @@
-"""Words that belong to no option: the folder of ``chat``, the three places of a start script."""
+"""Positional words, which belong to no option: the folder of ``chat``, the three places of a start script."""
 
 from collections.abc import Callable
 
 from qlora_profiles.errors import UserError
-from qlora_run.cli.commands import SHAPES, Shape
+from qlora_run.cli.commands import COMMANDS, CommandSpec
 from qlora_run.cli.names import help_for
 
 Pair = tuple[str, str]
@@ -13,29 +13,33 @@ CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 DATA_SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 
-def placed(shape: Shape, words: list[str]) -> list[Pair]:
-    """The options that these words stand for. Raises UserError: a word too many."""
-    return _PLACES.get(shape.name, _nowhere)(shape, words)
+def positional_options(spec: CommandSpec, words: list[str]) -> list[Pair]:
+    """The options that positional words stand for.
+
+    Raises:
+        UserError: a word too many, or one that has no place in this command.
+    """
+    return _POSITIONALS.get(spec.name, _nowhere)(spec, words)
 
 
-def _nowhere(shape: Shape, words: list[str]) -> list[Pair]:
+def _nowhere(spec: CommandSpec, words: list[str]) -> list[Pair]:
     if words:
-        raise UserError(f"{shape.name}: unexpected word {words[0]}", help_for(shape))
+        raise UserError(f"{spec.name}: unexpected word {words[0]}", help_for(spec))
     return []
 
 
-def _train(shape: Shape, words: list[str]) -> list[Pair]:
+def _train(spec: CommandSpec, words: list[str]) -> list[Pair]:
     """``CONFIG [DATA [OUTPUT]]``, as start scripts have it."""
     if not words:
         return []
-    if words[0] in SHAPES:
+    if words[0] in COMMANDS:
         raise UserError(f"unexpected word {words[0]}; the command comes first", f"qlora-run {words[0]} ...")
     if not words[0].lower().endswith(CONFIG_SUFFIXES) or len(words) > 3:
-        raise UserError(f"unexpected word {words[0]}; a list is written with commas: a,b", help_for(shape))
+        raise UserError(f"unexpected word {words[0]}; a list is written with commas: a,b", help_for(spec))
     return list(zip(("--config", "--data", "--output"), words, strict=False))
 
 
-def _merge(shape: Shape, words: list[str]) -> list[Pair]:
+def _merge(spec: CommandSpec, words: list[str]) -> list[Pair]:
     """``FOLDER``, or ``BASE ADAPTER OUTPUT [DTYPE [VALIDATE]]``."""
     if len(words) == 1:
         return [("--adapter", words[0])]
@@ -44,22 +48,22 @@ def _merge(shape: Shape, words: list[str]) -> list[Pair]:
     return list(zip(("--base", "--adapter", "--output", "--dtype", "--validate"), words, strict=False))
 
 
-def _profiles(shape: Shape, words: list[str]) -> list[Pair]:
+def _profiles(spec: CommandSpec, words: list[str]) -> list[Pair]:
     """Nothing, ``show NAME``, or ``save NAME``."""
     if words and (words[0] not in ("show", "save") or len(words) != 2):
         raise UserError(f"profiles: unexpected word {words[-1]}", "qlora-run profiles show NAME, or save NAME")
     return [(f"--{words[0]}", words[1])] if words else []
 
 
-def _one(option: str) -> Callable[[Shape, list[str]], list[Pair]]:
-    def places(shape: Shape, words: list[str]) -> list[Pair]:
-        _nowhere(shape, words[1:])
+def _one(option: str) -> Callable[[CommandSpec, list[str]], list[Pair]]:
+    def places(spec: CommandSpec, words: list[str]) -> list[Pair]:
+        _nowhere(spec, words[1:])
         return [(option, word) for word in words]
 
     return places
 
 
-_PLACES: dict[str, Callable[[Shape, list[str]], list[Pair]]] = {
+_POSITIONALS: dict[str, Callable[[CommandSpec, list[str]], list[Pair]]] = {
     "train": _train,
     "merge": _merge,
     "profiles": _profiles,

@@ -44,9 +44,11 @@ def with_config_options(command: Command, cwd: Path) -> Command:
         UserError: as :func:`config_of`.
     """
     config = config_of(command, cwd)
-    added = {k: v for k, v in (config.options if config else {}).items() if k not in command.said}
+    added = {k: v for k, v in (config.options if config else {}).items() if k not in command.given_options}
     known = {name: value for name, value in added.items() if name in command.options}
-    return msgspec.structs.replace(command, options=command.options | known, said=(*command.said, *known))
+    return msgspec.structs.replace(
+        command, options=command.options | known, given_options=(*command.given_options, *known)
+    )
 
 
 def build_request(command: Command, profile: Profile | None, cwd: Path) -> Request:
@@ -74,7 +76,7 @@ def _of_profile(profile: Profile | None) -> list[Written]:
 
 def _of_command_line(command: Command) -> list[Written]:
     """The settings as written; of an option given twice the last counts, unless it is a list."""
-    all_of_them = [Written(name=canonical(label), raw=raw, label=label) for label, raw in command.given_raw]
+    all_of_them = [Written(name=canonical(label), raw=raw, label=label) for label, raw in command.raw_settings]
     last = {written.name: written for written in all_of_them}
     return [written for written in all_of_them if _is_list(written.name) or written is last[written.name]]
 

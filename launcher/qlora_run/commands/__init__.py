@@ -21,7 +21,7 @@ MODULES = {
 }
 
 
-def runner(command: Command) -> Callable[[Command], int]:
-    """The function that carries out ``command`` and returns the exit code."""
+def handler(command: Command) -> Callable[[Command], int]:
+    """The function that carries out ``command`` and returns the exit code; it may raise any QloraRunError."""
     run: Callable[[Command], int] = import_module(f"qlora_run.commands.{MODULES[command.name]}").run
     return run

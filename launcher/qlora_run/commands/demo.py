@@ -20,10 +20,16 @@ from qlora_run.commands.plan_input import plan_input
 from qlora_run.supervise.child import child_environment, job_command
 
 SAMPLES = 2
+"""Held-out prompts that are shown with their answers."""
 
 
 def run(command: Command) -> int:
-    """Train the demo, count exact answers before and after, and show a few."""
+    """Train the demo, count exact answers before and after, and show a few.
+
+    Raises:
+        QloraRunError: as ``train``.
+        EnvironmentProblem: the answers could not be counted.
+    """
     from qlora_run.commands.train import start
     from qlora_run.planner.make_plan import PlanInput, make_plan
     from qlora_run.runs.folder import with_output
@@ -65,7 +71,7 @@ def _held_out(folder: Path) -> list[dict[str, Any]]:
 
 
 def exact_shares(folder: Path, output: Path) -> dict[str, float]:
-    """Exact answers to unseen prompts: the base before, the adapter after, the merged model.
+    """Shares (0 to 1) of exact answers to unseen prompts: the base before, the adapter after, the merged model.
 
     Raises:
         EnvironmentProblem: the counting itself failed.

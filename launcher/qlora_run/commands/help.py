@@ -4,7 +4,7 @@ from qlora_run.cli.commands import Command
 
 
 def run(command: Command) -> int:
-    """Print and be done."""
+    """Print and be done. Raises UserError for a topic that nothing is called."""
     if command.name == "version":
         from importlib.metadata import version
 

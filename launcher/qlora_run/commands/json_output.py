@@ -9,7 +9,7 @@ import msgspec
 from qlora_run.terminal.glyphs import glyphs_for
 
 
-def say_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print a contract value as JSON: letters as they are in Unicode, escaped in any other encoding."""
     text = json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=glyphs_for(sys.stdout).ascii_only)
     print(text)

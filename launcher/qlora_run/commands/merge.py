@@ -13,17 +13,17 @@ from qlora_run.supervise.child import run_job
 
 
 def run(command: Command) -> int:
-    """Hand the merge over to the core."""
-    return run_job("qlora_core.jobs.merge", merge_job(command.options, set(command.said)))
+    """Hand the merge over to the core; its exit code. Raises UserError as ``merge_job``."""
+    return run_job("qlora_core.jobs.merge", merge_job(command.options, set(command.given_options)))
 
 
-def merge_job(options: dict[str, Any], said: set[str]) -> MergeJob:
+def merge_job(options: dict[str, Any], given: set[str]) -> MergeJob:
     """The options as a job. Raises UserError: no adapter, or a place that is taken or cannot be written."""
     target = target_of(options)
     adapter, base = adapter_in(target, options)
     output = Path(options["output"]).expanduser() if options.get("output") else adapter.parent / MERGED_MODEL
     _check_free(output)
-    names = [n for n in ("dtype", "trust_remote_code", "validate", "test_prompt") if n in said]
+    names = [n for n in ("dtype", "trust_remote_code", "validate", "test_prompt") if n in given]
     places: dict[str, Any] = {"target": str(target), "output": str(output), "base": base, "cache": cache_of(target)}
     return MergeJob(**places, **{n: options[n] for n in names})
 
@@ -31,8 +31,8 @@ def merge_job(options: dict[str, Any], said: set[str]) -> MergeJob:
 def _check_free(output: Path) -> None:
     shown = shown_path(output)
     if (output / "config.json").exists():
-        talk = f"qlora-run chat {quoted(shown)}"
-        raise UserError(f"{shown}: holds a model already", f"{talk}   or   -o ANOTHER-FOLDER")
+        chat = f"qlora-run chat {quoted(shown)}"
+        raise UserError(f"{shown}: holds a model already", f"{chat}   or   -o ANOTHER-FOLDER")
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"{shown}: holds other files already", "-o ANOTHER-FOLDER")
     try:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from qlora_profiles.plan import RunPlan
 from qlora_run.cli.commands import Command
-from qlora_run.commands.json_output import say_json
+from qlora_run.commands.json_output import print_json
 from qlora_run.commands.plan_input import plan_input
 from qlora_run.runs.folder import with_output
 
 
 def run(command: Command) -> int:
-    """Print the plan, or how it differs from a saved one."""
+    """Print the plan, or how it differs from a saved one. Raises QloraRunError where nothing can be planned."""
     from qlora_run.planner.make_plan import make_plan
     from qlora_run.runs.replay import input_from, plan_of
 
@@ -26,7 +26,7 @@ def run(command: Command) -> int:
 def show(plan: RunPlan, old: RunPlan | None = None, *, as_json: bool = False, full: bool = False) -> None:
     """The plan as text or JSON, and what it does otherwise than ``old``."""
     if as_json:
-        say_json(plan)
+        print_json(plan)
         return
     from qlora_run.terminal.console import console_glyphs, make_console
     from qlora_run.terminal.plan_diff import plan_diff_text

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 def plan_input(command: Command, only_planning: bool = False) -> "PlanInput":
-    """Profile, config file and command line as one input. Raises UserError."""
+    """Profile, config file and command line as one input.
+
+    Raises:
+        UserError: no such profile or config file, an unknown key, or a value that a setting cannot have.
+    """
     from qlora_run.planner.make_plan import PlanInput
 
     command = with_config_options(command, Path.cwd())

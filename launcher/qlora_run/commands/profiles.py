@@ -9,11 +9,15 @@ from qlora_profiles.errors import UserError
 from qlora_profiles.own_profiles import own_folder, own_names
 from qlora_profiles.plan import Profile
 from qlora_run.cli.commands import Command
-from qlora_run.commands.json_output import say_json
+from qlora_run.commands.json_output import print_json
 
 
 def run(command: Command) -> int:
-    """List the profiles, show one, or save one."""
+    """List the profiles, show one, or save one.
+
+    Raises:
+        UserError: no such profile, none to save from, or one of this name is there and ``--yes`` was not given.
+    """
     options = command.options
     if options["save"]:
         return _save(options["save"], options["from"], replace=options["yes"])
@@ -22,7 +26,7 @@ def run(command: Command) -> int:
         return _show(load_profile(name), as_json)
     readable, problems = _all()
     if as_json:
-        say_json(readable)
+        print_json(readable)
     else:
         _list(readable, problems)
     return 0
@@ -55,7 +59,7 @@ def _show(profile: Profile, as_json: bool) -> int:
     import yaml
 
     if as_json:
-        say_json(profile)
+        print_json(profile)
     else:
         print(yaml.safe_dump(msgspec.to_builtins(profile), sort_keys=False, allow_unicode=True), end="")
     return 0

@@ -14,7 +14,12 @@ from qlora_run.runs.replay import input_from, plan_of
 
 
 def run(command: Command) -> int:
-    """Plan the same recipe for this machine as it is now, and train."""
+    """Plan the same recipe for this machine as it is now, and train.
+
+    Raises:
+        UserError: no plan in the folder, a finished run to resume, or a model or data that changed since.
+        QloraRunError: as ``train``.
+    """
     from qlora_run.planner.make_plan import PlanInput, make_plan
 
     folder = Path(command.options["folder"])

@@ -16,7 +16,7 @@ WHAT = "a run's folder, an adapter's or a model's"
 
 
 def target_of(options: dict[str, Any]) -> Path:
-    """The folder named, or the latest finished run under ``runs``. Raises UserError where there is none."""
+    """The folder named, or the run under ``runs`` that finished last. Raises UserError where there is none."""
     named = options.get("adapter")
     if not named:
         latest = latest_run()
@@ -35,10 +35,11 @@ def cache_of(target: Path) -> str | None:
     return next((plan.run_values().cache for plan in plans if plan), None)
 
 
-def talker_in(target: Path, options: dict[str, Any]) -> str | None:
-    """Make sure that ``target`` holds something to talk to, and that it can be loaded.
+def chat_base(target: Path, options: dict[str, Any]) -> str | None:
+    """The base to chat with: an adapter's, ``None`` where ``target`` holds a whole model.
 
-    Returns an adapter's base, ``None`` for a whole model. Raises UserError.
+    Raises:
+        UserError: nothing to chat with, a base that does not fit, or code of the model's own that was not allowed.
     """
     if options.get("merged") and _adapter_in(target) and not _is_model(target / MERGED_MODEL):
         raise UserError(f"{shown_path(target)}: has no merged model", on_run("merge", target))
@@ -53,7 +54,11 @@ def talker_in(target: Path, options: dict[str, Any]) -> str | None:
 
 
 def adapter_in(target: Path, options: dict[str, Any]) -> tuple[Path, str]:
-    """The adapter folder in ``target``, and a base that fits it. Raises UserError."""
+    """The adapter folder in ``target``, and a base that fits it.
+
+    Raises:
+        UserError: no adapter there, or as ``checked_base``.
+    """
     adapter = _adapter_in(target)
     if adapter is not None:
         return adapter, checked_base(adapter, options)
@@ -93,13 +98,13 @@ def checked_base(adapter: Path, options: dict[str, Any]) -> str:
     try:
         found = _shape_of(base, record, cache_of(adapter))
     except UserError as error:
-        said, fix = (text.replace("--model ", "--base ") for text in (error.message, error.fix or ""))
-        raise UserError(said, fix or None) from error
+        message, fix = (text.replace("--model ", "--base ") for text in (error.message, error.fix or ""))
+        raise UserError(message, fix or None) from error
     wanted = (record.model_type, record.num_layers, record.hidden_size)
     if found != wanted:
-        trained = f"{shown_path(record.model)} ({_words(wanted)})"
+        trained = f"{shown_path(record.model)} ({_shape_text(wanted)})"
         fix = f"--base {quoted(shown_path(record.model))}"
-        raise UserError(f"--base {base}  {_words(found)}; the adapter was trained on {trained}", fix)
+        raise UserError(f"--base {base}  {_shape_text(found)}; the adapter was trained on {trained}", fix)
     if Path(base).is_dir():
         check_own_code(Path(base), base, bool(options.get("trust_remote_code")))
     return base
@@ -134,5 +139,5 @@ def _shape_of(base: str, record: BaseRecord, cache: str | None) -> tuple[str, in
     return facts.model_type, facts.num_layers, facts.hidden_size
 
 
-def _words(shape: tuple[str, int, int]) -> str:
+def _shape_text(shape: tuple[str, int, int]) -> str:
     return f"{shape[0]}, {shape[1]} layers of {shape[2]}"

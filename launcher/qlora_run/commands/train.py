@@ -14,7 +14,7 @@ from qlora_run.cli.commands import Command
 from qlora_run.commands.plan import show
 from qlora_run.commands.plan_input import plan_input
 from qlora_run.machine.required_packages import TRAINING, check_installed
-from qlora_run.runs.folder import check_free, claim, look, occupied, wishes_agree, with_full_paths, with_output
+from qlora_run.runs.folder import check_free, claim, decisions_agree, look, occupied, with_full_paths, with_output
 from qlora_run.runs.replay import held
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def run(command: Command) -> int:
-    """Train what was asked for."""
+    """Train what was asked for; returns the exit code.
+
+    Raises:
+        UserError: a plan for another machine (``--as``), or a value, model, data or folder that cannot be used.
+        EnvironmentProblem: a package that training needs is missing, or a folder cannot be written.
+    """
     inputs = plan_input(command)
     if inputs.machine:
         raise UserError(
@@ -33,7 +38,7 @@ def run(command: Command) -> int:
 
 
 def plan_to_run(inputs: "PlanInput") -> RunPlan:
-    """The plan with its folder.
+    """The plan with its folder. Raises QloraRunError where nothing can be planned.
 
     Where that holds an unfinished run of the same recipe, what nobody decided stays as it was there: a method
     decided by the memory that is free now must not part a run from its first half.
@@ -43,7 +48,7 @@ def plan_to_run(inputs: "PlanInput") -> RunPlan:
     plan = with_output(make_plan(inputs))
     old = look(_output(plan)).plan
     changed = recipe_differences(old, plan) if old and not plan.run_values().overwrite else []
-    if old is None or not changed or not wishes_agree(old, plan):
+    if old is None or not changed or not decisions_agree(old, plan):
         return plan
     given = held({name: old.recipe[name] for name, *_ in changed}) | inputs.request.given
     request = msgspec.structs.replace(inputs.request, given=given)
@@ -51,7 +56,12 @@ def plan_to_run(inputs: "PlanInput") -> RunPlan:
 
 
 def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int:
-    """Claim the output folder, say what will be done, and do it; returns the exit code."""
+    """Claim the output folder, say what will be done, and do it; returns the exit code.
+
+    Raises:
+        UserError: the folder is taken, or its checkpoint belongs to another recipe.
+        EnvironmentProblem: a package is missing, or the folder cannot be written.
+    """
     from qlora_run.supervise.supervisor import run_core
 
     plan = with_output(plan)
@@ -87,8 +97,8 @@ def _save(plan: RunPlan, output: Path) -> None:
     try:
         codec.save(with_full_paths(plan), output / PLAN)
     except OSError as error:
-        said = f"{output / PLAN}: cannot be written ({error.strerror or error})"
-        raise EnvironmentProblem(said, "--output on another disk") from error
+        message = f"{output / PLAN}: cannot be written ({error.strerror or error})"
+        raise EnvironmentProblem(message, "--output on another disk") from error
 
 
 def _view(plan: RunPlan, output: Path, as_json: bool) -> "View":

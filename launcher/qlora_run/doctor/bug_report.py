@@ -90,18 +90,18 @@ def _stored_token() -> list[str]:
     return [token] if token else []
 
 
-def bug_report(subject: CheckContext, diagnosis: Diagnosis, hidden: Private) -> dict[str, Any]:
+def bug_report(context: CheckContext, diagnosis: Diagnosis, hidden: Private) -> dict[str, Any]:
     """The findings, the machine and the trials, without anything private."""
     whole = {
         "made_by": "qlora-run doctor --report",
         "summary": diagnosis.summary,
         "exit_code": diagnosis.exit_code,
         "checks": msgspec.to_builtins(diagnosis.checks),
-        "machine": msgspec.to_builtins(_without_identity(subject.report)),
-        "trials": msgspec.to_builtins(dict(subject.trials)),
-        "plan": msgspec.to_builtins(subject.plan.execution) if subject.plan else None,
+        "machine": msgspec.to_builtins(_without_identity(context.report)),
+        "trials": msgspec.to_builtins(dict(context.trials)),
+        "plan": msgspec.to_builtins(context.plan.execution) if context.plan else None,
     }
-    programs = tuple(p.name for gpu in subject.report.gpus for p in gpu.processes if p.name)
+    programs = tuple(p.name for gpu in context.report.gpus for p in gpu.processes if p.name)
     hidden = msgspec.structs.replace(hidden, names=(*hidden.names, *programs))
     clean: dict[str, Any] = cleaned(whole, hidden)
     return clean

@@ -12,7 +12,7 @@ from qlora_run.doctor.environment import Environment
 from qlora_run.machine.selftest_results import BROKEN, Trial
 
 FULL_BYTES = 2 * GIB
-"""With less of a card free none of the known models fits, not the smallest in 4 bits."""
+"""With less of a card free none of the known models fits, not the smallest in 4 bits (set by hand)."""
 
 
 def is_full(card: Gpu) -> bool:

@@ -1,4 +1,4 @@
-"""One finding of the doctor, and what all of them together mean."""
+"""What one check found, and what all of them together mean."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,6 +10,7 @@ from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_OK
 Verdict = Literal["ok", "note", "warn", "fail", "skipped"]
 SEVERITY: tuple[Verdict, ...] = ("fail", "warn", "note", "ok", "skipped")
 EXIT_WARNINGS = 1
+"""Exit code of a doctor that only warns."""
 
 
 class Fix(Struct, frozen=True, kw_only=True):
@@ -24,8 +25,8 @@ class Fix(Struct, frozen=True, kw_only=True):
     safe: bool = False
 
 
-class Finding(Struct, frozen=True, kw_only=True):
-    """What was looked at and seen, what follows from it for training, and what mends it.
+class CheckResult(Struct, frozen=True, kw_only=True):
+    """A finding with the ``id`` of its check; a ``minor`` one is only named while it is well.
 
     ``evidence`` is what the verdict rests on, for whoever wants to judge it; a note costs nothing and may be left.
     """
@@ -40,22 +41,22 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
-    """Every finding, worst first, with one line of summary, the next command, and the exit code."""
+    """The results of all checks, worst first, with one line of summary, the next command, and the exit code."""
 
-    checks: tuple[Finding, ...]
+    checks: tuple[CheckResult, ...]
     summary: str
     next: str
     exit_code: int
 
 
-def diagnose(findings: Sequence[Finding], can: str, next_command: str) -> Diagnosis:
-    """Put the findings in order; ``can`` says what can be trained here, ``next_command`` what to run then."""
-    ordered = tuple(sorted(findings, key=lambda f: SEVERITY.index(f.verdict)))
+def diagnose(results: Sequence[CheckResult], can: str, next_command: str) -> Diagnosis:
+    """Put the results in order; ``can`` says what can be trained here, ``next_command`` what to run then."""
+    ordered = tuple(sorted(results, key=lambda f: SEVERITY.index(f.verdict)))
     failed = [f.id for f in ordered if f.verdict == "fail"]
     if failed:
         first = next(f for f in ordered if f.verdict == "fail")
         can, next_command = _not_ready(failed), first.fix.say if first.fix else "qlora-run doctor"
-    return Diagnosis(checks=ordered, summary=can, next=next_command, exit_code=exit_code(findings))
+    return Diagnosis(checks=ordered, summary=can, next=next_command, exit_code=exit_code(results))
 
 
 def _not_ready(failed: Sequence[str]) -> str:
@@ -63,9 +64,9 @@ def _not_ready(failed: Sequence[str]) -> str:
     return f"Not ready: {count} ({', '.join(dict.fromkeys(failed))}). Mend the first, then: qlora-run doctor"
 
 
-def exit_code(findings: Sequence[Finding]) -> int:
+def exit_code(results: Sequence[CheckResult]) -> int:
     """0 ready, 1 with warnings, 3 cannot train."""
-    verdicts = {f.verdict for f in findings}
+    verdicts = {f.verdict for f in results}
     if "fail" in verdicts:
         return EXIT_ENVIRONMENT
     return EXIT_WARNINGS if "warn" in verdicts else EXIT_OK

@@ -26,7 +26,7 @@ _FILE_SYSTEM_KEY = r"SYSTEM\CurrentControlSet\Control\FileSystem"
 
 
 class Environment(Struct, frozen=True, kw_only=True):
-    """``None`` everywhere is "not looked at"; a ``..._problem`` is ``""`` where there is none.
+    """What lies beside the hardware: ``None`` is "not looked at", and a ``..._problem`` is ``""`` where there is none.
 
     ``unmet`` and ``unsloth_unmet`` are requirements that what is installed does not meet, in words.
     ``clock_behind_seconds`` is how much newer than now this program's own files are.
@@ -55,8 +55,8 @@ class Environment(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doors:
-    """Where the circumstances come from, so that another machine can stand behind them."""
+class EnvironmentSources:
+    """Where the environment is read from, so that a test can stand another machine in."""
 
     env: Mapping[str, str]
     symlink: Callable[[str, str], None] = os.symlink
@@ -64,14 +64,14 @@ class Doors:
     windows: bool = sys.platform == "win32"
 
 
-def circumstances(output: Path | None = None, cache: Path | None = None, *, ask_hub: bool = True) -> Environment:
-    """Those of this process; never raises."""
-    return gather(Doors(env=os.environ), output or Path(), cache, ask_hub)
+def read_environment(output: Path | None = None, cache: Path | None = None, *, ask_hub: bool = True) -> Environment:
+    """That of this process; never raises: what cannot be found out stays ``None``."""
+    return gather(EnvironmentSources(env=os.environ), output or Path(), cache, ask_hub)
 
 
-def gather(doors: Doors, output: Path, cache: Path | None, ask_hub: bool) -> Environment:
-    """The circumstances behind ``doors``."""
-    folder = cache or _or_none(lambda: hub_cache(doors.env))
+def gather(sources: EnvironmentSources, output: Path, cache: Path | None, ask_hub: bool) -> Environment:
+    """What ``sources`` tell."""
+    folder = cache or _or_none(lambda: hub_cache(sources.env))
     cache_problem = write_problem(folder) if folder else "there is no home folder to put it in"
     return Environment(
         looked=True,
@@ -82,14 +82,14 @@ def gather(doors: Doors, output: Path, cache: Path | None, ask_hub: bool) -> Env
         file_encoding=sys.getfilesystemencoding(),
         text_encoding=locale.getpreferredencoding(False),
         clock_behind_seconds=_or_none(_clock_behind_seconds),
-        long_paths=_or_none(lambda: _long_paths(doors.winreg())) if doors.windows else None,
+        long_paths=_or_none(lambda: _long_paths(sources.winreg())) if sources.windows else None,
         longest_path=len(str(output.expanduser().absolute())),
-        commit_free_bytes=_or_none(commit_free_bytes) if doors.windows else None,
+        commit_free_bytes=_or_none(commit_free_bytes) if sources.windows else None,
         torch_folders=_or_none(lambda: torch_folders(sys.path)) or (),
-        python_path=tuple(str(Path(place).absolute()) for place in _python_path(doors.env)),
+        python_path=tuple(str(Path(place).absolute()) for place in _python_path(sources.env)),
         cache_problem=cache_problem,
         output_problem=write_problem(output),
-        symlink_problem=None if cache_problem else symlink_problem(folder or Path(), doors.symlink),
+        symlink_problem=None if cache_problem else symlink_problem(folder or Path(), sources.symlink),
         hub=_or_none(look) if ask_hub else None,
         token=_or_none(_has_token),
     )

@@ -10,8 +10,8 @@ from qlora_profiles.errors import EnvironmentProblem, QloraRunError
 from qlora_run.doctor.capacity import next_command, what_can_be_trained
 from qlora_run.doctor.check_context import CheckContext
 from qlora_run.doctor.diagnosis import Diagnosis, diagnose
-from qlora_run.doctor.environment import Environment, circumstances
-from qlora_run.doctor.registry import examine
+from qlora_run.doctor.environment import Environment, read_environment
+from qlora_run.doctor.registry import run_checks
 from qlora_run.doctor.remedies import PIP
 from qlora_run.doctor.trials import try_all
 from qlora_run.machine.selftest_results import Learned, learned, remember
@@ -27,36 +27,40 @@ QUICK = "not tried with --quick"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
-    """What was looked at and what came of it."""
+class Examination:
+    """What was looked at, and what came of it."""
 
-    subject: CheckContext
+    context: CheckContext
     diagnosis: Diagnosis
 
 
-def examination(inputs: PlanInput, *, quick: bool = False) -> Examined:
-    """Examine this machine, or the one that ``inputs`` names; ``quick`` tries nothing and asks no network."""
+def examine(inputs: PlanInput, *, quick: bool = False) -> Examination:
+    """Examine this machine, or the one that ``inputs`` names; ``quick`` tries nothing and asks no network.
+
+    Raises:
+        UserError: no such machine, or a report of one that cannot be read.
+    """
     if inputs.machine or inputs.report is not None:
-        return examined(
+        return examination_of(
             _planned(inputs, CheckContext(report=machine_report(inputs), untried=ANOTHER_MACHINE), Learned())
         )
     report = machine_report(inputs)
     if quick:
         known = learned(report)
         here = _here(inputs, ask_hub=False)
-        subject = CheckContext(report=report, here=here, trials=known.trials, untried=QUICK, remembered=True)
-        return examined(_planned(inputs, subject, known))
-    around = _InThread(lambda: _here(inputs, ask_hub=True))
+        context = CheckContext(report=report, here=here, trials=known.trials, untried=QUICK, remembered=True)
+        return examination_of(_planned(inputs, context, known))
+    environment = _InThread(lambda: _here(inputs, ask_hub=True))
     trials = try_all(report)
     remember(report, trials)
-    subject = CheckContext(report=report, here=around.result(), trials=trials)
-    return examined(_planned(inputs, subject, Learned(trials=trials)))
+    context = CheckContext(report=report, here=environment.result(), trials=trials)
+    return examination_of(_planned(inputs, context, Learned(trials=trials)))
 
 
-def examined(subject: CheckContext) -> Examined:
-    """Run every check on a subject."""
-    can = what_can_be_trained(subject)
-    return Examined(subject=subject, diagnosis=diagnose(examine(subject), can, next_command(subject)))
+def examination_of(context: CheckContext) -> Examination:
+    """Run every check on a context; never raises."""
+    can = what_can_be_trained(context)
+    return Examination(context=context, diagnosis=diagnose(run_checks(context), can, next_command(context)))
 
 
 class _InThread(Generic[T]):
@@ -64,7 +68,7 @@ class _InThread(Generic[T]):
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._results: list[T] = []
-        self._thread = threading.Thread(target=lambda: self._results.append(work()), name="circumstances")
+        self._thread = threading.Thread(target=lambda: self._results.append(work()), name="environment")
         self._thread.start()
 
     def result(self) -> T:
@@ -75,22 +79,22 @@ class _InThread(Generic[T]):
 
 def _here(inputs: PlanInput, *, ask_hub: bool) -> Environment:
     output, cache = (inputs.request.value(name) for name in ("output", "cache"))
-    return circumstances(Path(output) if output else None, Path(cache) if cache else None, ask_hub=ask_hub)
+    return read_environment(Path(output) if output else None, Path(cache) if cache else None, ask_hub=ask_hub)
 
 
-def _planned(inputs: PlanInput, subject: CheckContext, known: Learned) -> CheckContext:
-    """The subject with its plan, or with what speaks against one."""
-    report = subject.report
+def _planned(inputs: PlanInput, context: CheckContext, known: Learned) -> CheckContext:
+    """The context with its plan, or with what speaks against one."""
+    report = context.report
     inputs = replace(inputs, report=report, machine=None, only_planning=True, learned=known)
     try:
         plan = make_plan(inputs)
     except QloraRunError as error:
-        return replace(subject, refusal=error)
+        return replace(context, refusal=error)
     except ImportError as error:  # a half-installed environment is what people call a doctor for
         missing = error.name or str(error)
         fix = f"{PIP} -c constraints.txt ."
-        return replace(subject, refusal=EnvironmentProblem(f"the package {missing} cannot be imported", fix))
-    return replace(subject, plan=plan, downloaded=_downloaded(inputs.request, plan) if subject.here.looked else None)
+        return replace(context, refusal=EnvironmentProblem(f"the package {missing} cannot be imported", fix))
+    return replace(context, plan=plan, downloaded=_downloaded(inputs.request, plan) if context.here.looked else None)
 
 
 def _downloaded(request: "Request", plan: "RunPlan") -> bool | None:

@@ -1,12 +1,12 @@
-"""What one look saw: a finding that does not know yet which check it belongs to."""
+"""What one look found; it does not know yet which check it belongs to."""
 
 from msgspec import Struct
 
 from qlora_run.doctor.diagnosis import Fix, Verdict
 
 
-class Seen(Struct, frozen=True, kw_only=True):
-    """The verdict with what was seen, what it rests on, what follows from it, and what mends it."""
+class Finding(Struct, frozen=True, kw_only=True):
+    """The verdict with what was seen, what it rests on, what follows from it for training, and what mends it."""
 
     verdict: Verdict
     seen: str
@@ -15,26 +15,26 @@ class Seen(Struct, frozen=True, kw_only=True):
     fix: Fix | None = None
 
 
-def ok(seen: str, evidence: str = "") -> Seen:
+def ok(seen: str, evidence: str = "") -> Finding:
     """Nothing to do."""
-    return Seen(verdict="ok", seen=seen, evidence=evidence)
+    return Finding(verdict="ok", seen=seen, evidence=evidence)
 
 
-def note(seen: str, consequence: str = "", fix: Fix | None = None, evidence: str = "") -> Seen:
+def note(seen: str, consequence: str = "", fix: Fix | None = None, evidence: str = "") -> Finding:
     """Worth knowing; training is as good as it is without a change."""
-    return Seen(verdict="note", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
+    return Finding(verdict="note", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
 
 
-def warn(seen: str, consequence: str, fix: Fix, evidence: str = "") -> Seen:
+def warn(seen: str, consequence: str, fix: Fix, evidence: str = "") -> Finding:
     """Training works, but slower, smaller, or at a risk."""
-    return Seen(verdict="warn", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
+    return Finding(verdict="warn", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
 
 
-def fail(seen: str, consequence: str, fix: Fix, evidence: str = "") -> Seen:
+def fail(seen: str, consequence: str, fix: Fix, evidence: str = "") -> Finding:
     """Training does not work, or not on the card, until this is mended."""
-    return Seen(verdict="fail", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
+    return Finding(verdict="fail", seen=seen, consequence=consequence, fix=fix, evidence=evidence)
 
 
-def skipped(reason: str) -> Seen:
+def skipped(reason: str) -> Finding:
     """Not looked at, and why."""
-    return Seen(verdict="skipped", seen=reason)
+    return Finding(verdict="skipped", seen=reason)

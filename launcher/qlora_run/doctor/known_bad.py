@@ -62,8 +62,8 @@ class MachineVersions(Struct, frozen=True, kw_only=True):
         )
 
 
-class Known(Struct, frozen=True, kw_only=True):
-    """A pair of the table that this machine has."""
+class KnownBadPair(Struct, frozen=True, kw_only=True):
+    """A pair of the table that this machine has, with its versions."""
 
     pair: BadPair
     evidence: str
@@ -93,21 +93,21 @@ class Known(Struct, frozen=True, kw_only=True):
 
 @cache
 def table() -> tuple[BadPair, ...]:
-    """The whole table."""
+    """The whole table, read once. Raises msgspec.ValidationError for an entry that is none."""
     import yaml
 
     text = (files("qlora_run.doctor") / "known_bad.yaml").read_text(encoding="utf-8")
     return tuple(msgspec.convert(yaml.safe_load(text), list[BadPair]))
 
 
-def known_bad(machine: MachineVersions, pairs: Sequence[BadPair] | None = None) -> Iterator[Known]:
+def known_bad(machine: MachineVersions, pairs: Sequence[BadPair] | None = None) -> Iterator[KnownBadPair]:
     """The pairs of the table that a machine has."""
     for pair in table() if pairs is None else pairs:
         if pair.system not in (None, machine.system):
             continue
         found = {name: _version_in(machine, name, wanted) for name, wanted in pair.when.items()}
         if all(found.values()):
-            yield Known(pair=pair, evidence=", ".join(f"{name} {text}" for name, text in found.items()))
+            yield KnownBadPair(pair=pair, evidence=", ".join(f"{name} {text}" for name, text in found.items()))
 
 
 def _version_in(machine: MachineVersions, name: str, wanted: str) -> str | None:

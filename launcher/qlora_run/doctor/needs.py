@@ -9,14 +9,14 @@ from qlora_run.planner.cost.weights import adapter_params
 from qlora_run.planner.rules.disk import written_bytes
 
 PROCESS_BYTES = 3 * GIB
-"""Main memory of a training process with its libraries, before any weights."""
+"""Main memory of a training process with its libraries, before any weights; set by hand."""
 LARGEST_SHARD_BYTES = 5 * GIB
-"""Checkpoints are cut into files of at most so much; one passes through main memory at a time."""
+"""Checkpoints are mostly cut into files of at most so much; one passes through main memory at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """All in bytes. ``commit_bytes`` is what Windows must promise: it counts every mapped weight file whole."""
+    """What a model takes, in bytes; ``commit_bytes`` is what Windows must promise, every mapped weight file whole."""
 
     download_bytes: int
     written_bytes: int

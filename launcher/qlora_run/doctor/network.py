@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 GIVE_UP_SECONDS = 3.0
+"""Set by hand: longer than a slow answer takes, short enough to wait for."""
 OFFLINE_WORDS = ("1", "true", "yes", "on")
 
 
@@ -21,7 +22,7 @@ class Hub(Struct, frozen=True, kw_only=True):
 
 
 def look(give_up_seconds: float = GIVE_UP_SECONDS) -> Hub:
-    """Ask its first page; an answer of any kind will do."""
+    """Ask the hub's first page; an answer of any kind will do. Waits ``give_up_seconds`` at most; never raises."""
     from huggingface_hub import constants
 
     host = urlsplit(constants.ENDPOINT).netloc.rsplit("@", 1)[-1]

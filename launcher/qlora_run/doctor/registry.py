@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from qlora_run.doctor.check_context import CheckContext
 from qlora_run.doctor.checks import cards, hub, kernels, memory, planned, software, storage, system
-from qlora_run.doctor.diagnosis import Finding
-from qlora_run.doctor.findings import Seen, note
+from qlora_run.doctor.diagnosis import CheckResult
+from qlora_run.doctor.findings import Finding, note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,24 +15,24 @@ class Check:
 
     id: str
     about: str
-    look: Callable[[CheckContext], Seen | list[Seen]]
+    look: Callable[[CheckContext], Finding | list[Finding]]
     minor: bool = True
 
-    def findings(self, subject: CheckContext) -> list[Finding]:
-        """What it finds: one finding, or one for each card, process or pair."""
-        seen = self._seen(subject)
-        return [self._finding(one) for one in (seen if isinstance(seen, list) else [seen])]
+    def results(self, context: CheckContext) -> list[CheckResult]:
+        """What it finds: one result, or one for each card, process or pair."""
+        found = self._findings(context)
+        return [self._result(finding) for finding in (found if isinstance(found, list) else [found])]
 
-    def _seen(self, subject: CheckContext) -> Seen | list[Seen]:
-        """What the look sees; a look that fails says so and spoils no other."""
+    def _findings(self, context: CheckContext) -> Finding | list[Finding]:
+        """What the look finds; a look that fails says so and spoils no other."""
         try:
-            return self.look(subject)
+            return self.look(context)
         except Exception as error:  # whatever is broken here is what the doctor was called for
             return note(f"could not be looked at: {type(error).__name__}: {error}")
 
-    def _finding(self, seen: Seen) -> Finding:
-        values = {name: getattr(seen, name) for name in seen.__struct_fields__}
-        return Finding(id=self.id, minor=self.minor, **values)
+    def _result(self, finding: Finding) -> CheckResult:
+        values = {name: getattr(finding, name) for name in finding.__struct_fields__}
+        return CheckResult(id=self.id, minor=self.minor, **values)
 
 
 CHECKS: tuple[Check, ...] = (
@@ -69,8 +69,8 @@ CHECKS: tuple[Check, ...] = (
     Check(id="varlen", about="packed attention, run", look=kernels.varlen),
     Check(id="cuda-graphs", about="a captured gradient, run again", look=kernels.cuda_graphs),
     Check(id="triton", about="a Triton kernel, compiled and run", look=kernels.triton),
-    Check(id="dequantize-kernel", about="4-bit weights expanded by our kernel", look=kernels.dequantize_kernel),
-    Check(id="loss-kernel", about="losses and slopes by our kernel", look=kernels.loss_kernel),
+    Check(id="dequantize-kernel", about="4-bit weights dequantized by our kernel", look=kernels.dequantize_kernel),
+    Check(id="loss-kernel", about="losses and gradients by our kernel", look=kernels.loss_kernel),
     Check(id="liger", about="Liger's layers, run", look=kernels.liger),
     Check(id="unsloth", about="Unsloth, imported", look=kernels.unsloth),
     Check(id="unsloth-pins", about="what Unsloth asks for", look=software.unsloth_pins),
@@ -87,6 +87,6 @@ CHECKS: tuple[Check, ...] = (
 """Of several problems the first is the one to mend: causes stand above what follows from them."""
 
 
-def examine(subject: CheckContext) -> list[Finding]:
-    """Every finding, in the order of the table."""
-    return [finding for check in CHECKS for finding in check.findings(subject)]
+def run_checks(context: CheckContext) -> list[CheckResult]:
+    """The results of every check, in the order of the table; never raises."""
+    return [result for check in CHECKS for result in check.results(context)]

@@ -47,7 +47,7 @@ def driver(report: HardwareReport) -> Fix:
     return by_system(report, windows=place("install the newest driver with the NVIDIA App, then restart"), linux=linux)
 
 
-def environment(report: HardwareReport, name: str, value: str) -> Fix:
+def environment_variable(report: HardwareReport, name: str, value: str) -> Fix:
     """A variable, for good on Windows and for this shell elsewhere."""
     lines = command(f"setx {name} {value}", say=f"setx {name} {value}  (then a new console)")
     return by_system(report, windows=lines, linux=command(f"export {name}={value}"))

@@ -61,7 +61,9 @@ class _Running:
 
 
 def run_groups(groups: Sequence[Sequence[TrialPlan]], command: Sequence[str]) -> list[Trial]:
-    """Run groups of tests, each in children of its own, all at once. Whatever interrupts this ends the children.
+    """Run groups of tests, each in children of its own, all at once; the trials in the order of ``groups``.
+
+    Whatever interrupts this, ``KeyboardInterrupt`` too, ends the children and is raised again.
 
     Waiting shares no lock with the threads: an interruption can leave a pool's futures locked for ever.
     """
@@ -147,7 +149,7 @@ class _Child:
             if lines.ended:
                 process.wait()
                 last = (errors.rest() or ["no message"])[-1]
-                said = f"the process ended ({_exit_words(process.exit_code)}): {last}"
+                said = f"the process ended ({_exit_text(process.exit_code)}): {last}"
                 yield Trial(test=plan.test, state="crashed", said=said)
             else:
                 yield Trial(test=plan.test, state="hung", said=f"did not end within {limit:.0f} s", seconds=limit)
@@ -177,7 +179,7 @@ def _result(lines: LineReader, test: str, limit_seconds: float) -> Trial | None:
     return None
 
 
-def _exit_words(code: int) -> str:
+def _exit_text(code: int) -> str:
     """An exit code as people look it up: the signal's number, or Windows' status in hexadecimal."""
     if code < 0:
         return f"signal {-code}"

@@ -61,7 +61,7 @@ TRIALS = (
     TrialPlan(test="unsloth", child="unsloth", limit_seconds=FIRST_SECONDS, missing=_needs_unsloth),
     TrialPlan(test="all_reduce", child="ranks", limit_seconds=FIRST_SECONDS, missing=_needs_cards),
 )
-"""Every trial in its order; the first of a child imports torch."""
+"""Every trial in its order; the first of a child imports torch. The time limits are set by hand."""
 
 OFF_CARD = ("torch", "workers")
 """Trials whose failure is not for want of a card's memory."""

@@ -26,10 +26,10 @@ class Notes:
             return reader()
         except Exception as error:  # drivers, drivers' bindings and half-mounted systems raise anything
             for name in fields:
-                self.say(name, why(error))
+                self.add(name, why(error))
             return None
 
-    def say(self, field: str, reason: str | None) -> None:
+    def add(self, field: str, reason: str | None) -> None:
         """Keep a reason that is already known, beside those kept before; ``None`` says nothing."""
         known = self.reasons.get(field)
         if reason is not None and reason != known:

@@ -10,7 +10,7 @@ from qlora_run.probe.notes import Notes, Unknowable, why
 from qlora_run.probe.sources import Sources
 from qlora_run.probe.visible import Card, Pick, order_doubt, select
 
-# Numbers of NVML's binary interface, which do not change.
+# Numbers of NVML's binary interface (nvml.h), which do not change.
 _NOT_SUPPORTED = 3
 _CORE_SENSOR = 0
 _DRIVER_MODELS = {0: "wddm", 1: "tcc", 2: "mcdm"}
@@ -39,7 +39,7 @@ class Nvml:
             return Answer(read(getattr(self._binding, f"nvml{query}")(*args)))
         except Exception as error:  # the binding raises NVMLError, AttributeError, ctypes and decoding errors
             unsupported = getattr(error, "value", None) == _NOT_SUPPORTED
-            return Answer(None, f"NVML {query}: {_words(error)}", unsupported)
+            return Answer(None, f"NVML {query}: {_error_text(error)}", unsupported)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def nvidia(sources: Sources, notes: Notes, process_name: Namer) -> Nvidia:
         with _session(sources) as nvml:
             return _survey(nvml, sources, notes, process_name)
     except Exception as error:  # a binding that breaks on import, a driver library that cannot be loaded
-        notes.say("cuda_driver", why(error))
+        notes.add("cuda_driver", why(error))
         return Nvidia(failure=why(error))
 
 
@@ -86,31 +86,31 @@ def _session(sources: Sources) -> Iterator[Nvml]:
 
 def _survey(nvml: Nvml, sources: Sources, notes: Notes, process_name: Namer) -> Nvidia:
     cuda = nvml.ask("SystemGetCudaDriverVersion_v2", read=cuda_version)
-    notes.say("cuda_driver", cuda.reason)
+    notes.add("cuda_driver", cuda.reason)
     slots = _slots(nvml, notes)
     cards = [slot.card for slot in slots]
     listed = sources.env.get("CUDA_VISIBLE_DEVICES")
     selection = select(listed, cards)
-    notes.say("gpus", selection.reason)
-    notes.say("gpus.index", order_doubt(listed, sources.env.get("CUDA_DEVICE_ORDER"), cards))
+    notes.add("gpus", selection.reason)
+    notes.add("gpus.index", order_doubt(listed, sources.env.get("CUDA_DEVICE_ORDER"), cards))
     reader = _Reader(nvml, notes, sources.system == "windows", process_name, nvml.ask("SystemGetDriverVersion"))
     gpus = (reader.gpu(index, slots[pick.card], pick) for index, pick in enumerate(selection.picks))
     return Nvidia(tuple(gpus), cuda.value)
 
 
 def cuda_version(number: int) -> str:
-    """NVML's 13000 as ``"13.0"``."""
+    """NVML's 13000 as ``"13.0"``: 1000 * major + 10 * minor (nvmlSystemGetCudaDriverVersion)."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _slots(nvml: Nvml, notes: Notes) -> list[_Slot]:
     count = nvml.ask("DeviceGetCount", read=int)
-    notes.say("gpus", count.reason)
+    notes.add("gpus", count.reason)
     slots = []
     for index in range(count.value or 0):
         handle = nvml.ask("DeviceGetHandleByIndex", index)
         if handle.reason:
-            notes.say("gpus", f"card {index} is left out: {handle.reason}")
+            notes.add("gpus", f"card {index} is left out: {handle.reason}")
         else:
             slots.append(_slot(nvml, handle.value))
     return slots
@@ -164,7 +164,7 @@ class _Reader:
             "temperature_celsius": self.nvml.ask("DeviceGetTemperature", slot.handle, _CORE_SENSOR, read=int),
         }
         for name, answer in answers.items():
-            self.notes.say(f"gpus.{index}.{name}", answer.reason)
+            self.notes.add(f"gpus.{index}.{name}", answer.reason)
         facts = {name: answer.value for name, answer in answers.items()}
         facts["name"] = facts["name"] or "NVIDIA card"
         return Gpu(vendor="nvidia", index=index, processes=self._processes(index, own), **facts)
@@ -179,11 +179,11 @@ class _Reader:
         held: dict[int, int | None] = {}
         for query in ("DeviceGetComputeRunningProcesses", "DeviceGetGraphicsRunningProcesses"):
             answer = self.nvml.ask(query, handle, read=lambda rows: [(int(row.pid), row.usedGpuMemory) for row in rows])
-            self.notes.say(f"gpus.{index}.processes", answer.reason)
+            self.notes.add(f"gpus.{index}.processes", answer.reason)
             for pid, used in answer.value or ():
                 held[pid] = max((v for v in (held.get(pid), used) if v is not None), default=None)
         if None in held.values():
-            self.notes.say(f"gpus.{index}.processes.vram_bytes", "the driver does not tell it of every process")
+            self.notes.add(f"gpus.{index}.processes.vram_bytes", "the driver does not tell it of every process")
         return tuple(GpuProcess(pid=pid, name=self._name(index, pid), vram_bytes=held[pid]) for pid in sorted(held))
 
     def _name(self, index: int, pid: int) -> str | None:
@@ -194,6 +194,6 @@ def _two_numbers(pair: Any) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """NVML's own words, which need no class name before them."""
     return str(error) if hasattr(error, "value") and str(error) else why(error)

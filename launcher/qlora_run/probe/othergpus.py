@@ -13,13 +13,13 @@ from qlora_run.probe.sources import Sources
 _VENDORS: dict[int, Vendor] = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
 _PLAIN_NAMES = {"nvidia": "NVIDIA card", "amd": "AMD graphics", "intel": "Intel graphics"}
 _PCI_NAME_FILES = ("usr/share/hwdata/pci.ids", "usr/share/misc/pci.ids")
-_DISPLAY_CLASS = 0x03
+_DISPLAY_CLASS = 0x03  # the PCI base class of display controllers
 # The device class of display adapters in the Windows registry.
 _ADAPTERS = r"SYSTEM\CurrentControlSet\Control\Class\{4d36e968-e325-11ce-bfc1-08002be10318}"
 
 
 @dataclass(frozen=True)
-class Seen:
+class DetectedCard:
     """A card that the operating system lists."""
 
     vendor: Vendor
@@ -29,7 +29,7 @@ class Seen:
     driver: str | None = None
 
 
-def seen_cards(sources: Sources) -> list[Seen]:
+def detected_cards(sources: Sources) -> list[DetectedCard]:
     """The cards that the operating system lists, NVIDIA's too. Raises Unknowable, OSError."""
     readers = {"linux": linux_cards, "windows": windows_cards, "macos": apple_cards}
     reader = readers.get(sources.system)
@@ -38,11 +38,11 @@ def seen_cards(sources: Sources) -> list[Seen]:
     return reader(sources)
 
 
-def other_gpus(cards: list[Seen], notes: Notes, first: int) -> tuple[Gpu, ...]:
+def other_gpus(cards: list[DetectedCard], notes: Notes, first: int) -> tuple[Gpu, ...]:
     """Report entries for the cards without NVML, which follow ``first`` others and are numbered per vendor."""
     gpus: list[Gpu] = []
     for card in (card for card in cards if card.vendor != "nvidia"):
-        notes.say(f"gpus.{first + len(gpus)}", f"{card.vendor}: only what the operating system lists is read")
+        notes.add(f"gpus.{first + len(gpus)}", f"{card.vendor}: only what the operating system lists is read")
         gpus.append(
             Gpu(
                 name=card.name,
@@ -56,7 +56,7 @@ def other_gpus(cards: list[Seen], notes: Notes, first: int) -> tuple[Gpu, ...]:
     return tuple(gpus)
 
 
-def linux_cards(sources: Sources) -> list[Seen]:
+def linux_cards(sources: Sources) -> list[DetectedCard]:
     """Display and 3D controllers from ``/sys``: of the PCI bus, and of drm for cards on other buses."""
     vendors = {folder: _VENDORS.get(_number(folder / "vendor") or 0) for folder in _device_folders(sources.root)}
     names = _pci_names(sources.root) if any(vendors.values()) else ""
@@ -72,11 +72,11 @@ def _device_folders(root: Path) -> list[Path]:
     return list(dict.fromkeys(folder.resolve() for folder in on_bus + drawing))
 
 
-def _linux_card(folder: Path, vendor: Vendor, names: str, root: Path) -> Seen:
+def _linux_card(folder: Path, vendor: Vendor, names: str, root: Path) -> DetectedCard:
     device = _number(folder / "device") or 0
     total, used = (_decimal(folder / f"mem_info_vram_{what}") for what in ("total", "used"))
     listed = _text(folder / "product_name") or pci_name(names, _number(folder / "vendor") or 0, device)
-    return Seen(
+    return DetectedCard(
         vendor=vendor,
         name=listed or f"{_PLAIN_NAMES[vendor]} (PCI device {device:04x})",
         vram_total_bytes=total,
@@ -96,20 +96,20 @@ def _pci_names(root: Path) -> str:
     return next((text for name in _PCI_NAME_FILES if (text := _text(root / name))), "")
 
 
-def windows_cards(sources: Sources) -> list[Seen]:
+def windows_cards(sources: Sources) -> list[DetectedCard]:
     """Display adapters from the registry; one that was taken out may still be listed."""
     cards = (registry_card(values) for values in _adapter_keys(sources.load_winreg()))
     return list(dict.fromkeys(card for card in cards if card))
 
 
-def registry_card(values: Mapping[str, Any]) -> Seen | None:
+def registry_card(values: Mapping[str, Any]) -> DetectedCard | None:
     """The card that one adapter key describes; ``None`` for virtual adapters."""
     vendor = re.search(r"ven_([0-9a-f]{4})", str(values.get("MatchingDeviceId", "")).lower())
     known = _VENDORS.get(int(vendor[1], 16)) if vendor else None
     if known is None:
         return None
     size = values.get("HardwareInformation.qwMemorySize")
-    return Seen(
+    return DetectedCard(
         vendor=known,
         name=str(values.get("DriverDesc") or _PLAIN_NAMES[known]),
         vram_total_bytes=size if isinstance(size, int) and known != "intel" else None,
@@ -128,7 +128,7 @@ def _adapter_keys(winreg: Any) -> Iterator[dict[str, Any]]:
                     yield {row[0]: row[1] for row in rows}
 
 
-def apple_cards(sources: Sources) -> list[Seen]:
+def apple_cards(sources: Sources) -> list[DetectedCard]:
     """The graphics part of an Apple chip, which shares the main memory. Raises Unknowable on Intel Macs."""
     if sources.machine(sources.env) != "arm64":
         raise Unknowable("on macOS only Apple silicon is looked for")
@@ -136,7 +136,7 @@ def apple_cards(sources: Sources) -> list[Seen]:
         name = sources.sysctl("machdep.cpu.brand_string")
     except (OSError, AttributeError):
         name = "Apple silicon"
-    return [Seen(vendor="apple", name=name)]
+    return [DetectedCard(vendor="apple", name=name)]
 
 
 def _text(path: Path) -> str | None:

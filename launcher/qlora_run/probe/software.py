@@ -68,7 +68,7 @@ def torch(sources: Sources, notes: Notes, installed: str | None) -> Torch:
     values = notes.ask(_version_file, "torch.build", "torch.cuda") or {}
     version = installed or values.get("__version__")
     if version is None:
-        notes.say("torch.version", "torch is not installed")
+        notes.add("torch.version", "torch is not installed")
     build = build_from_values(values, on_apple=_is_apple(sources, notes)) if values else None
     return Torch(version=version, build=build.kind if build else None, cuda=build.cuda if build else None)
 

@@ -36,7 +36,7 @@ def windows_version() -> Any:
 
 
 def machine(env: Mapping[str, str]) -> str:
-    """The processor family: ``x86_64``, ``AMD64``, ``arm64``."""
+    """The processor family: ``x86_64``, ``AMD64``, ``arm64``. Raises Unknowable: Windows' variable is not set."""
     if hasattr(os, "uname"):
         return str(os.uname().machine)
     found = env.get("PROCESSOR_ARCHITEW6432") or env.get("PROCESSOR_ARCHITECTURE")

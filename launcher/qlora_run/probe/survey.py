@@ -53,18 +53,18 @@ def survey(sources: Sources, output: Path | None = None, cache: Path | None = No
 def _gpus(sources: Sources, notes: Notes, here: Platform) -> tuple[tuple[Gpu, ...], str | None]:
     """NVIDIA's cards as CUDA numbers them, then the others; and the newest CUDA that the driver serves."""
     found = nvidia(sources, notes, _process_namer(here))
-    seen = notes.ask(lambda: othergpus.seen_cards(sources), "gpus")
+    detected = notes.ask(lambda: othergpus.detected_cards(sources), "gpus")
     if found.failure:
-        notes.say("gpus", _silent_cards(found, seen, here))
-    return found.gpus + othergpus.other_gpus(seen or [], notes, len(found.gpus)), found.cuda_driver
+        notes.add("gpus", _silent_cards(found, detected, here))
+    return found.gpus + othergpus.other_gpus(detected or [], notes, len(found.gpus)), found.cuda_driver
 
 
-def _silent_cards(found: Nvidia, seen: list[othergpus.Seen] | None, here: Platform) -> str | None:
+def _silent_cards(found: Nvidia, detected: list[othergpus.DetectedCard] | None, here: Platform) -> str | None:
     """Why NVIDIA cards may be missing from the report; ``None`` when there are none to miss."""
-    silent = [card.name for card in seen or () if card.vendor == "nvidia"]
+    silent = [card.name for card in detected or () if card.vendor == "nvidia"]
     if silent:
         return f"{', '.join(silent)} is there, but its driver does not answer: {found.failure}"
-    return found.failure if seen is None or here.wsl else None
+    return found.failure if detected is None or here.wsl else None
 
 
 def _process_namer(here: Platform) -> Namer:

@@ -8,7 +8,7 @@ from qlora_profiles.registry import lookup
 from qlora_run.report.formatting import option, quoted, shown_path
 
 NAMED_FIRST = ("model", "data")
-_WORDS: dict[Any, str] = {None: "auto", True: "true", False: "false"}
+_AS_TYPED: dict[Any, str] = {None: "auto", True: "true", False: "false"}
 
 
 def on_run(verb: str, output: str | Path) -> str:
@@ -32,4 +32,4 @@ def _option_words(name: str, value: Any) -> list[str]:
         return [word for entry in value for word in (flag, str(entry))]
     if isinstance(value, list | tuple):
         return [flag, ",".join(str(v) for v in value)]
-    return [flag, _WORDS[value] if value is None or isinstance(value, bool) else str(value)]
+    return [flag, _AS_TYPED[value] if value is None or isinstance(value, bool) else str(value)]

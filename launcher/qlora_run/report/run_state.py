@@ -21,7 +21,9 @@ from qlora_profiles.events import (
 )
 
 MAX_POINTS = 512
+"""Points of a loss curve, set by hand: more than any screen draws."""
 RECENT_STEPS = 64
+"""Steps that the pace and the speed are taken from."""
 
 
 class Point(Struct, frozen=True):
@@ -51,7 +53,7 @@ class Curve(Struct, frozen=True, kw_only=True):
         return Curve(steps_per_point=self.steps_per_point, points=(*points, new))._thinned()
 
     def before(self, step: int) -> "Curve":
-        """Only what was learned before ``step``."""
+        """Only the points before ``step``."""
         if not self.points or self.points[-1].step < step:
             return self
         return Curve(steps_per_point=self.steps_per_point, points=tuple(p for p in self.points if p.step < step))

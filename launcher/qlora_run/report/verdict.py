@@ -1,4 +1,7 @@
-"""Was anything learned? One rule, so that no run ends cheerfully without a reason."""
+"""Was anything learned? One rule, so that no run ends cheerfully without a reason.
+
+The thresholds are shares of a loss, set by hand; ``tests/launcher/report/test_verdict.py`` shows what each decides.
+"""
 
 import math
 from typing import Literal
@@ -17,10 +20,13 @@ VAL_DROP = 0.01
 TRAIN_DROP = 0.02
 """Training batches differ from each other: their mean must drop by more."""
 RISE = 0.05
+"""A training loss that ends so much above its start rose."""
 FEWEST_STEPS = 4
+"""Fewer prove nothing."""
 GUESSING = 0.95
 """Share of ln(vocabulary), the loss of pure guessing, from which on the model is guessing."""
 FEW_STEPS, FEW_ROWS = 30, 20
+"""Steps that a flat loss may be for want of, and held-out rows too few to speak of memorising."""
 HIGH_RATE = 5e-4
 """A learning rate from which on a higher one is no good advice."""
 
@@ -59,7 +65,7 @@ def row_changes(state: RunState) -> RowChanges | None:
     return RowChanges(better=better, equal=len(now) - better - worse, worse=worse)
 
 
-def learned(state: RunState, plan: RunPlan) -> Verdict:
+def verdict_of(state: RunState, plan: RunPlan) -> Verdict:
     """Judge a run by its losses.
 
     In this order: a loss that is no number, nothing to learn from, or guessing among all tokens is not learning,
@@ -78,7 +84,7 @@ def _broken(state: RunState, plan: RunPlan) -> Verdict | None:
         evidence = f"the loss became {last} at step {_first_broken(state)}"
         return _not(evidence, "the updates were too large", _rate(plan, 0.25))
     if state.last and (last == 0 or state.last.supervised_tokens == 0):
-        cause = "no token of the rows is learned; their answers are empty, cut away, or not marked by the template"
+        cause = "no token of the rows is trained on; their answers are empty, cut away, or not marked by the template"
         return _not("the loss is 0", cause, "qlora-run plan")
     if last >= GUESSING * guessing:
         return _guessing(state, plan, last, guessing)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 80
+"""Cells of a line where no terminal tells."""
 
 
 def make_console(stream: Any = None) -> "Console":
@@ -46,10 +47,10 @@ def print_error(error: QloraRunError, stream: Any = None) -> None:
 
     console = make_console(sys.stderr if stream is None else stream)
     glyphs = console_glyphs(console)
-    text = Text(glyphs.say(error.message), style="bold red")
+    text = Text(glyphs.spell(error.message), style="bold red")
     if error.fix:
         one_line = "\n" not in str(error) and len(str(error)) <= console.width
-        text.append("  " if one_line else "\n  ").append(f"-> {glyphs.say(error.fix)}", style="not bold default")
+        text.append("  " if one_line else "\n  ").append(f"-> {glyphs.spell(error.fix)}", style="not bold default")
     console.print(text)
 
 

@@ -13,6 +13,7 @@ from qlora_run.terminal.cells import fit, wrapped
 from qlora_run.terminal.glyphs import Glyphs
 
 BAR_CELLS, SPARK_CELLS = 20, 16
+"""Terminal cells of a bar and of a curve."""
 LASTING = 3
 """Adaptations and warnings in view; the file holds all."""
 SILENT_PACES, SILENT_SECONDS = 5, 60
@@ -21,7 +22,7 @@ INDENT = " " * 7
 
 
 class Drawing(Struct, frozen=True, kw_only=True):
-    """A run as of ``now_s``, for ``width`` cells; once it is ``over`` only what lasts."""
+    """A run as of ``now_s`` (seconds since 1970), for ``width`` cells; once it is ``over`` only what lasts."""
 
     state: RunState
     plan: RunPlan
@@ -38,7 +39,7 @@ class Drawing(Struct, frozen=True, kw_only=True):
             lines += [self._saved(), *self._samples()] if self.state.last else []
             lines += [*self._doing(), self._silence()]
             lines = lines if any(lines) else ["now    starting"]
-        return [fit(self.glyphs.say(line), self.width) for line in lines if line] + self._lasting()
+        return [fit(self.glyphs.spell(line), self.width) for line in lines if line] + self._lasting()
 
     def _step(self) -> str:
         state, planned_seconds = self.state, self.plan.time.step_seconds
@@ -108,6 +109,6 @@ class Drawing(Struct, frozen=True, kw_only=True):
         events: list[AdaptationEvent | WarningEvent] = [*self.state.adaptations, *self.state.warnings]
         lines: list[str] = []
         for event in sorted(events, key=lambda event: event.time_s)[-LASTING:]:
-            first, *rest = wrapped(self.glyphs.say(lasting_line(event) or ""), self.width - len(INDENT))
+            first, *rest = wrapped(self.glyphs.spell(lasting_line(event) or ""), self.width - len(INDENT))
             lines += [f"{clock(event.time_s)}  {first}", *(INDENT + line for line in rest)]
         return lines

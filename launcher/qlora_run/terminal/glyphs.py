@@ -40,8 +40,8 @@ class Glyphs(Struct, frozen=True, kw_only=True):
     empty: str
     ascii_only: bool
 
-    def say(self, text: str) -> str:
-        """``text`` with our typographic signs spelled in ASCII where needed; other letters stay."""
+    def spell(self, text: str) -> str:
+        """``text`` with our typographic signs spelled in ASCII where needed (``×`` as ``x``); other letters stay."""
         return text.translate(_TO_ASCII) if self.ascii_only else text
 
     def bar(self, share: float, width: int) -> str:

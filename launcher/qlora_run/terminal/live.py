@@ -43,7 +43,7 @@ class LiveView:
 
     def say(self, text: str) -> None:
         """A line that stays, above the drawing."""
-        self.console.print(self.glyphs.say(text))
+        self.console.print(self.glyphs.spell(text))
 
     def end(self, state: RunState, problem: QloraRunError | None) -> None:
         """Leave the last drawing, and close with the summary or with what went wrong."""

@@ -54,7 +54,7 @@ class PlainView:
 
     def say(self, text: str) -> None:
         """Print a line at once: whoever reads a pipe waits for it."""
-        self.console.print(self.glyphs.say(text))
+        self.console.print(self.glyphs.spell(text))
         self.console.file.flush()
 
     def end(self, state: RunState, problem: QloraRunError | None) -> None:

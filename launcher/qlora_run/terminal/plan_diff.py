@@ -12,4 +12,4 @@ def plan_diff_text(old: RunPlan, new: RunPlan, width: int = 80, ascii: bool = Fa
     from qlora_run.terminal.plan_view import as_text
 
     glyphs = ASCII if ascii else UNICODE
-    return as_text(Text(glyphs.say("\n".join(plan_changes(old, new)))), width)
+    return as_text(Text(glyphs.spell("\n".join(plan_changes(old, new)))), width)

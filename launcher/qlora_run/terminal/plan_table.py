@@ -20,6 +20,7 @@ CUSTOMARY = ("examples_per_step", "epochs", "learning_rate", "lora_r")
 """Recipe settings named even when they stand at their defaults."""
 IN_THE_HEAD = ("model", "data")
 GAP = 2
+"""Cells between columns."""
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -101,7 +102,7 @@ def _at_default(name: str, resolved: Resolved) -> bool:
 
 def _row(plan: RunPlan, glyphs: Glyphs, name: str, resolved: Resolved, aside: str) -> Row:
     value, why = setting_text(plan, name, resolved), one_line(resolved.reason)
-    return Row(name=option(name), value=glyphs.say(value), why=glyphs.say(why), aside=glyphs.say(one_line(aside)))
+    return Row(name=option(name), value=glyphs.spell(value), why=glyphs.spell(why), aside=glyphs.spell(one_line(aside)))
 
 
 def _in_brief(plan: RunPlan, name: str, resolved: Resolved) -> str:
@@ -121,7 +122,7 @@ def section_view(section: Section, glyphs: Glyphs, width: int) -> Iterator[Rende
     yield _table(section, widths)
     lines = join_fitting(section.brief, ", ", width - len(_label("")))
     for number, line in enumerate(lines):
-        yield Text(_label(section.brief_label if number == 0 else "") + glyphs.say(line), style="dim")
+        yield Text(_label(section.brief_label if number == 0 else "") + glyphs.spell(line), style="dim")
 
 
 def _label(text: str) -> str:

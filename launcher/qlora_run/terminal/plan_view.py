@@ -18,7 +18,9 @@ from qlora_run.terminal.glyphs import ASCII, UNICODE, Glyphs
 from qlora_run.terminal.plan_table import section_view, sections
 
 TOO_SLOW_SECONDS = 24 * 3600
+"""A run on the CPU that takes longer is advised against; set by hand."""
 NARROWEST = 60
+"""Terminal cells of the narrowest screen that is drawn for."""
 
 
 def plan_text(plan: RunPlan, width: int = 80, ascii: bool = False, full: bool = False) -> str:
@@ -52,7 +54,7 @@ def plan_view(plan: RunPlan, glyphs: Glyphs, width: int, full: bool = False) -> 
 
 def _head(plan: RunPlan, glyphs: Glyphs, width: int, full: bool) -> Iterator[Text]:
     names = [plan.model.name, shown_path(plan.data.path), *([f"profile {plan.profile}"] if plan.profile else [])]
-    yield from _lines(glyphs.say(" · ".join(map(one_line, names))), width, "bold")
+    yield from _lines(glyphs.spell(" · ".join(map(one_line, names))), width, "bold")
     yield from _lines(", ".join(_data_facts(plan.data)), width)
     if full and len(plan.model.layers) > 1:
         yield from _lines(f"{plan.model.num_layers} layers: {', '.join(_layer_groups(plan.model))}", width)
@@ -83,10 +85,10 @@ def _memory(plan: RunPlan, glyphs: Glyphs, width: int) -> Iterator[Text]:
     yield Text()
     memory = plan.memory
     style = "bold green" if memory.fits else "bold yellow" if memory.close else "bold red"
-    yield from _lines(glyphs.say(_verdict(plan, glyphs)), width, style)
+    yield from _lines(glyphs.spell(_verdict(plan, glyphs)), width, style)
     unit, _ = size_unit(memory.budget_bytes or memory.peak_bytes)
     parts = [f"{p.name} {in_unit(p.bytes, unit)}" for p in memory.parts if p.bytes * 20 >= unit]
-    yield from (Text(glyphs.say(line), style="dim") for line in join_fitting(parts, " | ", width, "  "))
+    yield from (Text(glyphs.spell(line), style="dim") for line in join_fitting(parts, " | ", width, "  "))
 
 
 def _verdict(plan: RunPlan, glyphs: Glyphs) -> str:
@@ -114,15 +116,15 @@ def memory_kind(plan: RunPlan) -> str:
 def _notes(plan: RunPlan, glyphs: Glyphs, width: int) -> list[Text]:
     lines = []
     for note in (*plan.notes, *plan.data.notes):
-        for number, line in enumerate(wrapped(glyphs.say(one_line(note)), width - 6)):
+        for number, line in enumerate(wrapped(glyphs.spell(one_line(note)), width - 6)):
             lines.append(Text(("note  " if number == 0 else "      ") + line, style="yellow"))
     return [Text(), *lines] if lines else []
 
 
 def _closing(plan: RunPlan, glyphs: Glyphs, width: int) -> Iterator[Text]:
     if plan.runner_up:
-        yield from _lines(glyphs.say(f"Runner-up: {plan.runner_up}"), width, "dim")
-    yield from _lines(glyphs.say(_time_line(plan)), width)
+        yield from _lines(glyphs.spell(f"Runner-up: {plan.runner_up}"), width, "dim")
+    yield from _lines(glyphs.spell(_time_line(plan)), width)
     yield from _lines(f"Writes to {one_line(shown_path(str(plan.run['output'].value)))}", width)
 
 

@@ -14,7 +14,7 @@ from qlora_run.report.commands import on_run, start_command
 from qlora_run.report.formatting import one_line, option, shown_path, time_range, value_text
 from qlora_run.report.lines import peak_text, val_text
 from qlora_run.report.run_state import RunState
-from qlora_run.report.verdict import Verdict, learned, row_changes
+from qlora_run.report.verdict import Verdict, row_changes, verdict_of
 from qlora_run.terminal.cells import fit, join_fitting
 from qlora_run.terminal.console import console_glyphs, print_error
 from qlora_run.terminal.glyphs import Glyphs
@@ -25,9 +25,10 @@ LABELS = {
     run_folder.TRAINING_CONFIG: "settings",
 }
 MAX_SAMPLES = 3
+"""Sample prompts that are shown with their answers."""
 LABEL_CELLS = 9
 PAST_BEST = 0.02
-"""A last held-out loss so much above the best one is worth a word."""
+"""A last held-out loss so much above the best one (a share of it) is worth a word; set by hand."""
 
 
 def print_closing(
@@ -46,8 +47,8 @@ def closing_lines(state: RunState, plan: RunPlan, output: Path, glyphs: Glyphs, 
     if state.done is None or state.done.status == "failed":
         return []
     if state.done.status == "interrupted":
-        return [Text(glyphs.say(line)) for line in _interrupted(state, plan, output, width)]
-    return [Text(glyphs.say(line), style=style) for line, style in _finished(state, plan, output, width)]
+        return [Text(glyphs.spell(line)) for line in _interrupted(state, plan, output, width)]
+    return [Text(glyphs.spell(line), style=style) for line, style in _finished(state, plan, output, width)]
 
 
 def _interrupted(state: RunState, plan: RunPlan, output: Path, width: int) -> list[str]:
@@ -60,7 +61,7 @@ def _interrupted(state: RunState, plan: RunPlan, output: Path, width: int) -> li
 
 
 def _finished(state: RunState, plan: RunPlan, output: Path, width: int) -> Iterator[tuple[str, str]]:
-    verdict = learned(state, plan)
+    verdict = verdict_of(state, plan)
     failed = verdict.outcome == "not learned"
     if failed:
         yield from ((line, "bold red") for line in _not_learned(verdict))

@@ -9,7 +9,7 @@ from qlora_core.execution.rungs import RUNGS
 from qlora_profiles.aliases import ROWS
 from qlora_profiles.errors import UserError
 from qlora_profiles.registry import flag, settings
-from qlora_run.cli.commands import OPTIONS, SHAPES
+from qlora_run.cli.commands import COMMANDS, OPTIONS
 from qlora_run.cli.docs import PAGES, main
 from qlora_run.cli.help import explain
 
@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 TOPICS = [
     None,
     "SETTINGS",
-    *SHAPES,
+    *COMMANDS,
     *settings(),
     *sorted({setting.doc.group for setting in settings().values()}),
     *sorted({row.name for row in ROWS}),

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from qlora_profiles.errors import EXIT_USER, UserError
-from qlora_run.cli.commands import SHAPES
+from qlora_run.cli.commands import COMMANDS
 from qlora_run.cli.parser import parse_command
 
 
@@ -18,7 +18,7 @@ def test_help_needs_no_more_than_asking(line: str) -> None:
     assert (command.name, command.options) == ("help", {"topic": None})
 
 
-@pytest.mark.parametrize("name", [n for n in SHAPES if n not in ("help", "train", "version")])
+@pytest.mark.parametrize("name", [n for n in COMMANDS if n not in ("help", "train", "version")])
 def test_every_command_has_help_of_its_own(name: str) -> None:
     assert parsed(f"{name} --help").options == {"topic": name}
 
@@ -27,8 +27,8 @@ def test_without_a_command_it_trains() -> None:
     command = parsed("--auto --model m --data d.jsonl")
     assert command.name == "train"
     assert command.options["auto"] is True
-    assert command.said == ("auto",)
-    assert command.given_raw == (("--model", "m"), ("--data", "d.jsonl"))
+    assert command.given_options == ("auto",)
+    assert command.raw_settings == (("--model", "m"), ("--data", "d.jsonl"))
     assert parsed("train --auto --model m --data d.jsonl") == command
 
 
@@ -37,7 +37,7 @@ def test_version() -> None:
 
 
 def test_dashes_and_underscores_and_equals_signs_are_alike() -> None:
-    written = [parsed(line).given_raw[0] for line in ("--max-steps 5", "--max_steps 5", "--max-steps=5")]
+    written = [parsed(line).raw_settings[0] for line in ("--max-steps 5", "--max_steps 5", "--max-steps=5")]
     assert written == [("--max-steps", "5"), ("--max_steps", "5"), ("--max-steps", "5")]
 
 
@@ -54,7 +54,7 @@ def test_dashes_and_underscores_and_equals_signs_are_alike() -> None:
     ],
 )
 def test_ways_to_say_true_or_false(line: str, value: str) -> None:
-    assert parsed(line).given_raw[0] == ("--merge", value)
+    assert parsed(line).raw_settings[0] == ("--merge", value)
 
 
 def test_a_flag_takes_no_word_that_is_not_true_or_false() -> None:
@@ -65,7 +65,9 @@ def test_a_flag_takes_no_word_that_is_not_true_or_false() -> None:
 
 
 def test_foreign_flags_without_a_value() -> None:
-    pairs = dict(parsed("--use_lora --no-use_unsloth --group_by_length --resume_from_checkpoint --lora_r 64").given_raw)
+    pairs = dict(
+        parsed("--use_lora --no-use_unsloth --group_by_length --resume_from_checkpoint --lora_r 64").raw_settings
+    )
     assert pairs == {
         "--use_lora": "true",
         "--use_unsloth": "false",
@@ -76,13 +78,13 @@ def test_foreign_flags_without_a_value() -> None:
 
 
 def test_negative_numbers_and_text_with_a_dash_are_values() -> None:
-    assert parsed("--max_steps -1").given_raw == (("--max_steps", "-1"),)
+    assert parsed("--max_steps -1").raw_settings == (("--max_steps", "-1"),)
     assert parsed("infer --prompt '- a list'").options["prompt"] == "- a list"
-    assert parsed("--learning-rate=-1e-4").given_raw == (("--learning-rate", "-1e-4"),)
+    assert parsed("--learning-rate=-1e-4").raw_settings == (("--learning-rate", "-1e-4"),)
 
 
 def test_short_output() -> None:
-    assert parsed("-o runs/a").given_raw == (("--output", "runs/a"),)
+    assert parsed("-o runs/a").raw_settings == (("--output", "runs/a"),)
 
 
 # Command lines that people have for other scripts, options unchanged.
@@ -114,7 +116,7 @@ def test_command_lines_of_other_scripts_train(line: str) -> None:
     command = parsed(line)
     assert command.name == "train"
     options = [word for word in shlex.split(line) if word.startswith("--")]
-    assert len(command.given_raw) + len(command.said) >= len(options)
+    assert len(command.raw_settings) + len(command.given_options) >= len(options)
 
 
 @pytest.mark.parametrize(

@@ -372,7 +372,7 @@ def test_options_in_a_file_count_unless_the_command_line_says_otherwise(tmp_path
     (tmp_path / "qlora-run.yaml").write_text("profile: small\nauto: true\nyes: true\n", encoding="utf-8")
     command = with_config_options(parse_command(["--no-auto", "--model", "m"]), tmp_path)
     assert (command.options["profile"], command.options["auto"], command.options["yes"]) == ("small", False, True)
-    assert command.said == ("auto", "profile", "yes")
+    assert command.given_options == ("auto", "profile", "yes")
     plan = with_config_options(parse_command(["plan"]), tmp_path)
     assert "yes" not in plan.options
 

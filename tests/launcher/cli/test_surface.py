@@ -4,8 +4,8 @@
 
 from pathlib import Path
 
-from qlora_run.cli.commands import SHAPES
-from qlora_run.cli.names import short_forms, taken
+from qlora_run.cli.commands import COMMANDS
+from qlora_run.cli.names import options_taken, short_forms
 
 SNAPSHOT = Path(__file__).with_name("command_line.txt")
 
@@ -13,9 +13,9 @@ SNAPSHOT = Path(__file__).with_name("command_line.txt")
 def surface() -> str:
     """One line for each option: how it is written, whether it takes a value, and the commands that know it."""
     found: dict[str, list[str]] = {}
-    for name, shape in SHAPES.items():
-        for option, takes in taken(shape).items():
-            short = short_forms(shape).get(option, "")
+    for name, spec in COMMANDS.items():
+        for option, takes in options_taken(spec).items():
+            short = short_forms(spec).get(option, "")
             found.setdefault(f"--{option} {short} {takes}".replace("  ", " "), []).append(name)
     return "\n".join(sorted(f"{option}: {' '.join(commands)}" for option, commands in found.items())) + "\n"
 

@@ -215,12 +215,12 @@ def test_letters_that_the_console_lacks_break_nothing(monkeypatch: pytest.Monkey
 
 
 def test_json_stays_json_in_any_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qlora_run.commands.json_output import say_json
+    from qlora_run.commands.json_output import print_json
 
     for encoding in ("utf-8", "gbk", "ascii"):
         raw = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", stream := io.TextIOWrapper(raw, encoding=encoding))
-        say_json({"a": "退款 🎉"})
+        print_json({"a": "退款 🎉"})
         stream.flush()
         assert json.loads(raw.getvalue().decode(encoding)) == {"a": "退款 🎉"}
         assert (b"\\u" in raw.getvalue()) == (encoding != "utf-8")

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from support.command_line import process
-from support.doctor_subjects import broke, machine, subject, with_card
+from support.doctor_contexts import broke, context, machine, with_card
 
 from qlora_profiles.hardware import GpuProcess
 from qlora_profiles.units import GIB
 from qlora_run.doctor.bug_report import Private, bug_report, private
-from qlora_run.doctor.examination import examined
+from qlora_run.doctor.examination import examination_of
 
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWx"
 PERSON = private(
@@ -58,13 +58,13 @@ def test_names_that_say_nothing_of_anybody_stay() -> None:
 
 
 def told(hidden: Private = PERSON) -> tuple[dict[str, Any], str]:
-    ill = subject(
+    ill = context(
         with_card(processes=(GpuProcess(pid=4121, name="secret-game.exe", vram_bytes=GIB),), uuid="GPU-1234"),
         broke("nf4", f"OSError: /home/wang.xiaoming/lib/bnb.so on DESKTOP-7Q2 with {TOKEN}"),
         cache_problem=r"C:\Users\Wang Xiaoming\.cache: denied, s3cr3t-value-of-mine",
     )
-    looked = examined(ill)
-    value = bug_report(looked.subject, looked.diagnosis, hidden)
+    looked = examination_of(ill)
+    value = bug_report(looked.context, looked.diagnosis, hidden)
     return value, json.dumps(value, ensure_ascii=False)
 
 
@@ -87,10 +87,10 @@ def test_without_hiding_all_of_it_would_be_there() -> None:
 
 
 def test_the_plan_is_told_without_paths_to_the_data() -> None:
-    looked = examined(subject(machine()))
-    value = bug_report(looked.subject, looked.diagnosis, PERSON)
+    looked = examination_of(context(machine()))
+    value = bug_report(looked.context, looked.diagnosis, PERSON)
     assert value["plan"]["attention"]["value"] == "varlen"
-    assert bug_report(replace(looked.subject, plan=None), looked.diagnosis, PERSON)["plan"] is None
+    assert bug_report(replace(looked.context, plan=None), looked.diagnosis, PERSON)["plan"] is None
 
 
 def test_the_command_writes_a_clean_file(tmp_path: Path) -> None:

@@ -9,17 +9,17 @@ import msgspec
 import pytest
 from rich.cells import cell_len
 from support.command_line import NO_HUB, process, refused, said
-from support.doctor_subjects import broke, machine, subject
+from support.doctor_contexts import broke, context, machine
 
 from qlora_profiles.hardware import Memory
 from qlora_profiles.units import GIB
 from qlora_run.doctor import examination, network, registry
 from qlora_run.doctor.capacity import what_can_be_trained
 from qlora_run.doctor.check_context import CheckContext
-from qlora_run.doctor.diagnosis import Diagnosis, Finding, Fix, diagnose
+from qlora_run.doctor.diagnosis import CheckResult, Diagnosis, Fix, diagnose
 from qlora_run.doctor.environment import Environment
-from qlora_run.doctor.examination import examined
-from qlora_run.doctor.findings import Seen, ok
+from qlora_run.doctor.examination import examination_of
+from qlora_run.doctor.findings import Finding, ok
 from qlora_run.doctor.registry import Check
 from qlora_run.machine.selftest_results import Trial
 from qlora_run.planner.make_plan import PlanInput
@@ -47,14 +47,14 @@ def test_a_machine_without_a_card_is_never_called_ready(capsys: Caught) -> None:
     assert "CPU only: the demo works (a few minutes). An 8B does not fit into this memory. Next: qlora-run demo" in text
     assert "ready" not in text.lower()
     roomy = machine("cpu-only", memory=Memory(ram_total_bytes=64 * GIB, ram_available_bytes=60 * GIB))
-    sentence = what_can_be_trained(subject(roomy))
+    sentence = what_can_be_trained(context(roomy))
     assert "An 8B on 1,000 rows would take about " in sentence
     assert sentence.endswith(" days here.")
 
 
 def test_the_summary_says_why_unsloth_is_not_used() -> None:
-    assert ", Unsloth is not installed." in what_can_be_trained(subject(machine("windows-12gb")))
-    half = subject(machine(packages={"unsloth_zoo": ""}))
+    assert ", Unsloth is not installed." in what_can_be_trained(context(machine("windows-12gb")))
+    half = context(machine(packages={"unsloth_zoo": ""}))
     assert half.plan is not None
     assert half.plan.execution["backend"].reason in what_can_be_trained(half)
 
@@ -88,12 +88,12 @@ def test_findings_as_json(capsys: Caught) -> None:
 @pytest.mark.parametrize("width", [80, 60])
 def test_the_screen_is_plain_and_fits(width: int, capsys: Caught, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    findings = [
-        Finding(id="gpu", verdict="warn", seen="a card [red]with brackets[/red] and " + "many words " * 12),
-        Finding(id="a-long-name", verdict="ok", seen="fine"),
-        Finding(id="small", verdict="ok", seen="fine", minor=True),
-        Finding(id="varlen", verdict="skipped", seen="no card", minor=True),
-        Finding(
+    results = [
+        CheckResult(id="gpu", verdict="warn", seen="a card [red]with brackets[/red] and " + "many words " * 12),
+        CheckResult(id="a-long-name", verdict="ok", seen="fine"),
+        CheckResult(id="small", verdict="ok", seen="fine", minor=True),
+        CheckResult(id="varlen", verdict="skipped", seen="no card", minor=True),
+        CheckResult(
             id="disk",
             verdict="fail",
             seen="显卡内存不足" * 9,
@@ -101,8 +101,8 @@ def test_the_screen_is_plain_and_fits(width: int, capsys: Caught, monkeypatch: p
             fix=Fix(say="qlora-run plan --cache D:\\big"),
         ),
     ]
-    ready = diagnose(findings[:4], "Ready: nothing. " + "x " * 70, "qlora-run demo")
-    print_diagnosis(diagnose(findings, "", ""), "this machine", 1.4)
+    ready = diagnose(results[:4], "Ready: nothing. " + "x " * 70, "qlora-run demo")
+    print_diagnosis(diagnose(results, "", ""), "this machine", 1.4)
     print_diagnosis(ready, "this machine", 1.4)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "qlora-run doctor: this machine   1.4 s"
@@ -117,9 +117,9 @@ def test_the_screen_is_plain_and_fits(width: int, capsys: Caught, monkeypatch: p
 
 
 def test_exit_codes() -> None:
-    assert examined(subject(machine())).diagnosis.exit_code == 0
-    assert examined(subject(machine(), broke("varlen"))).diagnosis.exit_code == 1
-    assert examined(subject(machine(), broke("nf4"))).diagnosis.exit_code == 3
+    assert examination_of(context(machine())).diagnosis.exit_code == 0
+    assert examination_of(context(machine(), broke("varlen"))).diagnosis.exit_code == 1
+    assert examination_of(context(machine(), broke("nf4"))).diagnosis.exit_code == 3
 
 
 def test_quick_tries_nothing_and_asks_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_quick_tries_nothing_and_asks_nobody(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr(examination, "try_all", forbidden)
     monkeypatch.setattr(network, "_answers", forbidden)
-    looked = examination.examination(PlanInput(), quick=True)
+    looked = examination.examine(PlanInput(), quick=True)
     verdicts = {f.id: f for f in looked.diagnosis.checks}
     assert verdicts["4-bit"].verdict == verdicts["network"].verdict == "skipped"
     assert verdicts["4-bit"].seen == "not tried with --quick"
@@ -140,9 +140,9 @@ def test_quick_tries_nothing_and_asks_nobody(monkeypatch: pytest.MonkeyPatch, tm
 def test_quick_remembers_what_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QLORA_RUN_CACHE", str(tmp_path))
     monkeypatch.setattr(examination, "try_all", lambda report: {"nf4": Trial(test="nf4", state="ok", seconds=0.2)})
-    monkeypatch.setattr(examination, "circumstances", lambda *a, **k: Environment(looked=True))
-    first = examination.examination(PlanInput())
-    again = examination.examination(PlanInput(), quick=True)
+    monkeypatch.setattr(examination, "read_environment", lambda *a, **k: Environment(looked=True))
+    first = examination.examine(PlanInput())
+    again = examination.examine(PlanInput(), quick=True)
     seen = [{f.id: f.seen for f in one.diagnosis.checks}["4-bit"] for one in (first, again)]
     assert seen == ["a real NF4 product ran in 0.2 s", "a real NF4 product ran when the doctor last tried"]
 
@@ -193,11 +193,11 @@ def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert network.look().state == "offline"
 
 
-def test_a_subject_without_anything_known_is_skipped_not_invented() -> None:
+def test_a_context_without_anything_known_is_skipped_not_invented() -> None:
     nothing = CheckContext(report=machine())
     silent = replace(nothing, here=Environment(looked=True))
     for one in (nothing, silent):
-        ids = {f.id: f.verdict for f in examined(one).diagnosis.checks}
+        ids = {f.id: f.verdict for f in examination_of(one).diagnosis.checks}
         assert ids["plan"] == ids["clock"] == ids["network"] == "skipped"
 
 
@@ -227,12 +227,12 @@ def test_an_environment_with_holes_is_examined_too(tmp_path: Path) -> None:
 
 
 def test_a_look_that_fails_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(subject: CheckContext) -> Seen:
+    def broken(context: CheckContext) -> Finding:
         raise KeyError("surprise")
 
     checks = (Check(id="a", about="", look=broken), Check(id="b", about="", look=lambda s: ok("fine")))
     monkeypatch.setattr(registry, "CHECKS", checks)
-    first, second = registry.examine(CheckContext(report=machine()))
+    first, second = registry.run_checks(CheckContext(report=machine()))
     assert (first.verdict, first.seen) == ("note", "could not be looked at: KeyError: 'surprise'")
     assert second.verdict == "ok"
 

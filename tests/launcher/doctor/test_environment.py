@@ -1,4 +1,4 @@
-"""What the doctor gathers beyond the probe, behind doors of our own; and the tables that it reads."""
+"""What the doctor gathers beyond the probe, behind sources of our own; and the tables that it reads."""
 
 import os
 import sys
@@ -11,12 +11,19 @@ from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
-from support.doctor_subjects import machine, with_card
+from support.doctor_contexts import machine, with_card
 
 from qlora_profiles.plan import Given, Request
 from qlora_run.doctor import environment, network, requirements
 from qlora_run.doctor.architectures import has_code_for
-from qlora_run.doctor.environment import Doors, gather, nearest, symlink_problem, torch_folders, write_problem
+from qlora_run.doctor.environment import (
+    EnvironmentSources,
+    gather,
+    nearest,
+    symlink_problem,
+    torch_folders,
+    write_problem,
+)
 from qlora_run.doctor.known_bad import BadPair, MachineVersions, known_bad, table
 from qlora_run.doctor.needs import PROCESS_BYTES, needs_of
 from qlora_run.planner.make_plan import PlanInput, make_plan
@@ -47,16 +54,21 @@ class Registry:
         return key.value, 4
 
 
-def windows(tmp_path: Path, value: int | None = 1, **doors: Any) -> environment.Environment:
+def windows(tmp_path: Path, value: int | None = 1, **sources: Any) -> environment.Environment:
     def loaded() -> Any:
         return Registry(value)
 
-    return gather(Doors(env={"HF_HOME": str(tmp_path)}, windows=True, winreg=loaded, **doors), tmp_path, None, False)
+    return gather(
+        EnvironmentSources(env={"HF_HOME": str(tmp_path)}, windows=True, winreg=loaded, **sources),
+        tmp_path,
+        None,
+        False,
+    )
 
 
 def test_this_machine_can_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    here = environment.circumstances(tmp_path / "runs" / "deep", ask_hub=False)
+    here = environment.read_environment(tmp_path / "runs" / "deep", ask_hub=False)
     assert here.looked
     assert (here.bits, here.hub) == (64, None)
     assert here.cache_problem == here.output_problem == ""
@@ -142,7 +154,7 @@ def test_a_machine_without_a_home_is_no_crash(tmp_path: Path, monkeypatch: pytes
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(environment, "hub_cache", homeless)
-    here = gather(Doors(env={}), tmp_path, None, False)
+    here = gather(EnvironmentSources(env={}), tmp_path, None, False)
     assert "no home folder" in str(here.cache_problem)
 
 
@@ -159,7 +171,7 @@ def test_what_cannot_be_imported_is_not_known(monkeypatch: pytest.MonkeyPatch, t
         raise ModuleNotFoundError("No module named 'huggingface_hub'")
 
     monkeypatch.setattr(environment, "look", missing)
-    assert gather(Doors(env={}), tmp_path, tmp_path, True).hub is None
+    assert gather(EnvironmentSources(env={}), tmp_path, tmp_path, True).hub is None
 
 
 # --- requirements
@@ -271,8 +283,8 @@ def test_whether_torch_has_code_for_the_card(capability: tuple[int, int], archit
 # --- what a model takes
 
 
-def needs(model: str, **wishes: Any) -> Any:
-    given = {"model": Given(value=model, source="cli")} | {k: Given(value=v, source="cli") for k, v in wishes.items()}
+def needs(model: str, **given: Any) -> Any:
+    given = {"model": Given(value=model, source="cli")} | {k: Given(value=v, source="cli") for k, v in given.items()}
     report = machine("linux-24gb")
     return needs_of(make_plan(PlanInput(request=Request(given=given), report=report, only_planning=True)))
 

@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.doctor_plants import cpu_torch, doctor, failed, full_disk, imitated_card, read_only_disk, seen, without
+from support.doctor_plants import (
+    cpu_torch,
+    doctor,
+    failed,
+    full_disk,
+    imitated_card,
+    read_only_disk,
+    result_of,
+    without,
+)
 
 
 def test_bitsandbytes_that_is_missing(tmp_path: Path) -> None:
@@ -16,8 +25,8 @@ def test_bitsandbytes_that_is_missing(tmp_path: Path) -> None:
     assert problem.seen == "not installed: bitsandbytes"
     assert "16-bit LoRA" in problem.consequence
     assert found.next == "python -m pip install bitsandbytes"
-    assert seen(found, "4-bit").seen == "bitsandbytes is not installed"
-    assert " by lora: " in seen(found, "plan").seen
+    assert result_of(found, "4-bit").seen == "bitsandbytes is not installed"
+    assert " by lora: " in result_of(found, "plan").seen
 
 
 @pytest.mark.parametrize("metadata", [True, False])
@@ -40,8 +49,8 @@ def test_a_torch_without_cuda_in_the_way(metadata: bool, tmp_path: Path) -> None
 def test_a_torch_without_cuda_where_there_is_no_card_is_well(tmp_path: Path) -> None:
     found = doctor(tmp_path, path=(cpu_torch(tmp_path / "path"),))
     assert failed(found) == {}
-    assert seen(found, "torch").seen.endswith("(cpu build)")
-    assert seen(found, "device").verdict == "ok"
+    assert result_of(found, "torch").seen.endswith("(cpu build)")
+    assert result_of(found, "device").verdict == "ok"
     assert not found.summary.startswith("Ready")
 
 
@@ -56,9 +65,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert failed(one)["cache-disk"].seen.startswith("0.0 GiB free for downloads")
         assert failed(one)["cache-folder"].seen.endswith("No space left on device")
         assert one.next.startswith("qlora-run doctor --cache ")
-        assert seen(one, "symlinks").verdict == "skipped"
+        assert result_of(one, "symlinks").verdict == "skipped"
     assert failed(found)["plan"].seen.startswith("not enough disk")
-    assert seen(found, "output-disk").verdict == "warn"
+    assert result_of(found, "output-disk").verdict == "warn"
 
 
 def test_a_full_disk_for_the_bug_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 from support.command_line import refused, said
-from support.doctor_subjects import around, broke, machine, subject
+from support.doctor_contexts import broke, context, environment_of, machine
 
 from qlora_profiles.errors import UserError
 from qlora_run.__main__ import main
 from qlora_run.commands import doctor as command
 from qlora_run.doctor import examination, script
 from qlora_run.doctor.check_context import CheckContext
-from qlora_run.doctor.examination import Examined, examined
-from qlora_run.doctor.registry import examine
+from qlora_run.doctor.examination import Examination, examination_of
+from qlora_run.doctor.registry import run_checks
 
 Caught = pytest.CaptureFixture[str]
-WINDOWS_CPU_TORCH = subject(machine("windows-cpu-torch"), long_paths=False, longest_path=200)
-LINUX_ILL = subject(machine(packages={"peft": ""}), broke("nf4"), clock_behind_seconds=9e6)
+WINDOWS_CPU_TORCH = context(machine("windows-cpu-torch"), long_paths=False, longest_path=200)
+LINUX_ILL = context(machine(packages={"peft": ""}), broke("nf4"), clock_behind_seconds=9e6)
 TORCH_LINE = "uv pip install torch --torch-backend=auto --reinstall-package torch"
 
 
 def script_of(one: CheckContext) -> str:
-    return script.script(examine(one), one.report)
+    return script.script(run_checks(one), one.report)
 
 
 def test_a_script_for_windows() -> None:
@@ -52,7 +52,7 @@ def test_a_script_for_linux_is_one(tmp_path: Path) -> None:
 
 
 def test_each_fix_stands_under_what_it_mends_and_only_once() -> None:
-    lines = script_of(subject(machine(), broke("adamw"), broke("varlen"))).splitlines()
+    lines = script_of(context(machine(), broke("adamw"), broke("varlen"))).splitlines()
     assert lines.count(TORCH_LINE) == 1
     assert [line.split(":")[0] for line in lines if line.startswith("# warn")] == [
         "# warn fused-adamw",
@@ -61,17 +61,17 @@ def test_each_fix_stands_under_what_it_mends_and_only_once() -> None:
 
 
 def test_what_only_a_person_can_do_is_a_comment() -> None:
-    lines = script_of(subject(machine(), broke("int8"))).splitlines()
+    lines = script_of(context(machine(), broke("int8"))).splitlines()
     assert "# by hand: --method qlora-4" in lines
     assert not [line for line in lines if not line.startswith("#")]
 
 
 def test_notes_are_not_mended() -> None:
-    assert "nothing to mend" in script_of(subject(machine("windows-12gb")))
+    assert "nothing to mend" in script_of(context(machine("windows-12gb")))
 
 
 def test_only_this_environment_is_changed_by_the_doctor_itself() -> None:
-    ill = subject(
+    ill = context(
         machine("windows-cpu-torch", packages={"peft": ""}),
         long_paths=False,
         longest_path=200,
@@ -79,7 +79,7 @@ def test_only_this_environment_is_changed_by_the_doctor_itself() -> None:
         file_encoding="ascii",
         clock_behind_seconds=9e6,
     )
-    lines = script.safe_commands(examine(ill))
+    lines = script.safe_commands(run_checks(ill))
     assert len(lines) == 3
     assert all(line.startswith(("python -m pip install", "uv pip install")) for line in lines)
 
@@ -105,9 +105,9 @@ def test_applying_stops_at_the_first_that_fails() -> None:
     assert script.apply(lines[:1], run) is None
 
 
-def examining(monkeypatch: pytest.MonkeyPatch, one: CheckContext) -> Examined:
-    looked = examined(one)
-    monkeypatch.setattr(examination, "examination", lambda asked, quick: looked)
+def examining(monkeypatch: pytest.MonkeyPatch, one: CheckContext) -> Examination:
+    looked = examination_of(one)
+    monkeypatch.setattr(examination, "examine", lambda asked, quick: looked)
     return looked
 
 
@@ -125,13 +125,13 @@ def test_fix_apply_runs_the_safe_lines_and_says_them(monkeypatch: pytest.MonkeyP
 
 def test_the_systems_own_python_is_left_alone(monkeypatch: pytest.MonkeyPatch, capsys: Caught, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    examining(monkeypatch, subject(machine(packages={"peft": ""}), virtual=False))
+    examining(monkeypatch, context(machine(packages={"peft": ""}), virtual=False))
     text = refused(capsys, "doctor", "--fix", "--apply")
     assert "virtual environments only" in text
 
 
 def test_a_machine_without_problems_has_nothing_to_apply(monkeypatch: pytest.MonkeyPatch, capsys: Caught) -> None:
-    examining(monkeypatch, subject(machine()))
+    examining(monkeypatch, context(machine()))
     text = said(capsys, "doctor", "--fix", "--apply")
     assert "nothing here can be mended without you" in text
 
@@ -141,4 +141,4 @@ def test_apply_refuses_before_anything_is_looked_at() -> None:
 
     with pytest.raises(UserError, match="--apply runs what --fix prints"):
         command.run(parse_command(["doctor", "--apply"]))
-    assert around().virtual
+    assert environment_of().virtual

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.doctor_subjects import broke, learned_of, machine
+from support.doctor_contexts import broke, learned_of, machine
 from support.measured import H200
 from support.planning_facts import asking, card_report, cpu_report, data_of, known
 
@@ -21,9 +21,9 @@ WITH_BITS = {"bitsandbytes": "0.50.2", "triton": "3.7.0", "liger-kernel": "0.8.5
 NO_LUCK = "RuntimeError: no luck"
 
 
-def planned(*trials: Trial, report: HardwareReport | None = None, **wishes: Any) -> RunPlan:
+def planned(*trials: Trial, report: HardwareReport | None = None, **given: Any) -> RunPlan:
     report = report or card_report(packages=WITH_BITS)
-    return resolve(report, asking(**wishes), SMALL, data_of(), learned=learned_of(*trials))
+    return resolve(report, asking(**given), SMALL, data_of(), learned=learned_of(*trials))
 
 
 # --- the cache

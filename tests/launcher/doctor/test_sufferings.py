@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.doctor_subjects import broke, found, machine, subject, with_card
+from support.doctor_contexts import broke, context, found, machine, with_card
 from support.planning_facts import asking, card_report, data_of, known
 
 from qlora_core.execution.limits import Limits
@@ -31,22 +31,22 @@ CHECK_IDS = {check.id for check in CHECKS}
 PLAN_RULES = {rule.name for rule in RULES} | settings().keys() | {"memory", "disk", "recipe digest", "data facts"}
 
 
-def planned(report: HardwareReport | None = None, model: str = "Qwen/Qwen3-4B", **wishes: Any) -> RunPlan:
-    return resolve(report or card_report(12), asking(**wishes), known(model), data_of())
+def planned(report: HardwareReport | None = None, model: str = "Qwen/Qwen3-4B", **given: Any) -> RunPlan:
+    return resolve(report or card_report(12), asking(**given), known(model), data_of())
 
 
 def verdict(made: CheckContext, id: str) -> str:
     return found(made)[id].verdict
 
 
-def refuses(words: str, report: HardwareReport | None = None, **wishes: Any) -> bool:
+def refuses(words: str, report: HardwareReport | None = None, **given: Any) -> bool:
     with pytest.raises(UserError, match=words):
-        planned(report, **wishes)
+        planned(report, **given)
     return True
 
 
 def spill() -> bool:
-    windows, wsl = subject(machine("windows-12gb")), subject(machine("wsl-16gb"))
+    windows, wsl = context(machine("windows-12gb")), context(machine("wsl-16gb"))
     return verdict(windows, "spill") == verdict(wsl, "spill") == "note"
 
 
@@ -113,7 +113,7 @@ def dtype() -> bool:
     t4 = planned(load_machine("linux-16gb-t4"))
     return (
         t4.execution["compute_dtype"].value == "float16"
-        and verdict(subject(machine("linux-16gb-t4")), "bf16") == "note"
+        and verdict(context(machine("linux-16gb-t4")), "bf16") == "note"
     )
 
 
@@ -147,7 +147,7 @@ def one_normalisation() -> bool:
 
 def full_disk_for_a_merge() -> bool:
     small = machine(disk={"output_free_bytes": 6 * GIB})
-    return refuses("not enough disk", small, merge="yes") and verdict(subject(small), "output-disk") == "note"
+    return refuses("not enough disk", small, merge="yes") and verdict(context(small), "output-disk") == "note"
 
 
 TABLE: list[tuple[str, str, tuple[str, ...], Callable[[], bool]]] = [
@@ -157,22 +157,22 @@ TABLE: list[tuple[str, str, tuple[str, ...], Callable[[], bool]]] = [
         "a CPU build of torch beside a card",
         "check",
         ("torch",),
-        lambda: verdict(subject(machine("windows-cpu-torch")), "torch") == "fail",
+        lambda: verdict(context(machine("windows-cpu-torch")), "torch") == "fail",
     ),
     (
         "a torch without code for the card",
         "check",
         ("architecture", "known-bad"),
         lambda: (
-            verdict(subject(with_card(capability=(13, 0))), "architecture") == "fail"
-            and verdict(subject(with_card(capability=(7, 0))), "known-bad") == "fail"
+            verdict(context(with_card(capability=(13, 0))), "architecture") == "fail"
+            and verdict(context(with_card(capability=(7, 0))), "known-bad") == "fail"
         ),
     ),
     (
         "data loader workers that hang",
         "check",
         ("workers",),
-        lambda: verdict(subject(machine(), broke("workers", "no end", "hung")), "workers") == "warn",
+        lambda: verdict(context(machine(), broke("workers", "no end", "hung")), "workers") == "warn",
     ),
     (
         "... are not started where they are spawned",
@@ -184,16 +184,16 @@ TABLE: list[tuple[str, str, tuple[str, ...], Callable[[], bool]]] = [
         "Triton that imports and does not run",
         "check",
         ("triton",),
-        lambda: verdict(subject(machine(), broke("triton")), "triton") == "warn",
+        lambda: verdict(context(machine(), broke("triton")), "triton") == "warn",
     ),
     (
         "bitsandbytes that imports and does not run",
         "check",
         ("4-bit", "8-bit", "8-bit-optimizer"),
         lambda: (
-            verdict(subject(machine(), broke("nf4")), "4-bit") == "fail"
-            and verdict(subject(machine(), broke("int8")), "8-bit") == "warn"
-            and verdict(subject(machine(), broke("adam8bit")), "8-bit-optimizer") == "warn"
+            verdict(context(machine(), broke("nf4")), "4-bit") == "fail"
+            and verdict(context(machine(), broke("int8")), "8-bit") == "warn"
+            and verdict(context(machine(), broke("adam8bit")), "8-bit-optimizer") == "warn"
         ),
     ),
     (
@@ -218,33 +218,33 @@ TABLE: list[tuple[str, str, tuple[str, ...], Callable[[], bool]]] = [
         "a merge killed for memory",
         "check",
         ("wsl-memory",),
-        lambda: verdict(subject(machine("wsl-16gb", memory={"ram_total_bytes": 12 * GIB})), "wsl-memory") == "note",
+        lambda: verdict(context(machine("wsl-16gb", memory={"ram_total_bytes": 12 * GIB})), "wsl-memory") == "note",
     ),
     (
         "a download that fills the disk",
         "check",
         ("cache-disk",),
         lambda: (
-            verdict(subject(machine(disk={"cache_free_bytes": 9 * GIB}), model="Qwen/Qwen3-8B"), "cache-disk") == "fail"
+            verdict(context(machine(disk={"cache_free_bytes": 9 * GIB}), model="Qwen/Qwen3-8B"), "cache-disk") == "fail"
         ),
     ),
     (
         "RAM that does not hold the loading",
         "check",
         ("ram", "container-memory"),
-        lambda: verdict(subject(machine(memory={"ram_available_bytes": 2 * GIB})), "ram") == "warn",
+        lambda: verdict(context(machine(memory={"ram_available_bytes": 2 * GIB})), "ram") == "warn",
     ),
     (
         "Windows error 1455",
         "check",
         ("page-file",),
-        lambda: "1455" in found(subject(machine("windows-12gb"), commit_free_bytes=4 * GIB))["page-file"].consequence,
+        lambda: "1455" in found(context(machine("windows-12gb"), commit_free_bytes=4 * GIB))["page-file"].consequence,
     ),
     (
         "WSL takes half the RAM",
         "check",
         ("wsl-memory",),
-        lambda: verdict(subject(machine("wsl-16gb", memory={"ram_total_bytes": 6 * GIB})), "wsl-memory") == "warn",
+        lambda: verdict(context(machine("wsl-16gb", memory={"ram_total_bytes": 6 * GIB})), "wsl-memory") == "warn",
     ),
     ("a resume that goes on with another recipe", "plan", ("recipe digest",), digest_tells_recipes_apart),
     ("a loss that depends on accumulation", "plan", ("examples_per_step",), one_normalisation),
@@ -252,13 +252,13 @@ TABLE: list[tuple[str, str, tuple[str, ...], Callable[[], bool]]] = [
         "symlinks on Windows (WinError 1314)",
         "check",
         ("symlinks",),
-        lambda: verdict(subject(machine("windows-12gb"), symlink_problem="WinError 1314"), "symlinks") == "note",
+        lambda: verdict(context(machine("windows-12gb"), symlink_problem="WinError 1314"), "symlinks") == "note",
     ),
     (
         "a console in GBK",
         "check",
         ("console", "encoding"),
-        lambda: verdict(subject(machine(platform={"console_encoding": "gbk"})), "console") == "note",
+        lambda: verdict(context(machine(platform={"console_encoding": "gbk"})), "console") == "note",
     ),
     (
         "data read in the locale's encoding",
@@ -281,7 +281,7 @@ TABLE: list[tuple[str, str, tuple[str, ...], Callable[[], bool]]] = [
         "several cards that do not reach each other",
         "check",
         ("all-reduce",),
-        lambda: verdict(subject(machine("linux-2x24gb"), broke("all_reduce")), "all-reduce") == "warn",
+        lambda: verdict(context(machine("linux-2x24gb"), broke("all_reduce")), "all-reduce") == "warn",
     ),
 ]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from support.command_line import python_path
-from support.doctor_subjects import machine, with_card
+from support.doctor_contexts import machine, with_card
 
 from qlora_core.selftest.registry import TESTS
 from qlora_profiles.units import GIB
 from qlora_run.doctor import trials
-from qlora_run.doctor.trial_child import TrialPlan, _exit_words
+from qlora_run.doctor.trial_child import TrialPlan, _exit_text
 from qlora_run.doctor.trials import TRIALS, _excused, try_all
 from qlora_run.machine.selftest_results import Trial
 
@@ -144,7 +144,7 @@ def test_nothing_is_started_without_torch(starts: Path) -> None:
 
 @pytest.mark.parametrize(("code", "words"), [(-11, "signal 11"), (1, "exit 1"), (0xC0000005, "0xC0000005")])
 def test_exit_codes_as_people_look_them_up(code: int, words: str) -> None:
-    assert _exit_words(code) == words
+    assert _exit_text(code) == words
 
 
 def test_each_environment_has_its_children() -> None:

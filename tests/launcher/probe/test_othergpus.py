@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from qlora_run.probe.notes import Notes, Unknowable
-from qlora_run.probe.othergpus import Seen, other_gpus, pci_name, registry_card, seen_cards
+from qlora_run.probe.othergpus import DetectedCard, detected_cards, other_gpus, pci_name, registry_card
 from qlora_run.probe.sources import Sources
 
 PCI_IDS = """# list
@@ -54,23 +54,23 @@ def test_linux_lists_display_controllers_of_known_vendors(tmp_path: Path) -> Non
     version = tmp_path / "sys/module/amdgpu/version"
     version.parent.mkdir(parents=True)
     version.write_text("6.14.14\n", encoding="utf-8")
-    assert seen_cards(Sources(system="linux", root=tmp_path)) == [
-        Seen("intel", "Intel graphics (PCI device 4680)"),
-        Seen("nvidia", "NVIDIA card (PCI device 2504)"),
-        Seen(
+    assert detected_cards(Sources(system="linux", root=tmp_path)) == [
+        DetectedCard("intel", "Intel graphics (PCI device 4680)"),
+        DetectedCard("nvidia", "NVIDIA card (PCI device 2504)"),
+        DetectedCard(
             "amd",
             "Advanced Micro Devices, Inc. [AMD/ATI] Navi 31 [Radeon RX 7900 XTX]",
             17163091968,
             17000000000,
             "6.14.14",
         ),
-        Seen("amd", "Radeon Pro W7900", driver="6.14.14"),
+        DetectedCard("amd", "Radeon Pro W7900", driver="6.14.14"),
     ]
 
 
 def test_linux_without_sys_cannot_know(tmp_path: Path) -> None:
     with pytest.raises(Unknowable, match="lists no devices"):
-        seen_cards(Sources(system="linux", root=tmp_path))
+        detected_cards(Sources(system="linux", root=tmp_path))
 
 
 @pytest.mark.parametrize("files", [{"vendor": "garbage"}, {"class": "0x"}, {"vendor": ""}])
@@ -78,7 +78,7 @@ def test_odd_sys_files_are_passed_over(tmp_path: Path, files: dict[str, str]) ->
     device(tmp_path / "sys/bus/pci/devices/00", "0x8086", "0x1")
     for name, text in files.items():
         (tmp_path / "sys/bus/pci/devices/00" / name).write_text(text, encoding="utf-8")
-    assert seen_cards(Sources(system="linux", root=tmp_path)) == []
+    assert detected_cards(Sources(system="linux", root=tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ def test_odd_sys_files_are_passed_over(tmp_path: Path, files: dict[str, str]) ->
                 "DriverVersion": "32.0.21025.1024",
                 "HardwareInformation.qwMemorySize": 25753026560,
             },
-            Seen("amd", "AMD Radeon RX 7900 XTX", 25753026560, driver="32.0.21025.1024"),
+            DetectedCard("amd", "AMD Radeon RX 7900 XTX", 25753026560, driver="32.0.21025.1024"),
         ),
         (
             {"MatchingDeviceId": r"pci\ven_8086&dev_46a6", "HardwareInformation.qwMemorySize": 134217728},
-            Seen("intel", "Intel graphics"),  # an integrated chip's number is no memory of its own
+            DetectedCard("intel", "Intel graphics"),  # an integrated chip's number is no memory of its own
         ),
         ({"MatchingDeviceId": r"root\basicdisplay", "DriverDesc": "Remote Display Adapter"}, None),
         ({}, None),
     ],
 )
-def test_registry_card(values: Mapping[str, Any], card: Seen | None) -> None:
+def test_registry_card(values: Mapping[str, Any], card: DetectedCard | None) -> None:
     assert registry_card(values) == card
 
 
@@ -132,12 +132,12 @@ def test_windows_reads_every_adapter_once() -> None:
     card = {"MatchingDeviceId": r"PCI\VEN_1002&DEV_744C", "DriverDesc": "AMD Radeon RX 7900 XTX"}
     adapters = Key({"Class": "Display", "0000": Key(card), "0001": Key(card), "Properties": Key(card)})
     windows = Sources(system="windows", load_winreg=lambda: registry(adapters))
-    assert seen_cards(windows) == [Seen("amd", "AMD Radeon RX 7900 XTX")]
+    assert detected_cards(windows) == [DetectedCard("amd", "AMD Radeon RX 7900 XTX")]
 
 
 def test_apple_silicon_is_named_by_its_chip() -> None:
     mac = Sources(system="macos", machine=lambda env: "arm64", sysctl=lambda name: "Apple M3")
-    assert seen_cards(mac) == [Seen("apple", "Apple M3")]
+    assert detected_cards(mac) == [DetectedCard("apple", "Apple M3")]
 
 
 def test_apple_silicon_without_a_name() -> None:
@@ -145,18 +145,23 @@ def test_apple_silicon_without_a_name() -> None:
         raise OSError(2, name)
 
     mac = Sources(system="macos", machine=lambda env: "arm64", sysctl=refuse)
-    assert seen_cards(mac) == [Seen("apple", "Apple silicon")]
+    assert detected_cards(mac) == [DetectedCard("apple", "Apple silicon")]
 
 
 def test_intel_macs_and_other_systems_are_not_looked_at() -> None:
     with pytest.raises(Unknowable, match="Apple silicon"):
-        seen_cards(Sources(system="macos", machine=lambda env: "x86_64"))
+        detected_cards(Sources(system="macos", machine=lambda env: "x86_64"))
     with pytest.raises(Unknowable, match="Linux, Windows and macOS"):
-        seen_cards(Sources(system="other"))
+        detected_cards(Sources(system="other"))
 
 
 def test_other_gpus_follow_the_first_ones_and_are_numbered_per_vendor() -> None:
-    cards = [Seen("amd", "A"), Seen("nvidia", "N"), Seen("intel", "I"), Seen("amd", "B", 8, 6, "6.1")]
+    cards = [
+        DetectedCard("amd", "A"),
+        DetectedCard("nvidia", "N"),
+        DetectedCard("intel", "I"),
+        DetectedCard("amd", "B", 8, 6, "6.1"),
+    ]
     notes = Notes()
     gpus = other_gpus(cards, notes, first=2)
     assert [(gpu.name, gpu.vendor, gpu.index) for gpu in gpus] == [("A", "amd", 0), ("I", "intel", 0), ("B", "amd", 1)]

@@ -6,7 +6,7 @@ from support.run_plans import run_plan
 
 from qlora_profiles.events import EvalEvent, Event
 from qlora_run.report.run_state import RunState, fold
-from qlora_run.report.verdict import RowChanges, learned, row_changes
+from qlora_run.report.verdict import RowChanges, row_changes, verdict_of
 
 PLAN = run_plan({"learning_rate": 2e-4})
 LN_VOCAB = math.log(PLAN.model.vocab_size)
@@ -26,7 +26,7 @@ FLAT = [2.0, 2.01] * 50
 
 
 def test_a_falling_held_out_loss_is_learning() -> None:
-    verdict = learned(fold(run_events(100)), PLAN)
+    verdict = verdict_of(fold(run_events(100)), PLAN)
     assert verdict.outcome == "learned"
     assert verdict.evidence.startswith("val loss 2.11 -> 1.38")
     assert verdict.fix is None
@@ -44,12 +44,12 @@ def test_a_falling_held_out_loss_is_learning() -> None:
         (trained(2.0, 1.9, 1.8, math.nan), "too large", "--learning-rate 5e-5"),
         (trained(2.0, 3.0, LN_VOCAB, LN_VOCAB), "broke the model", "--learning-rate 2e-5"),
         (trained(LN_VOCAB, LN_VOCAB, LN_VOCAB, LN_VOCAB), "untrained or damaged", "another --model"),
-        (trained(0.0, 0.0, 0.0, 0.0, 0.0), "no token of the rows is learned", "qlora-run plan"),
+        (trained(0.0, 0.0, 0.0, 0.0, 0.0), "no token of the rows is trained on", "qlora-run plan"),
         (trained(*[0.05] * 40), "already answer", "other --data"),
     ],
 )
 def test_what_was_not_learned_is_said_with_its_likely_cause(state: RunState, cause: str, fix: str) -> None:
-    verdict = learned(state, PLAN)
+    verdict = verdict_of(state, PLAN)
     assert verdict.outcome == "not learned"
     assert cause in verdict.cause
     assert verdict.fix == fix
@@ -58,25 +58,25 @@ def test_what_was_not_learned_is_said_with_its_likely_cause(state: RunState, cau
 
 def test_no_higher_rate_is_advised_where_it_is_high_already() -> None:
     flat = trained(*FLAT)
-    assert learned(flat, run_plan({"learning_rate": 1e-3})).fix == "--epochs 9"
-    assert learned(flat, run_plan({"learning_rate": 1e-3, "max_steps": 100})).fix == "--max-steps 300"
+    assert verdict_of(flat, run_plan({"learning_rate": 1e-3})).fix == "--epochs 9"
+    assert verdict_of(flat, run_plan({"learning_rate": 1e-3, "max_steps": 100})).fix == "--max-steps 300"
 
 
 def test_a_step_that_broke_is_named() -> None:
-    assert "step 4" in learned(trained(2.0, 1.9, 1.8, math.nan), PLAN).evidence
+    assert "step 4" in verdict_of(trained(2.0, 1.9, 1.8, math.nan), PLAN).evidence
 
 
 def test_a_falling_training_loss_counts_where_nothing_was_held_out() -> None:
-    assert learned(trained(*FALLING), PLAN).outcome == "learned"
+    assert verdict_of(trained(*FALLING), PLAN).outcome == "learned"
 
 
 def test_held_out_rows_outweigh_the_training_loss() -> None:
-    assert learned(trained(*FLAT, evals=(2.0, 1.5)), PLAN).outcome == "learned"
+    assert verdict_of(trained(*FLAT, evals=(2.0, 1.5)), PLAN).outcome == "learned"
 
 
 def test_too_few_steps_prove_nothing() -> None:
-    assert learned(trained(2.0, 1.0, 0.5), PLAN).outcome == "unclear"
-    assert learned(RunState(), PLAN).outcome == "unclear"
+    assert verdict_of(trained(2.0, 1.0, 0.5), PLAN).outcome == "unclear"
+    assert verdict_of(RunState(), PLAN).outcome == "unclear"
 
 
 def test_rows_are_compared_with_before_training() -> None:

@@ -122,6 +122,6 @@ def test_a_bar_and_a_sparkline_stay_in_their_width() -> None:
 
 
 def test_our_signs_are_spelled_out_in_ascii() -> None:
-    assert ASCII.say("±0.2 · 5 × 3 ≥ 1 → “a” …") == '+/-0.2 | 5 x 3 >= 1 -> "a" ...'
-    assert ASCII.say("退款") == "退款"
+    assert ASCII.spell("±0.2 · 5 × 3 ≥ 1 → “a” …") == '+/-0.2 | 5 x 3 >= 1 -> "a" ...'
+    assert ASCII.spell("退款") == "退款"
     assert console_glyphs(make_console(stream("gbk"))) is ASCII

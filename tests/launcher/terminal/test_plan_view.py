@@ -179,7 +179,7 @@ def test_the_command_starts_the_same_plan() -> None:
     assert command.options["auto"] is True
     assert command.options["profile"] == "windows-8gb"
     raw: dict[str, list[str]] = {}
-    for flag, text in command.given_raw:
+    for flag, text in command.raw_settings:
         raw.setdefault(lookup(flag.removeprefix("--")).name, []).append(text)
     prompts = raw.pop("sample_prompts")
     parsed = {name: parse(lookup(name), texts[-1]) for name, texts in raw.items()}

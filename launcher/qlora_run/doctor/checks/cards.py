@@ -6,23 +6,25 @@ from qlora_run.doctor import remedies
 from qlora_run.doctor.architectures import has_code_for
 from qlora_run.doctor.check_context import CheckContext, is_full
 from qlora_run.doctor.diagnosis import Fix
-from qlora_run.doctor.findings import Seen, fail, note, ok, skipped, warn
+from qlora_run.doctor.findings import Finding, fail, note, ok, skipped, warn
 from qlora_run.planner.context import as_numbers
 from qlora_run.planner.rules.machine import BF16_CAPABILITY, free_vram_bytes
 
 OLDEST_CAPABILITY = (7, 0)
 """Below it bitsandbytes' 4-bit kernels and torch's prebuilt CUDA code do not run."""
 SMALL_VRAM_BYTES = 5 * GIB
+"""A card below this is worth a warning; set by hand."""
 HOLDER_BYTES = GIB // 2
+"""A process that holds less is not named; set by hand."""
 TAKEN_SHARE = 0.5
-"""Less than this of a card free is worth a warning, whoever holds it."""
+"""Less than this share of a card free is worth a warning, whoever holds it; set by hand."""
 WHO = remedies.command("nvidia-smi", say="nvidia-smi shows who; close it")
 """Where the number of the process that holds a card is not known."""
 SPILLING_DRIVER = (536, 40)
 """From here on Windows' driver moves memory to RAM instead of refusing it."""
 
 
-def gpu(s: CheckContext) -> list[Seen]:
+def gpu(s: CheckContext) -> list[Finding]:
     """Which cards there are, and whether 4-bit training runs on them."""
     if s.nvidia:
         return [_card(s, card) for card in s.nvidia]
@@ -35,7 +37,7 @@ def gpu(s: CheckContext) -> list[Seen]:
     return [warn("no GPU", "everything runs on the CPU, slowly", demo)]
 
 
-def _card(s: CheckContext, card: Gpu) -> Seen:
+def _card(s: CheckContext, card: Gpu) -> Finding:
     capability = card.capability or (0, 0)
     small = remedies.place("--model Qwen/Qwen3-0.6B")
     if card.capability and capability < OLDEST_CAPABILITY:
@@ -59,7 +61,7 @@ def _free(card: Gpu) -> str:
     return f"{free} of {total} GiB free"
 
 
-def _other(s: CheckContext, card: Gpu) -> Seen:
+def _other(s: CheckContext, card: Gpu) -> Finding:
     """A card of another maker: what was really tried on it is said, and that the planner does not use it yet."""
     consequence = "training here is planned for NVIDIA cards and the CPU: it runs on the CPU"
     demo = remedies.command("qlora-run demo", say="qlora-run demo works here, on the CPU")
@@ -79,7 +81,7 @@ def _tried_on(s: CheckContext) -> str:
     return f"a product in {product.found.get('dtype')} ran on it, {bits}"
 
 
-def visible(s: CheckContext) -> Seen:
+def visible(s: CheckContext) -> Finding:
     """``CUDA_VISIBLE_DEVICES`` that hides a card, or numbers them in doubt."""
     listed, doubt = s.report.cuda_visible_devices, s.report.unknown.get("gpus.index")
     if listed is not None and not s.nvidia:
@@ -97,10 +99,10 @@ def visible(s: CheckContext) -> Seen:
 
 
 def _bus_order(s: CheckContext) -> Fix:
-    return remedies.environment(s.report, "CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    return remedies.environment_variable(s.report, "CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
-def architecture(s: CheckContext) -> Seen:
+def architecture(s: CheckContext) -> Finding:
     """Whether torch has code for the cards, by its own list."""
     capabilities, listed = s.found("torch", "capabilities"), s.found("torch", "architectures")
     if not capabilities or not listed or s.report.torch.build != "cuda":
@@ -123,7 +125,7 @@ def _sm(capability: tuple[int, int] | list[int]) -> str:
     return f"sm_{capability[0]}{capability[1]}"
 
 
-def bf16(s: CheckContext) -> Seen:
+def bf16(s: CheckContext) -> Finding:
     """bfloat16 in hardware; torch says yes to an emulated one as well, unless it is asked twice."""
     if not s.nvidia:
         return skipped("no NVIDIA card")
@@ -135,7 +137,7 @@ def bf16(s: CheckContext) -> Seen:
     return note("no bfloat16 in hardware", "arithmetic in float16 with scaled gradients, adapters in float32", None, by)
 
 
-def vram(s: CheckContext) -> list[Seen]:
+def vram(s: CheckContext) -> list[Finding]:
     """What is free on the cards, and who holds the rest."""
     if not s.nvidia:
         return [skipped("no NVIDIA card")]
@@ -145,7 +147,7 @@ def vram(s: CheckContext) -> list[Seen]:
     return [_taken(s, card) for card in s.nvidia if _mostly_taken(card)] or [ok(", ".join(map(_free, s.nvidia)))]
 
 
-def _holder(s: CheckContext, card: Gpu, process: GpuProcess) -> Seen:
+def _holder(s: CheckContext, card: Gpu, process: GpuProcess) -> Finding:
     who, fix = f"{process.name or 'a process'} (pid {process.pid})", _close(s, process.pid)
     if s.report.platform.container:  # NVML may give the host's numbers: another process has this one here
         who, fix = "a process", WHO
@@ -156,7 +158,7 @@ def _close(s: CheckContext, pid: int) -> Fix:
     return remedies.place(f"close it, or: {'taskkill /PID' if s.report.is_windows else 'kill'} {pid}")
 
 
-def _lack(s: CheckContext, card: Gpu, seen: str, fix: Fix) -> Seen:
+def _lack(s: CheckContext, card: Gpu, seen: str, fix: Fix) -> Finding:
     """What a lack of free memory means: less of everything, or nothing at all."""
     if s.plan is None and is_full(card):
         return fail(seen, f"no model fits: {_free(card)}", fix)
@@ -168,11 +170,11 @@ def _mostly_taken(card: Gpu) -> bool:
     return free is not None and total is not None and free < TAKEN_SHARE * total
 
 
-def _taken(s: CheckContext, card: Gpu) -> Seen:
+def _taken(s: CheckContext, card: Gpu) -> Finding:
     return _lack(s, card, f"{card.name}: only {_free(card)}", WHO)
 
 
-def display(s: CheckContext) -> Seen:
+def display(s: CheckContext) -> Finding:
     """A card that draws the desktop shares its memory with it."""
     if not s.nvidia:
         return skipped("no NVIDIA card")
@@ -187,7 +189,7 @@ def display(s: CheckContext) -> Seen:
     )
 
 
-def driver_model(s: CheckContext) -> Seen:
+def driver_model(s: CheckContext) -> Finding:
     """Who schedules the card on Windows: WDDM shares it with the desktop, TCC and MCDM do not."""
     if not s.report.is_windows or not s.nvidia:
         return skipped("for NVIDIA cards on Windows only")
@@ -197,7 +199,7 @@ def driver_model(s: CheckContext) -> Seen:
     return ok("WDDM: the card is shared with Windows" if model else "WDDM, most likely: shared with Windows")
 
 
-def spill(s: CheckContext) -> Seen:
+def spill(s: CheckContext) -> Finding:
     """Windows' driver moves memory that no longer fits to RAM, without an error and many times slower."""
     if not s.windows_memory:
         return skipped("Windows manages no card's memory here")

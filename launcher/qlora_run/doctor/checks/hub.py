@@ -2,13 +2,13 @@
 
 from qlora_run.doctor import remedies
 from qlora_run.doctor.check_context import CheckContext
-from qlora_run.doctor.findings import Seen, note, ok, skipped, warn
+from qlora_run.doctor.findings import Finding, note, ok, skipped, warn
 
 GATED = ("meta-llama/", "google/gemma", "mistralai/")
 """Models of these makers ask for a token of an account that accepted their terms."""
 
 
-def endpoint(s: CheckContext) -> Seen:
+def endpoint(s: CheckContext) -> Finding:
     """The hub or its mirror answers."""
     hub = s.here.hub
     if hub is None:
@@ -18,12 +18,12 @@ def endpoint(s: CheckContext) -> Seen:
     name = f"{hub.host} (mirror)" if hub.mirror else hub.host
     if hub.state == "answers":
         return ok(f"{name} answers")
-    mirror = remedies.environment(s.report, "HF_ENDPOINT", "<mirror>")
+    mirror = remedies.environment_variable(s.report, "HF_ENDPOINT", "<mirror>")
     fix = remedies.place(f"{mirror.say.split('  ')[0]}, or a local folder for --model")
     return note(f"{name} is not reachable; local folders work", "no model can be downloaded", fix, hub.said)
 
 
-def token(s: CheckContext) -> Seen:
+def token(s: CheckContext) -> Finding:
     """A token, where the model is one that asks for it."""
     if s.here.token is None:
         return skipped("only looked at on this machine")

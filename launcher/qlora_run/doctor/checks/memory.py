@@ -5,11 +5,11 @@ import math
 from qlora_profiles.units import GIB, gib
 from qlora_run.doctor import remedies
 from qlora_run.doctor.check_context import CheckContext
-from qlora_run.doctor.findings import Seen, note, ok, skipped, warn
+from qlora_run.doctor.findings import Finding, note, ok, skipped, warn
 from qlora_run.doctor.needs import needs_of
 
 
-def ram(s: CheckContext) -> Seen:
+def ram(s: CheckContext) -> Finding:
     """Free main memory against loading the model, or against training on the CPU."""
     available, total = s.report.memory.ram_available_bytes, s.report.memory.ram_total_bytes
     if available is None:
@@ -26,7 +26,7 @@ def ram(s: CheckContext) -> Seen:
     return ok(seen)
 
 
-def container_memory(s: CheckContext) -> Seen:
+def container_memory(s: CheckContext) -> Finding:
     """A control group's limit, at which the kernel kills without a word."""
     limit = s.report.memory.cgroup_limit_bytes
     if limit is None:
@@ -46,7 +46,7 @@ def container_memory(s: CheckContext) -> Seen:
     return ok(seen)
 
 
-def wsl_memory(s: CheckContext) -> Seen:
+def wsl_memory(s: CheckContext) -> Finding:
     """WSL's share: half of the machine unless ``.wslconfig`` says otherwise."""
     total = s.report.memory.ram_total_bytes
     if not s.wsl or total is None:
@@ -62,7 +62,7 @@ def wsl_memory(s: CheckContext) -> Seen:
     return note(f"{seen}; merging {name} needs {gib(needs.merge_bytes)}", "training works, --merge may be killed", fix)
 
 
-def commit(s: CheckContext) -> Seen:
+def commit(s: CheckContext) -> Finding:
     """Windows promises memory before it is used, and refuses with error 1455 what the page file cannot back."""
     if not s.report.is_windows:
         return skipped("for Windows only")

@@ -3,10 +3,10 @@
 from qlora_profiles.units import gib
 from qlora_run.doctor import remedies
 from qlora_run.doctor.check_context import CheckContext
-from qlora_run.doctor.findings import Seen, fail, note, ok, skipped
+from qlora_run.doctor.findings import Finding, fail, note, ok, skipped
 
 
-def plan(s: CheckContext) -> Seen:
+def plan(s: CheckContext) -> Finding:
     """Whether there is a plan at all."""
     if s.refusal is not None:
         fix = remedies.place(s.refusal.fix or "qlora-run plan")
@@ -23,7 +23,7 @@ def plan(s: CheckContext) -> Seen:
     return ok(seen, s.plan.time.basis)
 
 
-def several_cards(s: CheckContext) -> Seen:
+def several_cards(s: CheckContext) -> Finding:
     """One card trains; more are named."""
     if len(s.nvidia) < 2:
         return skipped("there is one card at most")

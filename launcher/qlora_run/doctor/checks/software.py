@@ -6,7 +6,7 @@ from qlora_core.backends.unsloth import requirements
 from qlora_run.doctor import remedies
 from qlora_run.doctor.check_context import CheckContext
 from qlora_run.doctor.diagnosis import Fix
-from qlora_run.doctor.findings import Seen, fail, note, ok, skipped, warn
+from qlora_run.doctor.findings import Finding, fail, note, ok, skipped, warn
 from qlora_run.doctor.known_bad import MachineVersions, known_bad
 from qlora_run.machine.required_packages import TRAINING
 from qlora_run.planner.context import as_numbers, version_of
@@ -17,7 +17,7 @@ ON_CPU = "training falls back to the CPU, many times slower"
 WITHOUT_4_BIT = "training falls back to 16-bit LoRA: models of about a third of the size"
 
 
-def packages(s: CheckContext) -> Seen:
+def packages(s: CheckContext) -> Finding:
     """Everything that training imports, in the versions that it was made for."""
     missing = [name for name in NEEDED if version_of(s.report, name) is None]
     if missing:
@@ -32,7 +32,7 @@ def packages(s: CheckContext) -> Seen:
     return ok("all installed", ", ".join(f"{name} {s.report.packages.get(name, '?')}" for name in NEEDED))
 
 
-def torch(s: CheckContext) -> Seen:
+def torch(s: CheckContext) -> Finding:
     """Whether the installed torch is a build for the card."""
     version, build = s.report.torch.version, s.report.torch.build
     if version is None:
@@ -60,17 +60,17 @@ def _cuda_build(s: CheckContext) -> Fix:
     if len(rest) == len(s.here.python_path):
         return remedies.command("python -m pip uninstall -y torch")
     joined = (";" if s.report.is_windows else ":").join(rest)
-    fix = remedies.environment(s.report, "PYTHONPATH", f'"{joined}"')
+    fix = remedies.environment_variable(s.report, "PYTHONPATH", f'"{joined}"')
     return msgspec.structs.replace(fix, say=f"take {first} off PYTHONPATH")
 
 
-def _unused(s: CheckContext, card: str, version: str, build: str | None) -> Seen:
+def _unused(s: CheckContext, card: str, version: str, build: str | None) -> Finding:
     """Cards of other makers: training is planned for NVIDIA cards and the CPU, whatever torch could do there."""
     seen = f"torch {version} is a {build or 'CPU'} build: it does not use the {card}"
     return note(seen, "nothing is lost: training here is planned for NVIDIA cards and the CPU")
 
 
-def driver(s: CheckContext) -> Seen:
+def driver(s: CheckContext) -> Finding:
     """A driver older than torch's CUDA cannot run it, save for minor versions of the same major one."""
     wanted, offered = s.report.torch.cuda, s.report.cuda_driver
     refused = s.found("torch", "refused")
@@ -87,16 +87,16 @@ def driver(s: CheckContext) -> Seen:
     return ok(f"{version} offers CUDA {offered}, torch needs {wanted}")
 
 
-def pairs(s: CheckContext) -> list[Seen]:
+def pairs(s: CheckContext) -> list[Finding]:
     """Versions that are known not to work together, by the table of such pairs."""
     bad = known_bad(MachineVersions.of(s.report))
-    seen = [
+    findings = [
         (fail if one.verdict == "fail" else warn)(one.seen, one.consequence, one.fix(), one.evidence) for one in bad
     ]
-    return seen or [ok("no pair of versions that is known to be bad")]
+    return findings or [ok("no pair of versions that is known to be bad")]
 
 
-def unsloth_pins(s: CheckContext) -> Seen:
+def unsloth_pins(s: CheckContext) -> Finding:
     """What Unsloth asks for, against what is installed."""
     if version_of(s.report, "unsloth") is None:
         return skipped("unsloth is not installed")

@@ -3,17 +3,17 @@
 from qlora_profiles.units import GIB, gib
 from qlora_run.doctor import remedies
 from qlora_run.doctor.check_context import CheckContext
-from qlora_run.doctor.findings import Seen, fail, note, ok, skipped, warn
+from qlora_run.doctor.findings import Finding, fail, note, ok, skipped, warn
 from qlora_run.doctor.needs import needs_of
 
 SPARE_BYTES = 5 * GIB
-"""Less than this beside the model is worth a warning."""
+"""Less than this beside the model is worth a warning; set by hand."""
 LEAST_BYTES = GIB
 """Without a plan: the smallest model that is known takes more, and a run writes nearly half of it."""
 STOPS = "the download stops when the disk is full"
 
 
-def cache_disk(s: CheckContext) -> Seen:
+def cache_disk(s: CheckContext) -> Finding:
     """Room for downloading the model."""
     free = s.report.disk.cache_free_bytes
     if free is None:
@@ -37,7 +37,7 @@ def cache_disk(s: CheckContext) -> Seen:
     return ok(f"{seen}; {what}")
 
 
-def output_disk(s: CheckContext) -> Seen:
+def output_disk(s: CheckContext) -> Finding:
     """Room for checkpoints, the adapter and a merged model."""
     free = s.report.disk.output_free_bytes
     if free is None:
@@ -54,20 +54,20 @@ def output_disk(s: CheckContext) -> Seen:
     return ok(f"{seen}; a run writes {gib(needed)}")
 
 
-def cache_folder(s: CheckContext) -> Seen:
+def cache_folder(s: CheckContext) -> Finding:
     """Whether models can be stored."""
     problem = s.here.cache_problem
     if problem is None:
         return skipped("only looked at on this machine")
     if not problem:
         return ok("can be written")
-    fix = remedies.environment(s.report, "HF_HOME", "D:\\hub" if s.report.is_windows else '"$PWD/hub"')
+    fix = remedies.environment_variable(s.report, "HF_HOME", "D:\\hub" if s.report.is_windows else '"$PWD/hub"')
     if s.downloaded:
         return note(f"the hub's cache cannot be written: {problem}", "nothing new can be downloaded", fix)
     return fail(f"the hub's cache cannot be written: {problem}", "no model can be downloaded", fix)
 
 
-def output_folder(s: CheckContext) -> Seen:
+def output_folder(s: CheckContext) -> Finding:
     """Whether a run can be stored."""
     problem = s.here.output_problem
     if problem is None:
@@ -79,7 +79,7 @@ def output_folder(s: CheckContext) -> Seen:
     )
 
 
-def symlinks(s: CheckContext) -> Seen:
+def symlinks(s: CheckContext) -> Finding:
     """The hub's cache saves room with links; Windows makes none without developer mode."""
     problem = s.here.symlink_problem
     if problem is None:

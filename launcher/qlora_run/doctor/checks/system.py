@@ -2,17 +2,18 @@
 
 from qlora_run.doctor import remedies
 from qlora_run.doctor.check_context import CheckContext
-from qlora_run.doctor.findings import Seen, fail, note, ok, skipped, warn
+from qlora_run.doctor.findings import Finding, fail, note, ok, skipped, warn
 from qlora_run.planner.context import as_numbers
 
 OLDEST_PYTHON = (3, 11)
 WIDE_MACHINES = ("x86_64", "amd64", "arm64", "aarch64")
 LONGEST_WINDOWS_PATH = 260
+"""``MAX_PATH`` of Windows' interface, in letters."""
 BELOW_THE_OUTPUT = 110
 """Letters of the longest path that a run makes below its output folder."""
 
 
-def python(s: CheckContext) -> Seen:
+def python(s: CheckContext) -> Finding:
     """Its version, and 64 bits: torch has no wheels for fewer."""
     version, machine = s.report.platform.python, s.report.platform.machine
     if version is None:
@@ -27,7 +28,7 @@ def python(s: CheckContext) -> Seen:
     return ok(f"{version} on {machine or 'an unknown processor'}{where}")
 
 
-def platform(s: CheckContext) -> Seen:
+def platform(s: CheckContext) -> Finding:
     """The operating system: where torch has builds at all."""
     here = s.report.platform
     name = f"{here.system} {here.release or ''}".strip() + (", WSL" if here.wsl else "")
@@ -44,7 +45,7 @@ def platform(s: CheckContext) -> Seen:
     return ok(name + (", container" if here.container else ""), here.build or "")
 
 
-def console(s: CheckContext) -> Seen:
+def console(s: CheckContext) -> Finding:
     """The console's encoding; where it lacks signs, ASCII stands in for them."""
     encoding = s.report.platform.console_encoding
     if encoding is None:
@@ -52,26 +53,28 @@ def console(s: CheckContext) -> Seen:
     if encoding.lower().replace("-", "").startswith("utf"):
         return ok(f"writes {encoding}")
     lines = remedies.command("chcp 65001", say="chcp 65001 (optional)")
-    fix = remedies.by_system(s.report, windows=lines, linux=remedies.environment(s.report, "PYTHONIOENCODING", "utf-8"))
+    fix = remedies.by_system(
+        s.report, windows=lines, linux=remedies.environment_variable(s.report, "PYTHONIOENCODING", "utf-8")
+    )
     return note(f"the console writes {encoding}", "signs are spelled in ASCII; letters it lacks become ?", fix)
 
 
-def text_encoding(s: CheckContext) -> Seen:
+def text_encoding(s: CheckContext) -> Finding:
     """The locale: how other programs' files, and file names, are read."""
     names, text = s.here.file_encoding, s.here.text_encoding
     if names is None or text is None:
         return skipped("only looked at on this machine")
     if names.lower() == "ascii":
-        fix = remedies.environment(s.report, "LC_ALL", "C.UTF-8")
+        fix = remedies.environment_variable(s.report, "LC_ALL", "C.UTF-8")
         return warn("file names in ASCII only", "folders and rows with other letters may not be found", fix)
     if text.lower().replace("-", "") not in ("utf8", "ascii"):
-        fix = remedies.environment(s.report, "PYTHONUTF8", "1")
+        fix = remedies.environment_variable(s.report, "PYTHONUTF8", "1")
         consequence = f"data is read as UTF-8 here, whatever the locale; other tools may read it as {text}"
         return note(f"the locale is {text}", consequence, fix)
     return ok(f"file names {names}, text {text}")
 
 
-def clock(s: CheckContext) -> Seen:
+def clock(s: CheckContext) -> Finding:
     """A clock that is behind makes every certificate invalid."""
     behind = s.here.clock_behind_seconds
     if behind is None:
@@ -89,7 +92,7 @@ def clock(s: CheckContext) -> Seen:
     )
 
 
-def long_paths(s: CheckContext) -> Seen:
+def long_paths(s: CheckContext) -> Finding:
     """Windows' limit of 260 letters, which a hub cache below a deep folder reaches."""
     if not s.report.is_windows:
         return skipped("for Windows only")

@@ -10,10 +10,10 @@ from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_profiles.machines import load_machine
 from qlora_profiles.plan import Given, Request
 from qlora_run.doctor.check_context import CheckContext
-from qlora_run.doctor.diagnosis import Finding
+from qlora_run.doctor.diagnosis import CheckResult
 from qlora_run.doctor.environment import Environment
 from qlora_run.doctor.network import Hub
-from qlora_run.doctor.registry import examine
+from qlora_run.doctor.registry import run_checks
 from qlora_run.doctor.trials import TRIALS
 from qlora_run.machine.selftest_results import Learned, State, Trial
 from qlora_run.planner.make_plan import PlanInput, make_plan
@@ -40,7 +40,7 @@ def with_card(name: str = "linux-12gb", machine_changes: Any = None, **changes: 
     return msgspec.structs.replace(report, gpus=(first, *report.gpus[1:]))
 
 
-def around(**changes: Any) -> Environment:
+def environment_of(**changes: Any) -> Environment:
     """A machine on which nothing beside the hardware is amiss."""
     values: dict[str, Any] = {
         "looked": True,
@@ -87,10 +87,10 @@ def broke(test: str, said: str = "RuntimeError: no kernel image", state: State =
     return Trial(test=test, state=state, said=said)
 
 
-def subject(report: HardwareReport, *trials: Trial, model: str | None = None, **here: Any) -> CheckContext:
+def context(report: HardwareReport, *trials: Trial, model: str | None = None, **here: Any) -> CheckContext:
     """A machine with its plan; ``trials`` replace what worked, ``here`` what is well around it."""
     tried = worked(report) | {trial.test: trial for trial in trials}
-    made = CheckContext(report=report, here=around(**here), trials=tried, downloaded=False)
+    made = CheckContext(report=report, here=environment_of(**here), trials=tried, downloaded=False)
     given = {"model": Given(value=model, source="cli")} if model else {}
     asked = PlanInput(request=Request(given=given), report=report, only_planning=True)
     try:
@@ -99,10 +99,10 @@ def subject(report: HardwareReport, *trials: Trial, model: str | None = None, **
         return replace(made, refusal=error)
 
 
-def found(made: CheckContext) -> dict[str, Finding]:
-    """The findings by id; of several the worst."""
+def found(made: CheckContext) -> dict[str, CheckResult]:
+    """The results by id; of several the worst."""
     severity = ("skipped", "ok", "note", "warn", "fail")
-    return {f.id: f for f in sorted(examine(made), key=lambda f: severity.index(f.verdict))}
+    return {f.id: f for f in sorted(run_checks(made), key=lambda f: severity.index(f.verdict))}
 
 
 def learned_of(*trials: Trial) -> Learned:
