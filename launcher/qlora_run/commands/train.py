@@ -14,7 +14,7 @@ from qlora_run.cli.commands import Command
 from qlora_run.commands.plan import show
 from qlora_run.commands.plan_input import plan_input
 from qlora_run.machine.required_packages import TRAINING, check_installed
-from qlora_run.runs.folder import check_free, claim, look, occupied, wishes_agree, with_full_paths, with_output
+from qlora_run.runs.folder import check_free, claim, given_values_agree, look, occupied, with_full_paths, with_output
 from qlora_run.runs.replay import held
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def plan_to_run(inputs: "PlanInput") -> RunPlan:
     plan = with_output(make_plan(inputs))
     old = look(_output(plan)).plan
     changed = recipe_differences(old, plan) if old and not plan.run_values().overwrite else []
-    if old is None or not changed or not wishes_agree(old, plan):
+    if old is None or not changed or not given_values_agree(old, plan):
         return plan
     given = held({name: old.recipe[name] for name, *_ in changed}) | inputs.request.given
     request = msgspec.structs.replace(inputs.request, given=given)

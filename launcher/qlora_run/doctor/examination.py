@@ -14,7 +14,7 @@ from qlora_run.doctor.environment import Environment, circumstances
 from qlora_run.doctor.registry import examine
 from qlora_run.doctor.remedies import PIP
 from qlora_run.doctor.trials import try_all
-from qlora_run.machine.selftest_results import Learned, learned, remember
+from qlora_run.machine.selftest_results import SelftestResults, load_results, remember
 from qlora_run.planner.make_plan import PlanInput, machine_report, make_plan, model_folder
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def examination(inputs: PlanInput, *, quick: bool = False) -> Examined:
     """Examine this machine, or the one that ``inputs`` names; ``quick`` tries nothing and asks no network."""
     if inputs.machine or inputs.report is not None:
         return examined(
-            _planned(inputs, CheckContext(report=machine_report(inputs), untried=ANOTHER_MACHINE), Learned())
+            _planned(inputs, CheckContext(report=machine_report(inputs), untried=ANOTHER_MACHINE), SelftestResults())
         )
     report = machine_report(inputs)
     if quick:
-        known = learned(report)
+        known = load_results(report)
         here = _here(inputs, ask_hub=False)
         subject = CheckContext(report=report, here=here, trials=known.trials, untried=QUICK, remembered=True)
         return examined(_planned(inputs, subject, known))
@@ -50,7 +50,7 @@ def examination(inputs: PlanInput, *, quick: bool = False) -> Examined:
     trials = try_all(report)
     remember(report, trials)
     subject = CheckContext(report=report, here=around.result(), trials=trials)
-    return examined(_planned(inputs, subject, Learned(trials=trials)))
+    return examined(_planned(inputs, subject, SelftestResults(trials=trials)))
 
 
 def examined(subject: CheckContext) -> Examined:
@@ -78,10 +78,10 @@ def _here(inputs: PlanInput, *, ask_hub: bool) -> Environment:
     return circumstances(Path(output) if output else None, Path(cache) if cache else None, ask_hub=ask_hub)
 
 
-def _planned(inputs: PlanInput, subject: CheckContext, known: Learned) -> CheckContext:
+def _planned(inputs: PlanInput, subject: CheckContext, known: SelftestResults) -> CheckContext:
     """The subject with its plan, or with what speaks against one."""
     report = subject.report
-    inputs = replace(inputs, report=report, machine=None, only_planning=True, learned=known)
+    inputs = replace(inputs, report=report, machine=None, only_planning=True, selftest_results=known)
     try:
         plan = make_plan(inputs)
     except QloraRunError as error:

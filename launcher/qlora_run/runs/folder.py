@@ -108,11 +108,11 @@ def stopped_run(plan: RunPlan, root: Path = RUNS) -> Path | None:
     """The newest unfinished run under ``root`` that learns what ``plan`` asks for, or ``None``."""
     folders = [p.parent for p in root.glob(f"{glob.escape(run_name(plan).lower())}-*/{PLAN}")]
     found = {folder: look(folder) for folder in folders}
-    same = [f for f, held in found.items() if held.state == "unfinished" and wishes_agree(held.plan, plan)]
+    same = [f for f, held in found.items() if held.state == "unfinished" and given_values_agree(held.plan, plan)]
     return max(same, key=_changed_at, default=None)
 
 
-def wishes_agree(old: RunPlan | None, new: RunPlan) -> bool:
+def given_values_agree(old: RunPlan | None, new: RunPlan) -> bool:
     """Whether the two recipes differ at most in values that nobody decided, such as a method chosen by free memory."""
     return old is not None and all(_undecided(old, new, name) for name, *_ in recipe_differences(old, new))
 

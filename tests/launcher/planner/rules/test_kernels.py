@@ -119,5 +119,5 @@ def test_the_memory_model_is_told() -> None:
     ]
     for wishes, adapters, layers in cases:
         plan = resolve(report, asking(**wishes), SMALL, data_of())
-        setup = CostInputs.of(plan.recipe_values(), plan.execution_values())
-        assert (setup.fused_adapters, setup.fused_kernels) == (adapters, layers)
+        inputs = CostInputs.of(plan.recipe_values(), plan.execution_values())
+        assert (inputs.fused_adapters, inputs.fused_kernels) == (adapters, layers)

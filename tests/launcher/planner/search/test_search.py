@@ -183,7 +183,7 @@ def test_the_room_that_is_left_holds_expanded_weights() -> None:
     none = plan_on(48, ready, method="qlora-4", layers_dequantized=0)
     assert plan.time.step_seconds < none.time.step_seconds
     assert none.execution["layers_dequantized"].source == "cli"
-    sizes = [{part.name: part.bytes for part in each.memory.parts}.get("expanded weights") for each in (plan, none)]
+    sizes = [{part.name: part.bytes for part in each.memory.parts}.get("dequantized weights") for each in (plan, none)]
     assert sizes == [2 * plan.model.linear_params, None]
     assert plan_on(12, card_report(12, packages=LIGER), method="qlora-4").execution_values().layers_dequantized == 0
     own = plan_on(48, ready, method="qlora-4", layers_dequantized=5)
