@@ -2,10 +2,10 @@
 
 ``segments`` of the allocator are growing or fixed, ``dequantized`` is how many percent of the layers kept their
 weights dequantized. ``kernels`` are "plain" (the model's own layers, PEFT's adapters, keys expanded to all heads),
-"adapters" (adapters inside the products, shared key heads), "fused" (Liger's layers, too; adapters of 8-bit bases stay
-PEFT's), "own" (norms and SwiGLU are ours), "graphs" and "own graphs" (the same in one CUDA graph), "rematerialized" (with
-cheap results made again and layers' inputs in main memory), "eager" (fused, with attention that caps its scores) or
-"unsloth" (Unsloth's kernels and adapters).
+"adapters" (adapters inside the products, shared key heads), "fused" (Liger's layers, too; adapters of 8-bit bases
+stay PEFT's), "own" (norms and SwiGLU are ours), "graphs" and "own graphs" (the same in one CUDA graph),
+"rematerialized" (with cheap results made again and layers' inputs in main memory), "eager" (fused, with attention
+that caps its scores) or "unsloth" (Unsloth's kernels and adapters).
 """
 
 import csv

@@ -239,7 +239,7 @@ def step_bytes(
     dropout: float = 0.0,
     fused: bool = False,
     fused_layers: bool = False,
-    rebuild: bool = False,
+    rematerialize: bool = False,
     offload: bool = False,
     steps: int = 1,
     mlp_widths: Sequence[int] = (),
@@ -257,7 +257,7 @@ def step_bytes(
         if fused:
             fuse_adapters(model, inner.get_decoder(), dtype, _expand(method))
         if fused_layers:
-            fuse_fakes(inner, dtype).rebuild = rebuild
+            fuse_fakes(inner, dtype).rematerialize = rematerialize
         # without, the first layer would keep less than the others: the closed form has them all alike
         inner.get_input_embeddings().register_forward_hook(lambda m, args, out: out.requires_grad_())
         loss = _loss(model, inner, dtype)

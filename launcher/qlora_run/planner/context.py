@@ -77,7 +77,7 @@ class PlanningContext:
 
     @property
     def longest_tokens(self) -> int:
-        """The longest example after cutting; the limit itself where not all rows were counted."""
+        """Tokens of the longest example as it is cut; the limit itself where not all rows were counted."""
         limit: int = self.value("max_length")
         return max(1, min(self.data.longest_tokens, limit)) if self.data.exact else limit
 

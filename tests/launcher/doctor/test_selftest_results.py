@@ -21,9 +21,9 @@ WITH_BITS = {"bitsandbytes": "0.50.2", "triton": "3.7.0", "liger-kernel": "0.8.5
 NO_LUCK = "RuntimeError: no luck"
 
 
-def planned(*trials: Trial, report: HardwareReport | None = None, **wishes: Any) -> RunPlan:
+def planned(*trials: Trial, report: HardwareReport | None = None, **values: Any) -> RunPlan:
     report = report or card_report(packages=WITH_BITS)
-    return resolve(report, asking(**wishes), SMALL, data_of(), selftest_results=selftest_results_of(*trials))
+    return resolve(report, asking(**values), SMALL, data_of(), selftest_results=selftest_results_of(*trials))
 
 
 # --- the cache
@@ -138,7 +138,7 @@ def test_4_bits_that_fail_leave_16() -> None:
 
 
 @pytest.mark.parametrize(
-    ("test", "wish", "words"),
+    ("test", "value", "words"),
     [
         ("nf4", {"method": "qlora-4"}, "method qlora-4: bitsandbytes failed here"),
         ("int8", {"method": "qlora-8"}, "method qlora-8: bitsandbytes failed here"),
@@ -151,10 +151,10 @@ def test_4_bits_that_fail_leave_16() -> None:
         ("score", {"loss_kernel": "triton"}, "loss_kernel triton: our kernel failed here"),
     ],
 )
-def test_a_wish_that_was_seen_to_fail_is_refused(test: str, wish: dict[str, Any], words: str) -> None:
-    planned(**wish)
+def test_a_value_that_was_seen_to_fail_is_refused(test: str, value: dict[str, Any], words: str) -> None:
+    planned(**value)
     with pytest.raises(EnvironmentProblem, match=words) as caught:
-        planned(broke(test, NO_LUCK), **wish)
+        planned(broke(test, NO_LUCK), **value)
     assert caught.value.fix
 
 

@@ -98,7 +98,7 @@ def open_bytes(group: GroupCosts, tokens: int) -> int:
     return group.layer.kept_token * tokens + group.layer.kept_square * tokens**2
 
 
-def again_bytes(group: GroupCosts, tokens: int) -> int:
+def recomputed_bytes(group: GroupCosts, tokens: int) -> int:
     """The activations of a layer that was recomputed, beside the input that it kept."""
     layer = group.layer
     own_token = layer.kept_token - layer.shared_token

@@ -18,9 +18,9 @@ from qlora_run.planner.cost.inputs import CostInputs
 from qlora_run.planner.cost.layer_groups import (
     GroupCosts,
     Turn,
-    again_bytes,
     group_costs,
     open_bytes,
+    recomputed_bytes,
     recomputing,
     turns,
     within_bytes,
@@ -237,7 +237,7 @@ def _instants(costs: Costs, tokens: int, recomputed: int, accumulating: bool) ->
 def _in_layer(costs: Costs, tokens: int, recomputed: int, turn: Turn) -> int:
     """What a layer's turn in backward adds while its own activations are kept, or made again."""
     group = costs.groups[turn.place]
-    again = again_bytes(group, tokens) + _coming(costs, tokens, recomputed) if turn.again else 0
+    again = recomputed_bytes(group, tokens) + _coming(costs, tokens, recomputed) if turn.again else 0
     return again + within_bytes(group, tokens, turn.again)
 
 
@@ -265,7 +265,7 @@ def _at_first_layer(costs: Costs, tokens: int, recomputed: int, lost: int) -> It
 
 
 def _at_end(costs: Costs, tokens: int, group: GroupCosts) -> int:
-    in_layer = again_bytes(group, tokens) + within_bytes(group, tokens, True)
+    in_layer = recomputed_bytes(group, tokens) + within_bytes(group, tokens, True)
     return _shared(costs, tokens) + costs.input_token * tokens + in_layer
 
 
