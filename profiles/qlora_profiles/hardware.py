@@ -9,6 +9,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from qlora_profiles.versions import version_numbers
+
 Vendor = Literal["nvidia", "amd", "intel", "apple"]
 TorchBuild = Literal["cpu", "cuda", "rocm", "xpu", "mps"]
 
@@ -107,6 +109,20 @@ class HardwareReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def cards(self, devices: Sequence[int]) -> tuple[Gpu, ...]:
         """The cards that CUDA numbers so, in the order of ``devices``; a number without a card is left out."""
         return tuple(self.cuda_gpus[number] for number in devices if number < len(self.cuda_gpus))
+
+    @property
+    def torch_version(self) -> tuple[int, ...] | None:
+        """The installed torch's version as numbers: what its own files say, else the package's metadata."""
+        return version_numbers(self.torch.version) if self.torch.version else self.version_of("torch")
+
+    def version_of(self, package: str) -> tuple[int, ...] | None:
+        """An installed package's version as numbers, ``None`` where it is not installed.
+
+        ``package`` is in lower case with hyphens, as ``liger-kernel``.
+        """
+        names = {name.lower().replace("_", "-"): text for name, text in self.packages.items()}
+        text = names.get(package) or (self.torch.version if package == "torch" else None)
+        return None if text is None else version_numbers(text)
 
     def showing(self, devices: Sequence[int]) -> str | None:
         """The ``CUDA_VISIBLE_DEVICES`` with which a process sees these cards alone; ``None`` where it does anyway."""

@@ -25,6 +25,11 @@ def gib(count: float, digits: int = 1) -> str:
     return f"{count / GIB:.{digits}f}"
 
 
+def in_gib(count: float) -> str:
+    """Bytes as ``11.2 GiB``, however many they are."""
+    return f"{gib(count)} GiB"
+
+
 def human_bytes(count: float) -> str:
     """Bytes with the unit that keeps the number short: ``84 MB``-like, in binary units."""
     for factor, unit in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):

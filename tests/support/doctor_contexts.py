@@ -15,7 +15,7 @@ from qlora_run.doctor.environment import Environment
 from qlora_run.doctor.network import Hub
 from qlora_run.doctor.registry import run_checks
 from qlora_run.doctor.trials import TRIALS
-from qlora_run.machine.selftest_results import Learned, State, Trial
+from qlora_run.machine.selftest_results import SelftestResults, State, Trial
 from qlora_run.planner.make_plan import PlanInput, make_plan
 
 ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -105,6 +105,6 @@ def found(made: CheckContext) -> dict[str, CheckResult]:
     return {f.id: f for f in sorted(run_checks(made), key=lambda f: severity.index(f.verdict))}
 
 
-def learned_of(*trials: Trial) -> Learned:
+def selftest_results_of(*trials: Trial) -> SelftestResults:
     """What a cache would say."""
-    return Learned(trials={trial.test: trial for trial in trials})
+    return SelftestResults(trials={trial.test: trial for trial in trials})

@@ -5,7 +5,6 @@ from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import Given, Request, RunPlan
 from qlora_profiles.units import gib, human_seconds
 from qlora_run.doctor.check_context import CheckContext
-from qlora_run.planner.context import version_of
 
 YARDSTICK = "Qwen/Qwen3-8B"
 """What people mean to train; a machine without a card is told how long that would take."""
@@ -39,7 +38,7 @@ def _unsloth(plan: RunPlan) -> str:
     backend = plan.execution["backend"]
     if backend.value == "unsloth":
         return ", with Unsloth"
-    if version_of(plan.report, "unsloth") is None:
+    if plan.report.version_of("unsloth") is None:
         return ", Unsloth is not installed"
     return f", backend {backend.value}: {backend.reason}"
 

@@ -14,7 +14,7 @@ from qlora_run.doctor.environment import Environment, read_environment
 from qlora_run.doctor.registry import run_checks
 from qlora_run.doctor.remedies import PIP
 from qlora_run.doctor.trials import try_all
-from qlora_run.machine.selftest_results import Learned, learned, remember
+from qlora_run.machine.selftest_results import SelftestResults, load_results, remember
 from qlora_run.planner.make_plan import PlanInput, machine_report, make_plan, model_folder
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def examine(inputs: PlanInput, *, quick: bool = False) -> Examination:
     """
     if inputs.machine or inputs.report is not None:
         return examination_of(
-            _planned(inputs, CheckContext(report=machine_report(inputs), untried=ANOTHER_MACHINE), Learned())
+            _planned(inputs, CheckContext(report=machine_report(inputs), untried=ANOTHER_MACHINE), SelftestResults())
         )
     report = machine_report(inputs)
     if quick:
-        known = learned(report)
+        known = load_results(report)
         here = _here(inputs, ask_hub=False)
         context = CheckContext(report=report, here=here, trials=known.trials, untried=QUICK, remembered=True)
         return examination_of(_planned(inputs, context, known))
@@ -54,7 +54,7 @@ def examine(inputs: PlanInput, *, quick: bool = False) -> Examination:
     trials = try_all(report)
     remember(report, trials)
     context = CheckContext(report=report, here=environment.result(), trials=trials)
-    return examination_of(_planned(inputs, context, Learned(trials=trials)))
+    return examination_of(_planned(inputs, context, SelftestResults(trials=trials)))
 
 
 def examination_of(context: CheckContext) -> Examination:
@@ -82,10 +82,10 @@ def _here(inputs: PlanInput, *, ask_hub: bool) -> Environment:
     return read_environment(Path(output) if output else None, Path(cache) if cache else None, ask_hub=ask_hub)
 
 
-def _planned(inputs: PlanInput, context: CheckContext, known: Learned) -> CheckContext:
+def _planned(inputs: PlanInput, context: CheckContext, known: SelftestResults) -> CheckContext:
     """The context with its plan, or with what speaks against one."""
     report = context.report
-    inputs = replace(inputs, report=report, machine=None, only_planning=True, learned=known)
+    inputs = replace(inputs, report=report, machine=None, only_planning=True, selftest_results=known)
     try:
         plan = make_plan(inputs)
     except QloraRunError as error:

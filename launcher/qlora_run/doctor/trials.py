@@ -11,7 +11,6 @@ from qlora_profiles.hardware import HardwareReport
 from qlora_run.doctor.check_context import is_full
 from qlora_run.doctor.trial_child import FIRST_SECONDS, NO_TORCH, TrialPlan, run_groups
 from qlora_run.machine.selftest_results import BROKEN, Trial
-from qlora_run.planner.context import version_of
 
 
 def _needs_cuda(report: HardwareReport) -> str | None:
@@ -19,11 +18,11 @@ def _needs_cuda(report: HardwareReport) -> str | None:
 
 
 def _needs_bitsandbytes(report: HardwareReport) -> str | None:
-    return None if version_of(report, "bitsandbytes") else "bitsandbytes is not installed"
+    return None if report.version_of("bitsandbytes") else "bitsandbytes is not installed"
 
 
 def _needs_triton(report: HardwareReport) -> str | None:
-    installed = version_of(report, "triton") or version_of(report, "triton-windows")
+    installed = report.version_of("triton") or report.version_of("triton-windows")
     return _needs_cuda(report) or (None if installed else "Triton is not installed")
 
 
@@ -32,12 +31,12 @@ def _needs_both(report: HardwareReport) -> str | None:
 
 
 def _needs_liger(report: HardwareReport) -> str | None:
-    missing = None if version_of(report, "liger-kernel") else "liger-kernel is not installed"
+    missing = None if report.version_of("liger-kernel") else "liger-kernel is not installed"
     return _needs_triton(report) or missing
 
 
 def _needs_unsloth(report: HardwareReport) -> str | None:
-    return _needs_cuda(report) or (None if version_of(report, "unsloth") else "unsloth is not installed")
+    return _needs_cuda(report) or (None if report.version_of("unsloth") else "unsloth is not installed")
 
 
 def _needs_cards(report: HardwareReport) -> str | None:

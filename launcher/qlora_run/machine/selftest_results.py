@@ -20,7 +20,7 @@ KIND = "selftest_results"
 State = Literal["ok", "fail", "crashed", "hung", "unavailable", "skipped"]
 BROKEN: tuple[State, ...] = ("fail", "crashed", "hung")
 LONGEST_REASON = 60
-"""Letters of an error that a plan repeats; the doctor shows all of it."""
+"""Letters of an error that a plan repeats, set by hand; the doctor shows all of it."""
 
 
 class Trial(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,7 +33,7 @@ class Trial(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     found: dict[str, Any] = field(default_factory=dict)
 
 
-class Learned(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SelftestResults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known of an environment; without trials nothing is, and every rule decides as it would alone."""
 
     schema: Literal[1] = 1
@@ -62,23 +62,23 @@ def _in_short(said: str) -> str:
     return said if len(said) <= LONGEST_REASON else said[: LONGEST_REASON - 3].rstrip() + "..."
 
 
-def learned(report: HardwareReport, folder: Path | None = None) -> Learned:
+def load_results(report: HardwareReport, folder: Path | None = None) -> SelftestResults:
     """What was tried in this environment; nothing where it changed, was never tried, or cannot be read."""
     environment = environment_of(report)
     found = store(folder).read(environment).value
-    return found if found and found.environment == environment else Learned()
+    return found if found and found.environment == environment else SelftestResults()
 
 
 def remember(report: HardwareReport, trials: Mapping[str, Trial], folder: Path | None = None) -> Path | None:
     """Keep the results of trials; ``None`` where the cache cannot be written, which stops nobody."""
     environment = environment_of(report)
-    value = Learned(environment=environment, time_s=time.time(), trials=dict(trials))
+    value = SelftestResults(environment=environment, time_s=time.time(), trials=dict(trials))
     return store(folder).write(environment, value)
 
 
-def store(folder: Path | None = None) -> MachineStore[Learned]:
+def store(folder: Path | None = None) -> MachineStore[SelftestResults]:
     """Where results lie, by environment."""
-    return MachineStore(KIND, Learned, folder)
+    return MachineStore(KIND, SelftestResults, folder)
 
 
 def environment_of(report: HardwareReport) -> str:

@@ -15,9 +15,9 @@ from qlora_run.model_facts.safetensors_header import TensorInfo
 TRANSPORT_ERROR = "TransportError"
 """The base of what the hub's client raises where nothing answers; which client that is depends on the version."""
 GIVE_UP_SECONDS = 3.0
-"""How long the hub may take to answer at all."""
+"""How long the hub may take to answer at all: set by hand."""
 HEADERS_SECONDS = 20.0
-"""How long a hub that answers may take to send all headers."""
+"""How long a hub that answers may take to send all headers: set by hand."""
 
 T = TypeVar("T")
 

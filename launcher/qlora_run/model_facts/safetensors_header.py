@@ -13,6 +13,7 @@ from qlora_profiles.errors import UserError
 from qlora_profiles.units import human_bytes
 
 LARGEST_HEADER_BYTES = 100 * 2**20
+"""About safetensors' own limit (``MAX_HEADER_SIZE``, 100 million)."""
 LFS_POINTER = b"version "
 
 

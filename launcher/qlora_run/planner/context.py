@@ -8,9 +8,8 @@ from qlora_profiles.facts import DataFacts, LinearShape, ModelFacts
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_profiles.plan import Given, Resolved
 from qlora_profiles.settings import FIRST_CARD
-from qlora_profiles.units import GIB
 from qlora_run.machine.measurements.records import Calibration, Fitted, Kernels
-from qlora_run.machine.selftest_results import Learned
+from qlora_run.machine.selftest_results import SelftestResults
 
 
 @dataclass(kw_only=True)
@@ -25,12 +24,16 @@ class PlanningContext:
     profile: str | None = None
     targets: tuple[LinearShape, ...] = ()
     calibration: Calibration = field(default_factory=Calibration)
-    learned: Learned = field(default_factory=Learned)
+    selftest_results: SelftestResults = field(default_factory=SelftestResults)
     resolved: dict[str, Resolved] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def value(self, name: str) -> Any:
-        """A setting that is decided already."""
+        """A setting that is decided already.
+
+        Raises:
+            KeyError: no rule has decided it yet.
+        """
         return self.resolved[name].value
 
     @property
@@ -74,7 +77,7 @@ class PlanningContext:
 
     @property
     def longest_tokens(self) -> int:
-        """The longest example after cutting; the limit itself where not all rows were counted."""
+        """Tokens of the longest example as it is cut; the limit itself where not all rows were counted."""
         limit: int = self.value("max_length")
         return max(1, min(self.data.longest_tokens, limit)) if self.data.exact else limit
 
@@ -82,27 +85,3 @@ class PlanningContext:
 def devices_given(given: Mapping[str, Given]) -> tuple[int, ...]:
     """The cards that somebody asked for, else the first."""
     return tuple(given["devices"].value) if "devices" in given else FIRST_CARD
-
-
-def version_of(report: HardwareReport, package: str) -> tuple[int, ...] | None:
-    """An installed package's version as numbers, ``None`` when it is not installed."""
-    names = {name.lower().replace("_", "-"): text for name, text in report.packages.items()}
-    text = names.get(package) or (report.torch.version if package == "torch" else None)
-    return None if text is None else as_numbers(text)
-
-
-def torch_version(report: HardwareReport) -> tuple[int, ...] | None:
-    """The installed torch's version as numbers: what its own files say, else the package's metadata."""
-    return as_numbers(report.torch.version) if report.torch.version else version_of(report, "torch")
-
-
-def as_numbers(version: str) -> tuple[int, ...]:
-    """``"2.13.0+cu130"`` as (2, 13, 0)."""
-    parts = version.split("+")[0].split(".")
-    digits = ["".join(ch for ch in part if ch.isdigit()) for part in parts[:3]]
-    return tuple(int(part) for part in digits if part)
-
-
-def in_gib(count: float) -> str:
-    """Bytes as ``11.2 GiB``."""
-    return f"{count / GIB:.1f} GiB"

@@ -9,11 +9,10 @@ from qlora_profiles.facts import DataFacts
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import Given, Request, RunPlan
 from qlora_profiles.settings import FIRST_CARD
-from qlora_profiles.units import human_seconds
+from qlora_profiles.units import human_seconds, in_gib
 from qlora_run.machine.measurements.records import Calibration
-from qlora_run.machine.selftest_results import Learned
+from qlora_run.machine.selftest_results import SelftestResults
 from qlora_run.model_facts import known_facts
-from qlora_run.planner.context import in_gib
 from qlora_run.planner.resolve import resolve
 
 BY_SIZE = (
@@ -29,7 +28,7 @@ MOST_SECONDS = 12 * 3600
 SLOWEST_TOKENS_PER_SECOND = 100
 """Below this even a first look at the loss takes an hour: no size is worth that on small data either."""
 DISK_SHARE = 0.9
-"""Of the free disk that a download may fill."""
+"""Of the free disk that a download may fill: set by hand."""
 
 
 class Pick(NamedTuple):
@@ -43,7 +42,7 @@ def default_model(
     report: HardwareReport,
     data: DataFacts | None = None,
     calibration: Calibration | None = None,
-    learned: Learned | None = None,
+    selftest_results: SelftestResults | None = None,
     devices: tuple[int, ...] = FIRST_CARD,
 ) -> Pick:
     """The largest Qwen3 that this machine trains on this data within a night; the smallest where none does.
@@ -53,7 +52,7 @@ def default_model(
     data = data or _usual_rows()
     why_not = ""
     for name in BY_SIZE:
-        planned = partial(_plan, report, name, data, calibration, learned, **_chosen(devices))
+        planned = partial(_plan, report, name, data, calibration, selftest_results, **_chosen(devices))
         plan = planned()
         hindrance = _hindrance(report, name, plan) or _offloaded(plan, planned)
         if plan is not None and hindrance is None:
@@ -63,7 +62,7 @@ def default_model(
 
 
 def _chosen(devices: tuple[int, ...]) -> dict[str, Any]:
-    """A wish for cards, where they are not the usual ones."""
+    """The cards asked for as a setting, where they are not the usual ones."""
     return {} if devices == FIRST_CARD else {"devices": devices}
 
 
@@ -78,14 +77,16 @@ def _plan(
     name: str,
     data: DataFacts,
     calibration: Calibration | None,
-    learned: Learned | None,
+    selftest_results: SelftestResults | None,
     **values: Any,
 ) -> RunPlan | None:
     facts = known_facts(name)
     assert facts is not None, "the list of known models holds the models to choose from"
     given = {setting: Given(value=value, source="probe") for setting, value in ({"model": name} | values).items()}
     try:
-        return resolve(report, Request(given=given), facts, data, calibration=calibration, learned=learned)
+        return resolve(
+            report, Request(given=given), facts, data, calibration=calibration, selftest_results=selftest_results
+        )
     except QloraRunError:
         return None
 

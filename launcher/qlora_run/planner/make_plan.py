@@ -14,7 +14,7 @@ from qlora_profiles.registry import lookup
 from qlora_profiles.settings import Recipe, Run
 from qlora_run.machine.measurements.records import Calibration
 from qlora_run.machine.measurements.store import load
-from qlora_run.machine.selftest_results import Learned, learned
+from qlora_run.machine.selftest_results import SelftestResults, load_results
 from qlora_run.model_facts import read_model_facts
 from qlora_run.planner import as_measured, default_model, devices_given, resolve, usual_length
 from qlora_run.planner.backends import backend_reasons
@@ -30,23 +30,28 @@ class PlanInput:
 
     ``machine`` is a shipped machine or a saved report instead of this one; ``report`` one in hand.
     ``only_planning`` allows what a run could not do: a known model that is not on this disk, data that does not
-    exist yet. ``learned`` is what was tried just now; otherwise what the cache knows of the machine.
+    exist yet. ``selftest_results`` is what was tried just now; otherwise what the cache knows of the machine.
     """
 
     request: Request = field(default_factory=Request)
     report: HardwareReport | None = None
     machine: str | None = None
     only_planning: bool = False
-    learned: Learned | None = None
+    selftest_results: SelftestResults | None = None
 
 
 def make_plan(inputs: PlanInput) -> RunPlan:
-    """The plan of an input. Raises UserError or EnvironmentProblem for what cannot be."""
+    """The plan of an input.
+
+    Raises:
+        UserError: no data, no such model, nothing fits, or a value that cannot be.
+        EnvironmentProblem: the software of this machine lacks what a given value needs.
+    """
     if not inputs.only_planning:
         check_data_named(inputs.request)
     report = machine_report(inputs)
     devices = devices_given(inputs.request.given)
-    calibration, known = load(report, devices=devices), inputs.learned or learned(report)
+    calibration, known = load(report, devices=devices), inputs.selftest_results or load_results(report)
     request = with_model(inputs.request, report, calibration, known)
     model = read_model_facts(
         request.value("model"),
@@ -78,7 +83,11 @@ def check_data_named(request: Request) -> None:
 
 
 def machine_report(inputs: PlanInput) -> HardwareReport:
-    """The machine that is planned for."""
+    """The machine that is planned for.
+
+    Raises:
+        UserError: no shipped machine or report has that name.
+    """
     if inputs.report is not None:
         return inputs.report
     if inputs.machine:
@@ -87,7 +96,7 @@ def machine_report(inputs: PlanInput) -> HardwareReport:
 
 
 def with_model(
-    request: Request, report: HardwareReport, calibration: Calibration, known: Learned | None = None
+    request: Request, report: HardwareReport, calibration: Calibration, known: SelftestResults | None = None
 ) -> Request:
     """The request with a model: the one given, or one that suits the machine and the data."""
     if "model" in request.given:
@@ -149,7 +158,11 @@ def _built_in(model_type: str) -> bool:
 
 
 def read_data_facts(request: Request, model: "ModelFacts", only_planning: bool) -> "DataFacts":
-    """Read and tokenise the data; for a plan alone, guess what is not on this disk: the rows, or the tokenizer."""
+    """Read and tokenise the data; for a plan alone, guess what is not on this disk: the rows, or the tokenizer.
+
+    Raises:
+        UserError: the data cannot be read, or no token of it is supervised.
+    """
     from qlora_core.data.chat.tokenizer_source import tokenizer_on_disk
     from qlora_core.data.pipeline import assumed_facts, estimated_facts, read_facts
 

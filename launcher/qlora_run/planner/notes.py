@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from qlora_profiles.facts import ATTENTION
 from qlora_profiles.hardware import Gpu
-from qlora_run.planner.context import PlanningContext, in_gib
+from qlora_profiles.units import in_gib
+from qlora_run.planner.context import PlanningContext
 from qlora_run.planner.rules.machine import free_vram_bytes, has_bf16, why_no_cuda
 from qlora_run.planner.search.fit import Fit
 
@@ -57,11 +58,11 @@ ON_ANY_DEVICE = ("nf4", "adamw")
 
 
 def _about_trials(s: PlanningContext) -> Iterator[str]:
-    card, failed = s.given_card, s.learned.card_problem()
+    card, failed = s.given_card, s.selftest_results.card_problem()
     if card and failed and s.value("device") == "cpu":
         yield f"PLANNED ON THE CPU although there is a {card.name}: {failed}; many times slower (qlora-run doctor)"
     for test, without in WITHOUT.items():
-        problem = s.learned.problem(test)
+        problem = s.selftest_results.problem(test)
         if problem and (s.on_cuda or test in ON_ANY_DEVICE):
             yield f"{without}: it was tried here and failed: {problem} (qlora-run doctor)"
 

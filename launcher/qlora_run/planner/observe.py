@@ -11,7 +11,6 @@ from qlora_run.machine.measurements.records import Calibration, Kernels, Measure
 from qlora_run.machine.measurements.store import name_of, store
 from qlora_run.machine.run_key import limits_of, run_key
 from qlora_run.model_facts.targets import discover_targets
-from qlora_run.planner.context import torch_version
 from qlora_run.planner.cost.cuda_overhead import own_context_bytes
 from qlora_run.planner.cost.estimate import costs_of
 from qlora_run.planner.cost.inputs import CostInputs
@@ -32,7 +31,7 @@ class Measured:
         several_micro_batches: whether some step had more than one.
         reserved_bytes: most that torch's allocator held.
         outside_bytes: what the process held beside it, by the driver, at that time.
-        step_tokens: tokens of a typical step,
+        step_tokens: tokens of a usual step,
         step_seconds: and its time, where enough steps were made.
         ceilings: what the card reaches at most, where that was measured too.
     """
@@ -85,7 +84,7 @@ def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None 
     accumulating = measured.several_micro_batches or execution.cuda_graphs
     predicted = passing_bytes(costs, tokens, execution.layers_recomputed, accumulating)
     whole = peak(costs, tokens, execution.layers_recomputed, accumulating=accumulating).peak_bytes
-    staying = whole - costs.footprint.context_bytes - predicted
+    staying = whole - costs.overhead.context_bytes - predicted
     own = own_context_bytes(recipe.method, execution.cuda_graphs, execution.offload_activations)
     return Measurement(
         context_bytes=max(0, measured.outside_bytes - own),
@@ -105,8 +104,8 @@ def _predicted_seconds(plan: RunPlan, measured: Measured, costs: Costs, ceilings
     if measured.step_seconds is None or measured.step_tokens is None:
         return None
     recipe, execution = plan.recipe_values(), measured.execution
-    setup = CostInputs.of(recipe, execution, torch_version(plan.report))
-    work = work_of_step(plan.model, plan.data, setup, costs, recipe.examples_per_step, recipe.max_length)
+    inputs = CostInputs.of(recipe, execution, plan.report.torch_version)
+    work = work_of_step(plan.model, plan.data, inputs, costs, recipe.examples_per_step, recipe.max_length)
     work = work_with(work.of(measured.step_tokens), values_of(execution))
-    machine = rates(plan.report, next(iter(plan.cards()), None), setup, ceilings)
+    machine = rates(plan.report, next(iter(plan.cards()), None), inputs, ceilings)
     return step_seconds(work, machine, execution.token_budget, execution.layers_recomputed)

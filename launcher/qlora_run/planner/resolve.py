@@ -12,9 +12,9 @@ from qlora_profiles.plan import Request, Resolved, RunPlan
 from qlora_profiles.registry import flag, lookup, settings
 from qlora_profiles.settings import Scope
 from qlora_run.machine.measurements.records import Calibration
-from qlora_run.machine.selftest_results import Learned
+from qlora_run.machine.selftest_results import SelftestResults
 from qlora_run.model_facts.targets import discover_targets
-from qlora_run.planner.context import PlanningContext, devices_given, torch_version
+from qlora_run.planner.context import PlanningContext, devices_given
 from qlora_run.planner.cost.inputs import CostInputs
 from qlora_run.planner.cost.speed import estimate_time, total_steps
 from qlora_run.planner.cost.weights import adapter_params
@@ -38,14 +38,14 @@ def resolve(
     data: DataFacts,
     backends: Mapping[str, str | None] = PEFT_ONLY,
     calibration: Calibration | None = None,
-    learned: Learned | None = None,
+    selftest_results: SelftestResults | None = None,
 ) -> RunPlan:
     """The plan of a run: the recipe as given, and the fastest execution of it that fits this machine.
 
     Where none surely fits, but the smallest may, that one is planned: its ``memory`` is then ``close``, and the card
     decides before the first step. A value that somebody gave is kept, or the plan fails with the reason and a value
     that works; what is learned changes only where ``allow_recipe_change`` says so. ``calibration`` is what earlier
-    runs measured here, ``learned`` what was tried and does not work.
+    runs measured here, ``selftest_results`` what was tried here.
 
     Raises:
         UserError: nothing fits, or a value is out of what the model, the data or the disk allow.
@@ -57,7 +57,7 @@ def resolve(
     profile = request.profile
     differences = check_profile(profile, report, devices_given(request.given)) if profile else []
     calibration = calibration or Calibration()
-    situation = PlanningContext(
+    context = PlanningContext(
         report=report,
         model=model,
         data=data,
@@ -65,16 +65,16 @@ def resolve(
         backends=backends,
         profile=profile.name if profile else None,
         calibration=calibration,
-        learned=learned or Learned(),
+        selftest_results=selftest_results or SelftestResults(),
     )
-    _decide(situation)
-    fit = find_fit(situation) or close_call(situation)
+    _decide(context)
+    fit = find_fit(context) or close_call(context)
     if fit is None:
-        situation, fit = _changed(situation)
-    settle(situation, fit)
-    situation.notes += [*notes_of(situation, fit), *(difference.text for difference in differences), *request.notes]
-    situation.notes += calibration.notes
-    return _plan(situation, fit)
+        context, fit = _changed(context)
+    settle(context, fit)
+    context.notes += [*notes_of(context, fit), *(difference.text for difference in differences), *request.notes]
+    context.notes += calibration.notes
+    return _plan(context, fit)
 
 
 def _decide(s: PlanningContext) -> None:
@@ -154,6 +154,6 @@ def _scope(s: PlanningContext, scope: Scope) -> dict[str, Resolved]:
 def plan_time(s: PlanningContext, fit: Fit) -> TimeEstimate:
     """How long the run takes with what was found."""
     steps = total_steps(s.data.train_rows, s.value("examples_per_step"), s.value("epochs"), s.value("max_steps"))
-    setup = CostInputs.from_values(s.value, s.value("method"), torch_version(s.report))
+    inputs = CostInputs.from_values(s.value, s.value("method"), s.report.torch_version)
     scale = s.measured.speed_scale if s.measured else None
-    return estimate_time(s.report, s.gpu, setup, steps, fit.found.best.step_seconds, scale)
+    return estimate_time(s.report, s.gpu, inputs, steps, fit.found.best.step_seconds, scale)

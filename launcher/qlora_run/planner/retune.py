@@ -10,7 +10,7 @@ from qlora_profiles.plan import PERSON, Resolved, RunPlan, with_execution
 from qlora_profiles.registry import settings
 from qlora_run.machine.measurements.records import Calibration
 from qlora_run.machine.run_key import limits_of, run_key
-from qlora_run.machine.selftest_results import Learned
+from qlora_run.machine.selftest_results import SelftestResults
 from qlora_run.model_facts.targets import discover_targets
 from qlora_run.planner.context import PlanningContext
 from qlora_run.planner.resolve import plan_time
@@ -19,19 +19,22 @@ from qlora_run.planner.search.fit import Fit, runner_up, search_for, settle
 from qlora_run.planner.search.search import Candidate, Found, Search
 
 WORTH_CHANGING = 0.98
-"""Another execution must promise to take less than this share of the time: trying it costs a few seconds."""
+"""Another execution must promise to take less than this share of the time: trying it costs seconds. Set by hand."""
 
 
 def retuned(
-    plan: RunPlan, calibration: Calibration, learned: Learned | None = None, settled: Collection[str] = ()
+    plan: RunPlan,
+    calibration: Calibration,
+    selftest_results: SelftestResults | None = None,
+    settled: Collection[str] = (),
 ) -> RunPlan:
     """The plan of a run whose execution was measured, with the one that ``calibration`` calls for, or the one it has
     where none is worth the change.
 
-    ``learned`` is what was tried on this machine and does not work; ``settled`` are names of settings that the card has
-    shown to be as they must be.
+    ``selftest_results`` are of this machine: what does not work is not chosen. ``settled`` are names of settings that
+    the card has shown to be as they must be.
     """
-    s = _situation(plan, calibration, learned or Learned(), settled)
+    s = _context(plan, calibration, selftest_results or SelftestResults(), settled)
     search = search_for(s, s.value("method"))
     found = search.run()
     if found is None:
@@ -48,7 +51,7 @@ def retuned(
     )
 
 
-def as_measured(plan: RunPlan, calibration: Calibration, learned: Learned | None = None) -> RunPlan:
+def as_measured(plan: RunPlan, calibration: Calibration, selftest_results: SelftestResults | None = None) -> RunPlan:
     """The plan with an execution that this very run was measured with on this machine, where that fits and is nearly
     as fast as the plan's: it need not be measured again. Else the plan as it is."""
     decided = {name for name in SEARCHED if plan.execution[name].source in PERSON}
@@ -58,12 +61,14 @@ def as_measured(plan: RunPlan, calibration: Calibration, learned: Learned | None
         if not known or plan.memory.close or any(limits[name] != getattr(values, name) for name in decided):
             continue
         measured = with_execution(plan, limits, "measured here before")
-        if (kept := retuned(measured, by_it, learned)).execution_values() == measured.execution_values():
+        if (kept := retuned(measured, by_it, selftest_results)).execution_values() == measured.execution_values():
             return kept
     return plan
 
 
-def _situation(plan: RunPlan, calibration: Calibration, learned: Learned, settled: Collection[str]) -> PlanningContext:
+def _context(
+    plan: RunPlan, calibration: Calibration, selftest_results: SelftestResults, settled: Collection[str]
+) -> PlanningContext:
     """Everything decided as in the plan; what a person decided, and what is loaded already, stays."""
     resolved = plan.recipe | plan.execution | plan.run
     free = [name for name in SEARCHED if resolved[name].source not in PERSON and name not in settled]
@@ -76,7 +81,7 @@ def _situation(plan: RunPlan, calibration: Calibration, learned: Learned, settle
         profile=plan.profile,
         targets=tuple(discover_targets(plan.model, plan.recipe_values().target_modules)),
         calibration=calibration,
-        learned=learned,
+        selftest_results=selftest_results,
         resolved=resolved,
     )
     for name in (name for name in free if not settings()[name].tuned):

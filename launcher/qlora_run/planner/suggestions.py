@@ -9,9 +9,10 @@ from qlora_profiles.catalogue import nearest_profile
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import Given
 from qlora_profiles.registry import flag, lookup
+from qlora_profiles.units import in_gib
 from qlora_run.model_facts import known_configs, known_facts
 from qlora_run.model_facts.targets import discover_targets
-from qlora_run.planner.context import PlanningContext, devices_given, in_gib, torch_version
+from qlora_run.planner.context import PlanningContext, devices_given
 from qlora_run.planner.cost.cuda_overhead import cuda_overhead_of
 from qlora_run.planner.cost.inputs import CostInputs
 from qlora_run.planner.cost.memory import memory_costs, smallest_peak
@@ -19,6 +20,7 @@ from qlora_run.planner.search.fit import bitsandbytes_missing, budget_bytes, sea
 
 SHORTEST = 128
 SMALLEST_RANK = 4
+"""Tokens and rank below which nothing is suggested: set by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +116,15 @@ def _smaller_rank(s: PlanningContext, method: str) -> Iterator[Change]:
 
 def smaller_models(s: PlanningContext) -> Iterator[Change]:
     """The largest model of the same family that would fit; never taken without a person's word."""
-    setup = CostInputs.from_values(s.value, smallest_method(s).value, torch_version(s.report))
-    footprint = cuda_overhead_of(s.gpu, setup, s.measured)
+    inputs = CostInputs.from_values(s.value, smallest_method(s).value, s.report.torch_version)
+    overhead = cuda_overhead_of(s.gpu, inputs, s.measured)
     budget = budget_bytes(s)
     fitting: list[tuple[int, str, int]] = []
     for name in known_configs():
         facts = known_facts(name)
         if facts is None or facts.model_type != s.model.model_type or facts.params >= s.model.params:
             continue
-        costs = memory_costs(facts, discover_targets(facts, ("all-linear",)), setup, footprint)
+        costs = memory_costs(facts, discover_targets(facts, ("all-linear",)), inputs, overhead)
         memory = smallest_peak(costs, s.longest_tokens, budget)
         if memory.fits:
             fitting.append((facts.params, name, memory.peak_bytes))

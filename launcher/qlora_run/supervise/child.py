@@ -6,7 +6,7 @@ import msgspec
 
 from qlora_core.session import child_process
 from qlora_profiles.errors import EXIT_INTERRUPTED
-from qlora_run.machine.required_packages import TALKING, check_installed
+from qlora_run.machine.required_packages import INFERENCE, check_installed
 
 
 def child_environment() -> dict[str, str]:
@@ -26,7 +26,7 @@ def run_job(module: str, job: msgspec.Struct) -> int:
     Raises:
         EnvironmentProblem: what it imports is not installed, or it cannot be started.
     """
-    check_installed(*TALKING)
+    check_installed(*INFERENCE)
     sys.stdout.flush()
     command = job_command(module, job)
     child = child_process.start(command, module, output="terminal", environment=child_environment())

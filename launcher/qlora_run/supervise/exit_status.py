@@ -25,7 +25,7 @@ from qlora_run.report.run_state import RunState
 LAST_LINES = 8
 
 
-class Ending(Struct, frozen=True, kw_only=True):
+class ExitStatus(Struct, frozen=True, kw_only=True):
     """How a child ended. ``died`` is true where it could not even say so: trying again may help."""
 
     exit_code: int
@@ -34,14 +34,14 @@ class Ending(Struct, frozen=True, kw_only=True):
     died: bool = False
 
 
-def ending(code: int, state: RunState, killed: bool, output: Path, last_lines: list[str]) -> Ending:
+def exit_status_of(code: int, state: RunState, killed: bool, output: Path, last_lines: list[str]) -> ExitStatus:
     """What to make of a child's return ``code``; ``killed`` on request, ``last_lines`` of what it printed."""
     if state.done:
-        return Ending(exit_code=state.done.exit_code, state=state, problem=_told(state.done, state, output))
+        return ExitStatus(exit_code=state.done.exit_code, state=state, problem=_told(state.done, state, output))
     if killed:
-        return Ending(exit_code=EXIT_INTERRUPTED, state=state, problem=_stopped_at_once(state, output))
+        return ExitStatus(exit_code=EXIT_INTERRUPTED, state=state, problem=_stopped_at_once(state, output))
     exit_code = EXIT_INTERNAL if code == EXIT_INTERNAL else EXIT_ENVIRONMENT
-    return Ending(exit_code=exit_code, state=state, problem=_death(code, state, output, last_lines), died=True)
+    return ExitStatus(exit_code=exit_code, state=state, problem=_death(code, state, output, last_lines), died=True)
 
 
 def _told(done: DoneEvent, state: RunState, output: Path) -> QloraRunError | None:

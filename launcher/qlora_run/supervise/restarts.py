@@ -11,9 +11,10 @@ from qlora_core.execution.limits import Limits
 from qlora_core.session.event_log import EventLog
 from qlora_profiles import codec, events
 from qlora_profiles.plan import Resolved, RunPlan
-from qlora_run.supervise.exit_status import Ending
+from qlora_run.supervise.exit_status import ExitStatus
 
 MOST_RESTARTS = 3
+"""Set by hand."""
 CAUSE = "the training process died"
 REASON = "smaller, because the training process died"
 
@@ -30,8 +31,8 @@ class Restarts:
         self.step_before = 0
         self.going_on = False
 
-    def take(self, end: Ending, say: Callable[[str], None]) -> bool:
-        """Whether there is a next process; its plan is then in place and the change written down."""
+    def take(self, end: ExitStatus, say: Callable[[str], None]) -> bool:
+        """Whether there is a next process, told by ``say``; its plan is then in place and the change written down."""
         self.going_on = end.died and self.made < MOST_RESTARTS and end.state.step > self.step_before
         if not self.going_on:
             return False
@@ -83,5 +84,5 @@ def _set(resolved: Resolved, value: Any) -> Resolved:
     return resolved if resolved.value == value else Resolved(value=value, source="tuner", reason=REASON)
 
 
-def _first_line(end: Ending) -> str:
+def _first_line(end: ExitStatus) -> str:
     return end.problem.message.splitlines()[0] if end.problem else CAUSE

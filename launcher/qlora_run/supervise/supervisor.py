@@ -20,7 +20,7 @@ from qlora_profiles.events import MeasuredEvent
 from qlora_profiles.plan import RunPlan
 from qlora_run.report.run_state import RunState, fold
 from qlora_run.report.view import View
-from qlora_run.supervise.exit_status import Ending, ending, last_lines_of
+from qlora_run.supervise.exit_status import ExitStatus, exit_status_of, last_lines_of
 from qlora_run.supervise.restarts import Restarts
 from qlora_run.supervise.tail import Tail
 from qlora_run.supervise.tuner import Tuner
@@ -57,8 +57,8 @@ def supervise(
     view: View,
     env: Mapping[str, str] | None = None,
     command: Sequence[str] | None = None,
-    goes_on: Callable[[Ending, Callable[[str], None]], bool] = lambda end, say: False,
-) -> Ending:
+    goes_on: Callable[[ExitStatus, Callable[[str], None]], bool] = lambda end, say: False,
+) -> ExitStatus:
     """One process of ``run_core``, and all about its end; the view hears of the end unless ``goes_on``."""
     output.mkdir(parents=True, exist_ok=True)
     tuner = Tuner(plan_path)
@@ -79,7 +79,7 @@ def supervise(
                 own_group=True,
             )
             killed = _follow(child, watch, interrupts)
-    end = ending(child.exit_code, watch.state, killed, output, last_lines_of(log_path, log_start))
+    end = exit_status_of(child.exit_code, watch.state, killed, output, last_lines_of(log_path, log_start))
     if not goes_on(end, watch.say):
         watch.end(end)
     return end
@@ -174,7 +174,7 @@ class _Watch:
             with self._showing():
                 self.view.say(text)
 
-    def end(self, end: Ending) -> None:
+    def end(self, end: ExitStatus) -> None:
         if self.seen:
             with self._showing():
                 self.view.end(end.state, end.problem)

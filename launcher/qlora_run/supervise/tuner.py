@@ -11,7 +11,7 @@ from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan, with_execution
 from qlora_run.machine.measurements.store import load
 from qlora_run.machine.run_key import limits_of, run_key
-from qlora_run.machine.selftest_results import learned
+from qlora_run.machine.selftest_results import load_results
 from qlora_run.planner import retuned
 from qlora_run.planner.observe import Measured, calibrated_by, record
 from qlora_run.supervise.restarts import is_restart
@@ -48,7 +48,9 @@ class Tuner:
         gave_up = [n for n in ("cuda_graphs",) if self.plan.execution[n].value and not ran.execution[n].value]
         self.ceilings = event.ceilings or self.ceilings  # measured once: the card and its host stay what they are
         measured = replace(measured_of(ran, event), ceilings=self.ceilings)
-        better = ran if self.settled else retuned(ran, calibrated_by(ran, measured), learned(self.plan.report), gave_up)
+        better = (
+            ran if self.settled else retuned(ran, calibrated_by(ran, measured), load_results(self.plan.report), gave_up)
+        )
         if better != self.plan:
             self.plan = better
             with suppress(OSError):  # a full disk: the run goes on, and its events tell what changed

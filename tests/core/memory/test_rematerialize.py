@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from support.adapted import adapted, assert_same, computed
+from support.cost_inputs import INPUTS
 from support.models import random_examples
 from support.plain_kernels import KERNELS
-from support.setups import SETUP
 from torch import Tensor
 from torch.nn.functional import silu
 
@@ -106,9 +106,9 @@ def test_the_planner_counts_what_is_not_kept() -> None:
     config = adapted("llama").config.to_dict()
     facts = summarise("tiny", config, tensors_from_config(config, "tiny"), exact=True, fingerprint="")
     targets = discover_targets(facts, ("all-linear",))
-    same = SETUP | {"method": "lora", "compute_dtype": "float32", "fused_kernels": True, "fused_adapters": True}
-    setups = (CostInputs(**same, rematerialize_activations=rebuild) for rebuild in (False, True))
-    counted, rebuilt = (layer_cost(facts, facts.layers[0], targets, each).kept_token for each in setups)
+    same = INPUTS | {"method": "lora", "compute_dtype": "float32", "fused_kernels": True, "fused_adapters": True}
+    all_inputs = (CostInputs(**same, rematerialize_activations=rebuild) for rebuild in (False, True))
+    counted, rebuilt = (layer_cost(facts, facts.layers[0], targets, each).kept_token for each in all_inputs)
     first = 4 * facts.hidden_size * tokens  # nothing is trained below the first norm: only now its input is kept
     assert usual - less == (counted - rebuilt) * facts.num_layers * tokens - first
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.doctor_contexts import broke, learned_of, machine
+from support.doctor_contexts import broke, machine, selftest_results_of
 from support.measured import H200
 from support.planning_facts import asking, card_report, cpu_report, data_of, known
 
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import Request, RunPlan
-from qlora_run.machine.selftest_results import Learned, Trial, environment_of, learned, remember, store
+from qlora_run.machine.selftest_results import SelftestResults, Trial, environment_of, load_results, remember, store
 from qlora_run.planner import default_model, resolve
 from qlora_run.planner.make_plan import PlanInput, make_plan
 
@@ -21,9 +21,9 @@ WITH_BITS = {"bitsandbytes": "0.50.2", "triton": "3.7.0", "liger-kernel": "0.8.5
 NO_LUCK = "RuntimeError: no luck"
 
 
-def planned(*trials: Trial, report: HardwareReport | None = None, **given: Any) -> RunPlan:
+def planned(*trials: Trial, report: HardwareReport | None = None, **values: Any) -> RunPlan:
     report = report or card_report(packages=WITH_BITS)
-    return resolve(report, asking(**given), SMALL, data_of(), learned=learned_of(*trials))
+    return resolve(report, asking(**values), SMALL, data_of(), selftest_results=selftest_results_of(*trials))
 
 
 # --- the cache
@@ -31,9 +31,9 @@ def planned(*trials: Trial, report: HardwareReport | None = None, **given: Any) 
 
 def test_what_was_tried_is_remembered(tmp_path: Path) -> None:
     report = machine()
-    assert learned(report, tmp_path) == Learned()
+    assert load_results(report, tmp_path) == SelftestResults()
     remember(report, {"nf4": broke("nf4", NO_LUCK), "varlen": Trial(test="varlen", state="ok")}, tmp_path)
-    found = learned(report, tmp_path)
+    found = load_results(report, tmp_path)
     assert found.problem("nf4") == NO_LUCK
     assert found.works("varlen")
     assert not found.works("nf4")
@@ -53,7 +53,7 @@ def test_what_was_tried_is_remembered(tmp_path: Path) -> None:
 )
 def test_another_environment_knows_nothing(other: HardwareReport, tmp_path: Path) -> None:
     remember(machine(), {"nf4": broke("nf4")}, tmp_path)
-    assert learned(other, tmp_path) == Learned()
+    assert load_results(other, tmp_path) == SelftestResults()
     assert environment_of(other) != environment_of(machine())
 
 
@@ -66,7 +66,7 @@ def test_free_memory_and_temperature_are_no_other_environment(tmp_path: Path) ->
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"environment": "another", "trials": {}}'])
 def test_a_damaged_file_is_nothing_learned(text: str, tmp_path: Path) -> None:
     store(tmp_path).path(environment_of(machine())).write_text(text, encoding="utf-8")
-    assert learned(machine(), tmp_path) == Learned()
+    assert load_results(machine(), tmp_path) == SelftestResults()
 
 
 def test_a_cache_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_cache_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
 
 
 def test_a_long_error_is_shortened() -> None:
-    said = learned_of(broke("nf4", "word " * 99)).problem("nf4")
+    said = selftest_results_of(broke("nf4", "word " * 99)).problem("nf4")
     assert said is not None
     assert len(said) <= 60
     assert said.endswith("...")
@@ -125,20 +125,20 @@ def test_what_concerns_cards_is_not_told_on_a_cpu() -> None:
 def test_4_bits_that_fail_leave_16() -> None:
     failed = broke("nf4", NO_LUCK)
     large = known("Qwen/Qwen3-8B")
-    learnt = learned_of(failed)
+    results = selftest_results_of(failed)
     assert resolve(card_report(12, packages=WITH_BITS), asking(), large, data_of()).recipe["method"].value == "qlora-4"
     with pytest.raises(UserError):
-        resolve(card_report(12, packages=WITH_BITS), asking(), large, data_of(), learned=learnt)
-    roomy = resolve(card_report(24, packages=WITH_BITS), asking(), large, data_of(), learned=learnt)
+        resolve(card_report(12, packages=WITH_BITS), asking(), large, data_of(), selftest_results=results)
+    roomy = resolve(card_report(24, packages=WITH_BITS), asking(), large, data_of(), selftest_results=results)
     assert roomy.recipe["method"].value == "lora"
     on_cpu = planned(failed, report=cpu_report())
     assert on_cpu.recipe["method"].value == "lora"
     assert NO_LUCK in on_cpu.recipe["method"].reason
-    assert default_model(card_report(12, packages=WITH_BITS), learned=learnt).name != "Qwen/Qwen3-8B"
+    assert default_model(card_report(12, packages=WITH_BITS), selftest_results=results).name != "Qwen/Qwen3-8B"
 
 
 @pytest.mark.parametrize(
-    ("test", "wish", "words"),
+    ("test", "value", "words"),
     [
         ("nf4", {"method": "qlora-4"}, "method qlora-4: bitsandbytes failed here"),
         ("int8", {"method": "qlora-8"}, "method qlora-8: bitsandbytes failed here"),
@@ -151,10 +151,10 @@ def test_4_bits_that_fail_leave_16() -> None:
         ("score", {"loss_kernel": "triton"}, "loss_kernel triton: our kernel failed here"),
     ],
 )
-def test_a_wish_that_was_seen_to_fail_is_refused(test: str, wish: dict[str, Any], words: str) -> None:
-    planned(**wish)
+def test_a_value_that_was_seen_to_fail_is_refused(test: str, value: dict[str, Any], words: str) -> None:
+    planned(**value)
     with pytest.raises(EnvironmentProblem, match=words) as caught:
-        planned(broke(test, NO_LUCK), **wish)
+        planned(broke(test, NO_LUCK), **value)
     assert caught.value.fix
 
 
@@ -207,7 +207,7 @@ def test_a_plan_asks_the_cache_by_itself(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_backend_that_does_not_import_is_not_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QLORA_RUN_CACHE", str(tmp_path))
-    failed = learned_of(broke("unsloth", NO_LUCK))
-    asked = PlanInput(request=asking(backend="unsloth"), report=machine(), only_planning=True, learned=failed)
+    failed = selftest_results_of(broke("unsloth", NO_LUCK))
+    asked = PlanInput(request=asking(backend="unsloth"), report=machine(), only_planning=True, selftest_results=failed)
     with pytest.raises(EnvironmentProblem):
         make_plan(asked)

@@ -39,13 +39,13 @@ OLD, NEW = card(0, "Tesla T4", 15, (7, 5)), card(1, "NVIDIA GeForce RTX 4090", 2
 BOTH = card_report(gpus=(OLD, NEW))
 
 
-def planned(report: HardwareReport = BOTH, **wishes: Any) -> RunPlan:
-    return resolve(report, asking(**wishes), MODEL, data_of())
+def planned(report: HardwareReport = BOTH, **values: Any) -> RunPlan:
+    return resolve(report, asking(**values), MODEL, data_of())
 
 
-def refused(report: HardwareReport = BOTH, **wishes: Any) -> str:
+def refused(report: HardwareReport = BOTH, **values: Any) -> str:
     with pytest.raises(QloraRunError) as caught:
-        planned(report, **wishes)
+        planned(report, **values)
     assert "\n" not in str(caught.value)
     assert caught.value.fix
     return str(caught.value)

@@ -1,4 +1,4 @@
-"""From wishes to a plan: the lengths that data is counted at are the plan's own, whoever set them."""
+"""From values to a plan: the lengths that data is counted at are the plan's own, whoever set them."""
 
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def planned(home: Path, profile: Profile | None = None, **wishes: Any) -> RunPlan:
-    request = asking(model=str(home / "tiny"), data=str(home / "rows.jsonl"), val_size=2.0, profile=profile, **wishes)
+def planned(home: Path, profile: Profile | None = None, **values: Any) -> RunPlan:
+    request = asking(model=str(home / "tiny"), data=str(home / "rows.jsonl"), val_size=2.0, profile=profile, **values)
     return make_plan(PlanInput(request=request, report=card_report(8)))
 
 
@@ -82,11 +82,11 @@ def test_measurements_that_cannot_be_read_are_a_note(home: Path, tmp_path: Path)
 
 
 def test_a_recipe_that_cannot_fit_is_changed_when_that_is_allowed(home: Path) -> None:
-    wishes: dict[str, Any] = {"model": "Qwen/Qwen3-8B", "data": str(home / "rows.jsonl"), "max_length": 40_000}
+    values: dict[str, Any] = {"model": "Qwen/Qwen3-8B", "data": str(home / "rows.jsonl"), "max_length": 40_000}
     report = card_report(11, system="windows")
 
     def plan(**more: Any) -> RunPlan:
-        request = asking(**wishes, **more)
+        request = asking(**values, **more)
         return make_plan(PlanInput(request=request, report=report, only_planning=True))
 
     with pytest.raises(UserError) as caught:

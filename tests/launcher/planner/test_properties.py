@@ -1,4 +1,4 @@
-"""What must hold of any plan, whatever the machine, the model and the wishes."""
+"""What must hold of any plan, whatever the machine, the model and the values."""
 
 from typing import Any
 
@@ -21,10 +21,10 @@ VRAM = st.floats(2, 100)
 LENGTHS = st.integers(16, 12_000)
 
 
-def attempt(vram_gib: float, name: str, longest: int, **wishes: Any) -> RunPlan | None:
+def attempt(vram_gib: float, name: str, longest: int, **values: Any) -> RunPlan | None:
     data = data_of(longest=longest, mean=max(8.0, longest / 4))
     try:
-        return resolve(card_report(vram_gib), asking(**wishes), known(name), data)
+        return resolve(card_report(vram_gib), asking(**values), known(name), data)
     except QloraRunError:
         return None
 
@@ -81,12 +81,12 @@ WISHES = st.fixed_dictionaries(
 )
 
 
-@given(vram=VRAM, name=NAMES, longest=LENGTHS, wishes=WISHES)
-def test_a_persons_values_are_kept_or_refused(vram: float, name: str, longest: int, wishes: dict[str, Any]) -> None:
-    plan = attempt(vram, name, longest, **wishes)
+@given(vram=VRAM, name=NAMES, longest=LENGTHS, values=WISHES)
+def test_a_persons_values_are_kept_or_refused(vram: float, name: str, longest: int, values: dict[str, Any]) -> None:
+    plan = attempt(vram, name, longest, **values)
     if plan is None:
         return
-    for setting, value in wishes.items():
+    for setting, value in values.items():
         resolved = plan.recipe.get(setting) or plan.execution[setting]
         assert resolved.value == value
         assert resolved.source == "cli"
@@ -95,7 +95,7 @@ def test_a_persons_values_are_kept_or_refused(vram: float, name: str, longest: i
 
 @given(vram=VRAM, name=NAMES, longest=LENGTHS)
 def test_a_plan_fits_and_keeps_the_recipe_of_every_machine(vram: float, name: str, longest: int) -> None:
-    """The same wishes are the same recipe wherever they fit."""
+    """The same values are the same recipe wherever they fit."""
     here, there = (attempt(size, name, longest, method="qlora-4", max_length=4096) for size in (vram, 1000))
     if here is None:
         return

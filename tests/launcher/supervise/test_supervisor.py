@@ -17,7 +17,7 @@ from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import EnvironmentProblem, Interrupted, QloraRunError, UserError
 from qlora_profiles.events import DoneEvent, StepEvent, all_events
 from qlora_run.report.run_state import RunState
-from qlora_run.supervise.exit_status import Ending
+from qlora_run.supervise.exit_status import ExitStatus
 from qlora_run.supervise.supervisor import POLL_SECONDS, STOPPING, child_environment, run_core, supervise
 from qlora_run.supervise.tail import Tail
 from qlora_run.terminal.console import make_console
@@ -50,7 +50,7 @@ def command(mode: str, output: Path, pace_seconds: float = 0.0) -> list[str]:
     return [sys.executable, str(STAND_IN), mode, str(output), str(pace_seconds)]
 
 
-def run(mode: str, output: Path, view: Witness, pace_seconds: float = 0.0) -> Ending:
+def run(mode: str, output: Path, view: Witness, pace_seconds: float = 0.0) -> ExitStatus:
     env = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return supervise(output / "plan.json", output, view, env, command(mode, output, pace_seconds))
 
@@ -191,7 +191,7 @@ def test_a_child_that_cannot_be_started(output: Path) -> None:
 
 
 def test_another_thread_can_supervise_too(output: Path) -> None:
-    endings: list[Ending] = []
+    endings: list[ExitStatus] = []
     thread = threading.Thread(target=lambda: endings.append(run("finish", output, Witness())))
     thread.start()
     thread.join(PATIENCE_SECONDS)

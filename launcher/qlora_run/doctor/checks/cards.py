@@ -2,12 +2,12 @@
 
 from qlora_profiles.hardware import Gpu, GpuProcess
 from qlora_profiles.units import GIB, gib
+from qlora_profiles.versions import version_numbers
 from qlora_run.doctor import remedies
 from qlora_run.doctor.architectures import has_code_for
 from qlora_run.doctor.check_context import CheckContext, is_full
 from qlora_run.doctor.diagnosis import Fix
 from qlora_run.doctor.findings import Finding, fail, note, ok, skipped, warn
-from qlora_run.planner.context import as_numbers
 from qlora_run.planner.rules.machine import BF16_CAPABILITY, free_vram_bytes
 
 OLDEST_CAPABILITY = (7, 0)
@@ -204,7 +204,7 @@ def spill(s: CheckContext) -> Finding:
     if not s.windows_memory:
         return skipped("Windows manages no card's memory here")
     version = s.nvidia[0].driver
-    if version and as_numbers(version)[:2] < SPILLING_DRIVER and not s.wsl:
+    if version and version_numbers(version)[:2] < SPILLING_DRIVER and not s.wsl:
         return ok(f"driver {version} refuses what does not fit")
     budget = s.plan.memory.budget_bytes if s.plan else None
     capped = f"runs are capped at {gib(budget)} GiB, below it" if budget else "runs are capped below it"

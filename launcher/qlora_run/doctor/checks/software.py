@@ -3,13 +3,13 @@
 import msgspec
 
 from qlora_core.backends.unsloth import requirements
+from qlora_profiles.versions import version_numbers
 from qlora_run.doctor import remedies
 from qlora_run.doctor.check_context import CheckContext
 from qlora_run.doctor.diagnosis import Fix
 from qlora_run.doctor.findings import Finding, fail, note, ok, skipped, warn
 from qlora_run.doctor.known_bad import MachineVersions, known_bad
 from qlora_run.machine.required_packages import TRAINING
-from qlora_run.planner.context import as_numbers, version_of
 
 NEEDED = (*TRAINING, "bitsandbytes", "tokenizers")
 BUILD_OF = {"nvidia": "cuda", "amd": "rocm", "intel": "xpu", "apple": "mps"}
@@ -19,7 +19,7 @@ WITHOUT_4_BIT = "training falls back to 16-bit LoRA: models of about a third of 
 
 def packages(s: CheckContext) -> Finding:
     """Everything that training imports, in the versions that it was made for."""
-    missing = [name for name in NEEDED if version_of(s.report, name) is None]
+    missing = [name for name in NEEDED if s.report.version_of(name) is None]
     if missing:
         fix = remedies.torch_build() if missing == ["torch"] else remedies.install(*missing)
         consequence = WITHOUT_4_BIT if missing == ["bitsandbytes"] else "training cannot start"
@@ -81,7 +81,7 @@ def driver(s: CheckContext) -> Finding:
     if offered is None:
         return note("the driver does not tell which CUDA it offers", evidence=s.report.unknown.get("cuda_driver", ""))
     version = s.nvidia[0].driver or "?"
-    if as_numbers(offered)[0] < as_numbers(wanted)[0]:
+    if version_numbers(offered)[0] < version_numbers(wanted)[0]:
         seen = f"driver {version} offers CUDA {offered}, torch needs {wanted}"
         return fail(seen, "torch cannot start the card", remedies.driver(s.report))
     return ok(f"{version} offers CUDA {offered}, torch needs {wanted}")
@@ -98,7 +98,7 @@ def pairs(s: CheckContext) -> list[Finding]:
 
 def unsloth_pins(s: CheckContext) -> Finding:
     """What Unsloth asks for, against what is installed."""
-    if version_of(s.report, "unsloth") is None:
+    if s.report.version_of("unsloth") is None:
         return skipped("unsloth is not installed")
     refused = requirements.missing(s.report)
     if refused:

@@ -1,9 +1,9 @@
 """Python and the operating system around it."""
 
+from qlora_profiles.versions import version_numbers
 from qlora_run.doctor import remedies
 from qlora_run.doctor.check_context import CheckContext
 from qlora_run.doctor.findings import Finding, fail, note, ok, skipped, warn
-from qlora_run.planner.context import as_numbers
 
 OLDEST_PYTHON = (3, 11)
 WIDE_MACHINES = ("x86_64", "amd64", "arm64", "aarch64")
@@ -18,7 +18,7 @@ def python(s: CheckContext) -> Finding:
     version, machine = s.report.platform.python, s.report.platform.machine
     if version is None:
         return skipped("its version is not known")
-    if as_numbers(version) < OLDEST_PYTHON:
+    if version_numbers(version) < OLDEST_PYTHON:
         fix = remedies.command("uv venv --python 3.13", say="a new environment: uv venv --python 3.13")
         return fail(f"Python {version}", "torch and transformers need 3.11 or newer", fix)
     if s.here.bits == 32:

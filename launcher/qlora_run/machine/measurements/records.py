@@ -17,18 +17,18 @@ ALLOCATING = ("torch", "bitsandbytes")
 """Libraries that take memory on the card."""
 
 MOST_MEASUREMENTS = 20
-"""Older ones are forgotten: drivers and libraries age too."""
+"""Older ones are forgotten: drivers and libraries age too. Set by hand."""
 
 SMALLEST_SHARE, SMALLEST_BYTES = 0.01, 48 * MIB
 """Never is a prediction of passing memory taken to be better than this share of it and these bytes."""
 FIRST_SHARE = 0.02
-"""The same share after one measurement only, which has no spread."""
+"""The same share after one measurement only, which has no spread: set by hand."""
 SCALES, OFFSETS_BYTES = 0.05, 200 * MIB
 """How far passing memory may well be from its prediction on a machine: in proportion, and whatever its size."""
 NOISE_SHARE, NOISE_BYTES = 0.01, 60 * MIB
 """How far single steps lie from such a line. Points of an H200, each predicted by one other of the same model and
 kernels, are then within 3% but for the worst hundredth on either side, which in proportion alone is off by more than 5%
-(tests/launcher/test_memory.py): a step in which little passes says nothing of one in which much does."""
+(tests/launcher/planner/cost/test_memory.py): a step in which little passes says nothing of one in which much does."""
 
 
 class Kernels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,6 @@ from qlora_profiles.facts import LinearShape, MemoryEstimate, ModelFacts
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.settings import Execution, Recipe, values_of
 from qlora_run.machine.measurements.records import Calibration, Kernels
-from qlora_run.planner.context import torch_version
 from qlora_run.planner.cost.cuda_overhead import cuda_overhead_of
 from qlora_run.planner.cost.inputs import CostInputs
 from qlora_run.planner.cost.memory import Costs, memory_costs, peak
@@ -43,8 +42,8 @@ def costs_of(
     calibration: Calibration | None = None,
 ) -> Costs:
     """The coefficients of the peak for a plan's settings; without ``report``, for a card of which nothing is known."""
-    setup = CostInputs.of(recipe, execution, torch_version(report) if report else None)
+    inputs = CostInputs.of(recipe, execution, report.torch_version if report else None)
     gpu = next(iter(report.cards(execution.devices)), None) if report is not None else None
     measured = calibration.of(Kernels.of(execution)) if calibration is not None else None
-    costs = memory_costs(model, targets, setup, cuda_overhead_of(gpu, setup, measured))
+    costs = memory_costs(model, targets, inputs, cuda_overhead_of(gpu, inputs, measured))
     return costs_with(costs, values_of(execution))

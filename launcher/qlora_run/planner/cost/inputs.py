@@ -1,4 +1,4 @@
-"""The few settings that decide how much memory and time a micro-batch takes."""
+"""The cost inputs: the few settings that decide how much memory and time a micro-batch takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,17 +61,21 @@ class CostInputs:
         )
 
     def can(self, name: str) -> bool:
-        """Whether the kernels are such that a searched setting can be used."""
+        """Whether the kernels are such that a searched setting can be used.
+
+        Raises:
+            KeyError: ``name`` is no searched setting.
+        """
         return all(getattr(self, need) for need in planned(name).needs)
 
     @property
-    def can_rebuild(self) -> bool:
-        """Whether something says how norms' and activations' results are made, and something asks."""
+    def can_rematerialize(self) -> bool:
+        """Whether something says how norms' and activations' results are made again, and something asks."""
         return self.can("rematerialize_activations")
 
     @property
-    def can_expand(self) -> bool:
-        """Whether weights are expanded by what can let them stay so."""
+    def can_stay_dequantized(self) -> bool:
+        """Whether weights are dequantized by what can let them stay so."""
         return self.can("layers_dequantized")
 
     @property
@@ -91,7 +95,7 @@ class CostInputs:
 
     @property
     def quantised(self) -> bool:
-        """True where the base is kept in 4 or 8 bits and expanded for each product."""
+        """True where the base is kept in 4 or 8 bits and dequantized for each product."""
         return self.method in ("qlora-4", "qlora-8")
 
     @property

@@ -18,8 +18,8 @@ class GroupCosts:
     """What each of ``count`` layers that are alike takes, in bytes.
 
     ``cast_bytes`` are copies of its trained weights in the arithmetic's format, ``gradient_bytes`` its share of the
-    gradients; ``dequantized_bytes`` its weights in 16 bits, ``expanded_down_bytes`` the last of them alone, and
-    ``expanded_widest_bytes`` the widest.
+    gradients; ``dequantized_bytes`` its weights in 16 bits, ``dequantized_down_bytes`` the last of them alone, and
+    ``dequantized_widest_bytes`` the widest.
     """
 
     count: int
@@ -27,39 +27,39 @@ class GroupCosts:
     cast_bytes: int
     gradient_bytes: int
     dequantized_bytes: int
-    expanded_down_bytes: int
-    expanded_widest_bytes: int
+    dequantized_down_bytes: int
+    dequantized_widest_bytes: int
 
 
 def group_costs(
-    model: ModelFacts, targets: Sequence[LinearShape], setup: CostInputs, gradient_bytes: int
+    model: ModelFacts, targets: Sequence[LinearShape], inputs: CostInputs, gradient_bytes: int
 ) -> tuple[tuple[GroupCosts, ...], tuple[int, ...]]:
     """The groups whose layers cost different amounts, and the group of each layer, from the first to the last.
 
     ``gradient_bytes`` are those of the model but for its head; what is no layer's is shared out among all of them.
     """
-    own = [weights.gradient_bytes(weights.trained_in_layer(group, targets, setup)) for group in model.layers]
+    own = [weights.gradient_bytes(weights.trained_in_layer(group, targets, inputs)) for group in model.layers]
     rest = gradient_bytes - sum(group.count * size for group, size in zip(model.layers, own, strict=True))
     sizes = [size + rest // model.num_layers for size in own]
-    each = [_of_layer(model, group, targets, setup, size) for group, size in zip(model.layers, sizes, strict=True)]
+    each = [_of_layer(model, group, targets, inputs, size) for group, size in zip(model.layers, sizes, strict=True)]
     unlike = list(dict.fromkeys(each))
     order = tuple(unlike.index(each[place]) for place in model.group_of_each)
     return tuple(replace(cost, count=order.count(place)) for place, cost in enumerate(unlike)), order
 
 
 def _of_layer(
-    model: ModelFacts, group: LayerGroup, targets: Sequence[LinearShape], setup: CostInputs, gradient_bytes: int
+    model: ModelFacts, group: LayerGroup, targets: Sequence[LinearShape], inputs: CostInputs, gradient_bytes: int
 ) -> GroupCosts:
     """The costs of a single layer."""
-    linears = () if setup.backend_kernels else group.linears
+    linears = () if inputs.backend_kernels else group.linears
     return GroupCosts(
         count=1,
-        layer=layer_cost(model, group, targets, setup),
-        cast_bytes=weights.cast_bytes(group, targets, setup),
+        layer=layer_cost(model, group, targets, inputs),
+        cast_bytes=weights.cast_bytes(group, targets, inputs),
         gradient_bytes=gradient_bytes,
-        dequantized_bytes=setup.compute_bytes * group.linear_params if setup.can_expand else 0,
-        expanded_down_bytes=weights.dequantized_bytes(linears, setup, "down_proj"),
-        expanded_widest_bytes=weights.dequantized_bytes(linears, setup),
+        dequantized_bytes=inputs.compute_bytes * group.linear_params if inputs.can_stay_dequantized else 0,
+        dequantized_down_bytes=weights.dequantized_bytes(linears, inputs, "down_proj"),
+        dequantized_widest_bytes=weights.dequantized_bytes(linears, inputs),
     )
 
 
@@ -98,7 +98,7 @@ def open_bytes(group: GroupCosts, tokens: int) -> int:
     return group.layer.kept_token * tokens + group.layer.kept_square * tokens**2
 
 
-def again_bytes(group: GroupCosts, tokens: int) -> int:
+def recomputed_bytes(group: GroupCosts, tokens: int) -> int:
     """The activations of a layer that was recomputed, beside the input that it kept."""
     layer = group.layer
     own_token = layer.kept_token - layer.shared_token
@@ -109,8 +109,8 @@ def within_bytes(group: GroupCosts, tokens: int, again: bool) -> int:
     """What the worst moment of a layer adds to its activations: in backward, or before that at its last product."""
     layer = group.layer
     gradients, product = layer.backward_token * tokens, layer.product_token * tokens
-    at_down = gradients - product + max(product, group.expanded_down_bytes)
-    at_widest = gradients - 4 * product + group.expanded_widest_bytes  # the MLP's own tensors are gone, or not yet
+    at_down = gradients - product + max(product, group.dequantized_down_bytes)
+    at_widest = gradients - 4 * product + group.dequantized_widest_bytes  # the MLP's own tensors are gone, or not yet
     at_scores = layer.scores_square * tokens**2 - layer.scores_gone_token * tokens
     return max(at_down, at_widest, at_scores, _at_last(group, tokens, again), layer.norm_token * tokens)
 
@@ -121,4 +121,4 @@ def _at_last(group: GroupCosts, tokens: int, again: bool) -> int:
     waiting = layer.input_token if again else 0
     if again and layer.skips_last:
         return (layer.unkept_token + waiting) * tokens
-    return (layer.unkept_token + waiting + layer.result_token) * tokens + group.expanded_down_bytes
+    return (layer.unkept_token + waiting + layer.result_token) * tokens + group.dequantized_down_bytes

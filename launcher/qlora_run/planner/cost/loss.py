@@ -1,4 +1,8 @@
-"""What scoring takes at the end of a forward, by kernel. Legend: V vocabulary, H hidden size, N scored tokens."""
+"""What the cross entropy takes at the end of a forward, by kernel.
+
+Bytes a logit are counted from the kernels (core/qlora_core/kernels/cross_entropy.py); how they add up is held to steps
+measured on an H200 (bench/memory.py ``--kernels``, tests/launcher/planner/cost/test_memory.py).
+"""
 
 from dataclasses import dataclass
 
@@ -9,10 +13,11 @@ from qlora_run.planner.cost.activations import FLOAT32
 from qlora_run.planner.cost.inputs import CostInputs
 
 LARGEST_TILE_BYTES, TILE_SHARE = 320 * MIB, 0.027
-"""Most memory for a tile of logits, and its share of a smaller budget."""
+"""Most memory for a tile of logits, and its share of a smaller budget: set by hand."""
 LARGEST_OWN_TILE_BYTES, OWN_TILE_SHARE = 160 * MIB, 0.01
-"""The same for our kernel, whose tile is a quarter as large: half as much for twice as many tokens."""
+"""The same for our kernel, whose tile is a quarter as large: half as much for twice as many tokens. Set by hand."""
 LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
+"""Supervised tokens of a tile: set by hand."""
 
 OWN_LOGIT_BYTES = 2
 """Bytes for each logit of a tile that our kernel turns into slopes where it lies."""
@@ -33,49 +38,49 @@ class LossCost:
     fixed: int
 
     def tile_bytes(self, tokens: int) -> int:
-        """The tile of logits while ``tokens`` are scored."""
+        """The tile of logits while the loss of ``tokens`` supervised tokens is computed."""
         return self.tile_token * min(tokens, self.chunk_tokens)
 
     def bytes(self, tokens: int) -> int:
-        """All of it while ``tokens`` are scored."""
+        """All of it while the loss of ``tokens`` supervised tokens is computed."""
         return self.token * tokens + self.tile_bytes(tokens) + self.fixed
 
 
-def loss_cost(model: ModelFacts, setup: CostInputs) -> LossCost:
-    """The cost of the setup's kernel; a head that is trained is always scored in chunks."""
+def loss_cost(model: ModelFacts, inputs: CostInputs) -> LossCost:
+    """The cost of the loss kernel that ``inputs`` name; a head that is trained always goes in chunks."""
     vocabulary = model.vocab_size
-    token = _token(model, setup)
-    if setup.loss_kernel == "logits" or model.own_logits:
+    token = _token(model, inputs)
+    if inputs.loss_kernel == "logits" or model.own_logits:
         return LossCost(token=token + WHOLE_LOGIT_BYTES * vocabulary, tile_token=0, chunk_tokens=0, fixed=0)
     return LossCost(
         token=token,
-        tile_token=_logit_bytes(model, setup) * vocabulary,
-        chunk_tokens=setup.loss_chunk_tokens,
-        fixed=_head_bytes(model, setup) if setup.full else 0,
+        tile_token=_logit_bytes(model, inputs) * vocabulary,
+        chunk_tokens=inputs.loss_chunk_tokens,
+        fixed=_head_bytes(model, inputs) if inputs.full else 0,
     )
 
 
-def _head_bytes(model: ModelFacts, setup: CostInputs) -> int:
+def _head_bytes(model: ModelFacts, inputs: CostInputs) -> int:
     """A trained head's copy in the arithmetic and its gradient; and the next tile's, where that outweighs the tile."""
-    head = setup.compute_bytes * model.vocab_size * model.hidden_size
-    tile_then_gone = (TRAINED_LOGIT_BYTES - setup.compute_bytes) * model.vocab_size * setup.loss_chunk_tokens
+    head = inputs.compute_bytes * model.vocab_size * model.hidden_size
+    tile_then_gone = (TRAINED_LOGIT_BYTES - inputs.compute_bytes) * model.vocab_size * inputs.loss_chunk_tokens
     return 2 * head + max(0, head - tile_then_gone)
 
 
-def _logit_bytes(model: ModelFacts, setup: CostInputs) -> int:
-    if setup.full:
+def _logit_bytes(model: ModelFacts, inputs: CostInputs) -> int:
+    if inputs.full:
         return TRAINED_LOGIT_BYTES
-    if setup.loss_kernel == "triton":
-        return setup.compute_bytes
+    if inputs.loss_kernel == "triton":
+        return inputs.compute_bytes
     return CAPPED_LOGIT_BYTES if architecture_of(model.model_type).caps_logits else LOGIT_BYTES
 
 
-def _token(model: ModelFacts, setup: CostInputs) -> int:
-    """Outside the tile: what the last norm kept, its result, the scored part and its gradient."""
-    eager_16bit = setup.compute_bytes < FLOAT32 and not setup.fused_kernels
-    kept = FLOAT32 if eager_16bit else setup.compute_bytes
-    around_graphs = 2 * setup.stream_bytes if setup.cuda_graphs else 0  # their result and where backward starts
-    return (kept + 3 * setup.stream_bytes + around_graphs) * model.hidden_size
+def _token(model: ModelFacts, inputs: CostInputs) -> int:
+    """Outside the tile: what the last norm kept, its result, the supervised part and its gradient."""
+    eager_16bit = inputs.compute_bytes < FLOAT32 and not inputs.fused_kernels
+    kept = FLOAT32 if eager_16bit else inputs.compute_bytes
+    around_graphs = 2 * inputs.stream_bytes if inputs.cuda_graphs else 0  # their result and where backward starts
+    return (kept + 3 * inputs.stream_bytes + around_graphs) * model.hidden_size
 
 
 def loss_chunk_tokens(vocab_size: int, budget_bytes: int | None, kernel: str = "chunked") -> int:

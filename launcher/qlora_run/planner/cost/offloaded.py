@@ -5,7 +5,7 @@ from qlora_run.planner.cost.memory import LENGTH_STEP, Costs
 
 
 def offloaded_bytes(costs: Costs, tokens: int, recomputed: int) -> int:
-    """Page-locked memory for the inputs of ``recomputed`` layers."""
+    """Bytes of page-locked memory for the inputs of ``recomputed`` layers, each of ``tokens`` tokens."""
     return slabs_bytes(costs.offloaded_token * tokens, recomputed)
 
 

@@ -1,4 +1,4 @@
-"""What the rungs cost that are no part of a setup: bytes of memory and seconds of a step, by the setting's value."""
+"""What the rungs cost that are no part of the cost inputs: memory and time of a step, by the setting's value."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,11 +16,11 @@ class RungCost:
     time: Callable[[Work, int], Work]
 
 
-def _none_expanded_in(work: Work, layers: int) -> Work:
-    return replace(work, expanded_params=work.expanded_params * (1 - layers / work.num_layers))
+def _less_dequantizing(work: Work, layers: int) -> Work:
+    return replace(work, dequantized_params=work.dequantized_params * (1 - layers / work.num_layers))
 
 
-RUNG_COSTS = {"layers_dequantized": RungCost(memory=Costs.keeping, time=_none_expanded_in)}
+RUNG_COSTS = {"layers_dequantized": RungCost(memory=Costs.keeping, time=_less_dequantizing)}
 """By setting. Those that a ``CostInputs`` holds change what is counted there: layers' activations, launches, copies."""
 
 

@@ -8,20 +8,21 @@ from qlora_core.execution.micro_batches import cut
 from qlora_profiles.facts import DataFacts
 
 MOST_STEPS, ROWS = 8, 128
-"""So many steps are drawn, fewer where each has many rows."""
+"""So many steps are sampled, fewer where each has many rows: set by hand."""
 SCALINGS = 8
-"""Until the mean is right: what is cut off at the longest is missing elsewhere."""
+"""Until the mean is right: what is cut off at the longest is missing elsewhere. Set by hand."""
 
 Steps = tuple[tuple[int, ...], ...]
+"""Tokens of each example, or of each micro-batch, of each step."""
 
 
-def typical_steps(data: DataFacts, examples: int, max_length: int) -> Steps:
+def sampled_steps(data: DataFacts, examples: int, max_length: int) -> Steps:
     """Lengths (tokens) of the examples of a few steps; always the same ones. Their mean is the data's."""
-    return _drawn(data.length_quantiles, data.mean_tokens, examples, max_length)
+    return _sampled(data.length_quantiles, data.mean_tokens, examples, max_length)
 
 
 @lru_cache(maxsize=64)
-def _drawn(quantiles: tuple[int, ...], mean_tokens: float, examples: int, max_length: int) -> Steps:
+def _sampled(quantiles: tuple[int, ...], mean_tokens: float, examples: int, max_length: int) -> Steps:
     rng, count = random.Random(0), max(4, min(MOST_STEPS, ROWS // examples))
     drawn = [min(_at(quantiles, rng.random()), max_length) for _ in range(count * examples)]
     wanted = max(1.0, min(mean_tokens, float(max_length))) * len(drawn)
@@ -33,7 +34,7 @@ def _drawn(quantiles: tuple[int, ...], mean_tokens: float, examples: int, max_le
 
 
 def scaled(steps: Sequence[Sequence[float]], factor: float, longest: int) -> Steps:
-    """The same steps with longer or shorter examples."""
+    """The same steps with examples ``factor`` times as long, none above ``longest`` tokens or below one."""
     return tuple(tuple(max(1, min(longest, round(length * factor))) for length in step) for step in steps)
 
 

@@ -5,11 +5,10 @@ from typing import Any
 
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import ModelFacts
-from qlora_profiles.units import MIB
-from qlora_run.planner.context import in_gib
+from qlora_profiles.units import MIB, in_gib
 
 RECORDS_BYTES = 64 * MIB
-"""Tokenizer, logs and records."""
+"""Tokenizer, logs and records: a guess."""
 
 
 def written_bytes(model: ModelFacts, trained_params: int, value: Callable[[str], Any]) -> int:

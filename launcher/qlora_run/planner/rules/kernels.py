@@ -5,11 +5,12 @@ from typing import Any
 from qlora_profiles.architectures import architecture_of
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
 from qlora_profiles.plan import Resolved
-from qlora_run.planner.context import PlanningContext, version_of
+from qlora_run.planner.context import PlanningContext
 from qlora_run.planner.cost.loss import loss_chunk_tokens as tile_tokens
 from qlora_run.planner.rules.machine import has_bf16, ram_budget_bytes, torch_at_least
 
 LARGEST_HEAD_DIM = 256
+"""Values of a head that FlashAttention 2, which torch's kernel is, takes at most."""
 
 
 def attention(s: PlanningContext) -> Resolved:
@@ -30,7 +31,7 @@ def _varlen_missing(s: PlanningContext) -> str | None:
         (s.model.head_dim > LARGEST_HEAD_DIM, f"heads of {s.model.head_dim} are too wide for the packed kernel"),
         (family.caps_scores, f"{s.model.model_type} caps its attention scores; no packed kernel does"),
     )
-    failed_here = s.learned.problem("varlen")
+    failed_here = s.selftest_results.problem("varlen")
     tried = f"the packed kernel failed here: {failed_here}" if failed_here else None
     return next((reason for failed, reason in checks if failed), tried)
 
@@ -39,7 +40,7 @@ def attention_problem(s: PlanningContext, value: Any) -> QloraRunError | None:
     """A kernel that this machine or model cannot use."""
     if value == "varlen" and (missing := _varlen_missing(s)):
         return UserError(f"attention varlen: {missing}", "--attention sdpa")
-    if value == "flash" and version_of(s.report, "flash-attn") is None:
+    if value == "flash" and s.report.version_of("flash-attn") is None:
         return EnvironmentProblem("attention flash: the package flash-attn is not installed", "--attention auto")
     if value == "flash" and not has_bf16(s.gpu):
         return UserError("attention flash: needs a card of capability 8.0", "--attention sdpa")
@@ -65,7 +66,7 @@ def loss_kernel_problem(s: PlanningContext, value: Any) -> QloraRunError | None:
 
 
 def _loss_by_triton_missing(s: PlanningContext) -> str | None:
-    failed_here = s.learned.problem("score")
+    failed_here = s.selftest_results.problem("score")
     tried = f"our kernel failed here: {failed_here}" if failed_here else None
     return _triton_missing(s) or tried if s.on_cuda else "needs an NVIDIA card"
 
@@ -73,9 +74,9 @@ def _loss_by_triton_missing(s: PlanningContext) -> str | None:
 def _liger_missing(s: PlanningContext) -> str | None:
     checks = (
         (not s.on_cuda, "needs an NVIDIA card"),
-        (version_of(s.report, "liger-kernel") is None, "the package liger-kernel is not installed"),
+        (s.report.version_of("liger-kernel") is None, "the package liger-kernel is not installed"),
     )
-    failed_here = s.learned.problem("liger")
+    failed_here = s.selftest_results.problem("liger")
     tried = f"a kernel failed here: {failed_here}" if failed_here else None
     return next((reason for failed, reason in checks if failed), None) or _triton_missing(s) or tried
 
@@ -90,7 +91,7 @@ def loss_chunk_tokens(s: PlanningContext) -> Resolved:
 
 def optimizer_kernel(s: PlanningContext) -> Resolved:
     """One fused pass over all values where torch has it."""
-    if failed_here := s.learned.problem("adamw"):
+    if failed_here := s.selftest_results.problem("adamw"):
         return Resolved("plain", "probe", f"the fused one failed here: {failed_here}")
     if s.value("device") in ("cuda", "cpu"):
         return Resolved("fused", "probe", "one pass over all values, same mathematics")
@@ -99,7 +100,7 @@ def optimizer_kernel(s: PlanningContext) -> Resolved:
 
 def check_optimizer(s: PlanningContext) -> None:
     """Raises: EnvironmentProblem for an 8-bit optimizer that was tried here and does not work."""
-    failed_here = s.learned.problem("adam8bit")
+    failed_here = s.selftest_results.problem("adam8bit")
     if s.value("optimizer") == "adamw-8bit" and failed_here:
         raise EnvironmentProblem(f"optimizer adamw-8bit: it failed here: {failed_here}", "--optimizer adamw")
 
@@ -137,14 +138,14 @@ def _dequantize_kernel_missing(s: PlanningContext) -> str | None:
         (s.value("adapter_kernel") != "fused", "for fused adapters only"),
         (s.given_method == "lora", "the base stays in 16 bits"),
     )
-    failed_here = s.learned.problem("expand")
+    failed_here = s.selftest_results.problem("expand")
     tried = f"it failed here: {failed_here}" if failed_here else None
     return next((reason for failed, reason in checks if failed), None) or _triton_missing(s) or tried
 
 
 def _triton_missing(s: PlanningContext) -> str | None:
-    there = version_of(s.report, "triton") or version_of(s.report, "triton-windows")
-    failed_here = s.learned.problem("triton")
+    there = s.report.version_of("triton") or s.report.version_of("triton-windows")
+    failed_here = s.selftest_results.problem("triton")
     if there and failed_here:
         return f"a kernel failed here: {failed_here}"
     return None if there else "Triton is missing"
@@ -206,6 +207,6 @@ def _cuda_graphs_missing(s: PlanningContext) -> str | None:
         (s.value("offload_activations"), "activations in main memory cannot be captured"),
         (s.given_method == "qlora-8", "8-bit products cannot be captured"),
     )
-    failed_here = s.learned.problem("graphs")
+    failed_here = s.selftest_results.problem("graphs")
     tried = f"capturing failed here: {failed_here}" if failed_here else None
     return next((reason for failed, reason in checks if failed), tried)

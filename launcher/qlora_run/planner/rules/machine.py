@@ -7,22 +7,24 @@ from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError
 from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_profiles.plan import Resolved
 from qlora_profiles.settings import FIRST_CARD
-from qlora_profiles.units import GIB
-from qlora_run.planner.context import PlanningContext, in_gib, torch_version, version_of
+from qlora_profiles.units import GIB, in_gib
+from qlora_run.planner.context import PlanningContext
 
 BF16_CAPABILITY = (8, 0)
+"""Ampere: NVIDIA's first with bfloat16 in hardware (CUDA C++ Programming Guide, compute capabilities)."""
 
 RESERVE_BYTES = int(0.1 * GIB)
 DISPLAY_RESERVE_BYTES = int(0.3 * GIB)
 WINDOWS_RESERVE_BYTES = int(0.2 * GIB)
-"""Kept free on a card: always, where it also draws the desktop, and where Windows manages its memory."""
+"""Kept free on a card, set by hand: always, where it also draws the desktop, and where Windows manages its memory."""
 RAM_RESERVE_BYTES = GIB
+"""Kept free of main memory for all else that runs: set by hand."""
 
 
 def device(s: PlanningContext) -> Resolved:
     """CUDA with a CUDA build of torch and an NVIDIA card, else the CPU."""
     card = s.given_card or next(iter(s.report.cuda_gpus), None)
-    if card and (failed_here := s.learned.card_problem()):
+    if card and (failed_here := s.selftest_results.card_problem()):
         return Resolved("cpu", "probe", f"computing on the card failed here: {failed_here}")
     if card:
         return Resolved("cuda", "probe", f"{card.name} with a CUDA build of torch")
@@ -71,7 +73,7 @@ def devices_problem(s: PlanningContext, value: Any) -> QloraRunError | None:
 
 def backend(s: PlanningContext) -> Resolved:
     """Plain PEFT until another is measured faster; says what keeps an installed Unsloth away, or how to ask for it."""
-    if version_of(s.report, "unsloth") is None or "unsloth" not in s.backends:
+    if s.report.version_of("unsloth") is None or "unsloth" not in s.backends:
         return Resolved("peft", "probe", "runs wherever torch runs")
     missing = s.backends["unsloth"] or _failed_here(s) or _unfit(s)
     if missing is not None:
@@ -93,7 +95,7 @@ def backend_problem(s: PlanningContext, value: Any) -> QloraRunError | None:
 
 def _failed_here(s: PlanningContext) -> str | None:
     """What Unsloth died of when it was tried on this machine."""
-    failed_here = s.learned.problem("unsloth")
+    failed_here = s.selftest_results.problem("unsloth")
     return f"it failed here: {failed_here}" if failed_here else None
 
 
@@ -192,7 +194,7 @@ def workers(s: PlanningContext) -> Resolved:
         return Resolved(0, "probe", "rows are tokenised beforehand; the CPU is busy computing")
     if s.report.platform.system != "linux":
         return Resolved(0, "probe", "starting processes here costs more than they do: rows are tokenised beforehand")
-    if failed_here := s.learned.problem("workers"):
+    if failed_here := s.selftest_results.problem("workers"):
         return Resolved(0, "probe", f"a loader process failed here: {failed_here}")
     return Resolved(_spare_cores(s), "probe", "they hardly matter: rows are tokenised beforehand")
 
@@ -235,5 +237,5 @@ def expandable_problem(s: PlanningContext, value: Any) -> QloraRunError | None:
 
 def torch_at_least(s: PlanningContext, major: int, minor: int) -> bool:
     """Whether the installed torch is this new."""
-    version = torch_version(s.report)
+    version = s.report.torch_version
     return version is not None and version >= (major, minor)

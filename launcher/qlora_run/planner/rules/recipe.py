@@ -12,6 +12,7 @@ from qlora_run.planner.context import PlanningContext
 
 USUAL_MAX_LENGTH = 2048
 STEP = 64
+"""Tokens; lengths read off the data are multiples of the step. Set by hand."""
 
 
 def usual_length(model: ModelFacts | None = None) -> int:

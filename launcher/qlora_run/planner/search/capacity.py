@@ -31,8 +31,8 @@ def largest_length(plan: RunPlan, calibration: Calibration | None = None) -> int
 
 def _longest(plan: RunPlan, calibration: Calibration | None, most: int, offload: bool, room: int | None) -> int:
     recipe, execution = plan.recipe_values(), plan.execution_values()
-    setup = CostInputs.of(recipe, execution)
-    smallest = {name: how.smallest and setup.can(name) for name, how in (FILLERS | SWITCHES).items()}
+    inputs = CostInputs.of(recipe, execution)
+    smallest = {name: how.smallest and inputs.can(name) for name, how in (FILLERS | SWITCHES).items()}
     execution = replace(execution, **smallest | {"offload_activations": offload})
     targets = discover_targets(plan.model, recipe.target_modules)
     costs = costs_of(plan.model, targets, recipe, execution, plan.report, calibration)

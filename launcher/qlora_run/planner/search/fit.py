@@ -11,7 +11,8 @@ from qlora_core.execution.rungs import FILLERS, SEARCHED, SIZES, SWITCHES, plann
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.plan import Resolved
-from qlora_run.planner.context import PlanningContext, in_gib, torch_version, version_of
+from qlora_profiles.units import in_gib
+from qlora_run.planner.context import PlanningContext
 from qlora_run.planner.cost.cuda_overhead import cuda_overhead_of
 from qlora_run.planner.cost.inputs import CostInputs
 from qlora_run.planner.cost.memory import memory_costs
@@ -24,7 +25,7 @@ from qlora_run.planner.search.search import Candidate, Found, Search, Variant, c
 BITSANDBYTES = {"bitsandbytes 4-bit": "qlora-4", "bitsandbytes 8-bit": "qlora-8"}
 
 WORTH_PRECISION = 0.25
-"""How much slower an unquantised base may be and still be chosen."""
+"""How much slower an unquantised base may be and still be chosen: set by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,11 @@ def search_for(s: PlanningContext, method: str, max_length: int | None = None, r
     length = max_length or s.value("max_length")
     longest = min(length, s.longest_tokens)
     variants = tuple(_variants(s, method, length, rank))
-    setup = _setup(s, method, rank)
+    inputs = _cost_inputs(s, method, rank)
     measured = s.measured_with(True) or s.measured_with(False)
     return Search(
         variants=variants,
-        rates=rates(s.report, s.gpu, setup, measured.ceilings if measured else None),
+        rates=rates(s.report, s.gpu, inputs, measured.ceilings if measured else None),
         longest_tokens=longest,
         most_tokens=longest * s.value("examples_per_step"),
         budget_bytes=budget_bytes(s),
@@ -57,40 +58,40 @@ def search_for(s: PlanningContext, method: str, max_length: int | None = None, r
 
 def _variants(s: PlanningContext, method: str, length: int, rank: int | None) -> Iterator[Variant]:
     """Every choice of switches with what it costs."""
-    for order, switches in enumerate(_choices(s, method, _setup(s, method, rank))):
-        setup = _setup(s, method, rank, **switches)
-        known = cuda_overhead_of(s.gpu, setup, s.measured_with(setup.cuda_graphs))
-        costs = costs_with(memory_costs(s.model, s.targets, setup, known), switches)
-        work = work_of_step(s.model, s.data, setup, costs, s.value("examples_per_step"), length)
+    for order, switches in enumerate(_choices(s, method, _cost_inputs(s, method, rank))):
+        inputs = _cost_inputs(s, method, rank, **switches)
+        known = cuda_overhead_of(s.gpu, inputs, s.measured_with(inputs.cuda_graphs))
+        costs = costs_with(memory_costs(s.model, s.targets, inputs, known), switches)
+        work = work_of_step(s.model, s.data, inputs, costs, s.value("examples_per_step"), length)
         yield Variant(
             rank=order,
             switches=switches,
             costs=costs,
             work=work_with(work, switches),
-            fillers=frozenset(name for name in FILLERS if setup.can(name)),
-            most_offloaded_bytes=offload_bytes(s.report) if setup.offload_activations else None,
+            fillers=frozenset(name for name in FILLERS if inputs.can(name)),
+            most_offloaded_bytes=offload_bytes(s.report) if inputs.offload_activations else None,
         )
 
 
-def _choices(s: PlanningContext, method: str, setup: CostInputs) -> Iterator[dict[str, bool]]:
+def _choices(s: PlanningContext, method: str, inputs: CostInputs) -> Iterator[dict[str, bool]]:
     """The switches with and without each that can be used, the simplest first; a person's choice is the only one."""
-    for choice in product(*(_ways(s, setup, name) for name in SWITCHES)):
+    for choice in product(*(_ways(s, inputs, name) for name in SWITCHES)):
         switches = dict(zip(SWITCHES, choice, strict=True))
         if switches["cuda_graphs"] in graphs_possible(s, method, offloaded=switches["offload_activations"]):
             yield switches
 
 
-def _ways(s: PlanningContext, setup: CostInputs, name: str) -> tuple[bool, ...]:
+def _ways(s: PlanningContext, inputs: CostInputs, name: str) -> tuple[bool, ...]:
     if name in s.given:
         return (bool(s.given[name].value),)
     offload = name == "offload_activations"
-    possible = s.on_cuda and offload_bytes(s.report) if offload else setup.can(name)
+    possible = s.on_cuda and offload_bytes(s.report) if offload else inputs.can(name)
     return (False, True) if possible else (False,)
 
 
-def _setup(s: PlanningContext, method: str, rank: int | None, **own: Any) -> CostInputs:
+def _cost_inputs(s: PlanningContext, method: str, rank: int | None, **own: Any) -> CostInputs:
     value = partial(_own_or_decided, s, own | ({"lora_r": rank} if rank else {}))
-    return CostInputs.from_values(value, method, torch_version(s.report))
+    return CostInputs.from_values(value, method, s.report.torch_version)
 
 
 def _own_or_decided(s: PlanningContext, own: Mapping[str, Any], name: str) -> Any:
@@ -185,9 +186,9 @@ def bitsandbytes_missing(s: PlanningContext) -> bool:
 
 def bitsandbytes_problem(s: PlanningContext, test: str = "nf4") -> str | None:
     """The report lists packages and bitsandbytes is not among them, or its product was tried here and failed."""
-    if s.report.packages and version_of(s.report, "bitsandbytes") is None:
+    if s.report.packages and s.report.version_of("bitsandbytes") is None:
         return "bitsandbytes is not installed"
-    failed_here = s.learned.problem(test)
+    failed_here = s.selftest_results.problem(test)
     return f"bitsandbytes failed here ({failed_here})" if failed_here else None
 
 

@@ -2,9 +2,9 @@
 of the table of rungs.
 
 For a token budget and a set of switches, fewer recomputed layers are always faster and always larger, so one number
-decides each and the search is short; what room is then left takes fillers (expanded weights), which save less for their
-size.
-What does not fit does not count; near ties go to the simpler setting, then to the one that leaves more room.
+decides each and the search is short; what room is then left takes fillers (dequantized weights), which save less for
+their size. What does not fit does not count; near ties go to the simpler setting, then to the one that leaves more
+room.
 """
 
 from bisect import bisect_left
@@ -22,8 +22,10 @@ from qlora_run.planner.cost.speed import Rates, Work, step_seconds
 
 NOTHING: Mapping[str, int] = {}
 NEAR_TIE = 1.005
+"""Times within this factor count as equal: set by hand, far below how well they are predicted."""
 SMALLEST_BUDGET = 256
 STEP = 64
+"""Tokens: no smaller budget is tried, and budgets at the data's own sizes are multiples of this. Set by hand."""
 PARTS = 8
 """Into so many parts of one size a step may be cut by the budgets tried."""
 
@@ -232,7 +234,7 @@ class Search:
         return max(variant.longest(self.budget_bytes, most_tokens) for variant in self.variants)
 
     def run(self) -> Found | None:
-        """The fastest execution that fits, or ``None``."""
+        """The fastest execution that fits, or ``None``; held to grids measured whole by bench/search.py."""
         candidates, count = [], 0
         for variant, tokens, layers in self._worth_looking_at():
             plain = self.candidate(tokens, layers, variant)

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.cost_inputs import INPUTS
 from support.measured import H200
 from support.memory_oracle import step_bytes
 from support.planning_facts import card_report, data_of
-from support.setups import SETUP
 
 from qlora_profiles.facts import LayerGroup, ModelFacts
 from qlora_run.model_facts import discover_targets
@@ -46,8 +46,8 @@ def with_mlps(*widths: int) -> ModelFacts:
 
 
 def costs_of(model: ModelFacts, **changes: Any) -> Costs:
-    footprint = CudaOverhead(context_bytes=0)
-    return memory_costs(model, discover_targets(model, ("all-linear",)), CostInputs(**SETUP | changes), footprint)
+    overhead = CudaOverhead(context_bytes=0)
+    return memory_costs(model, discover_targets(model, ("all-linear",)), CostInputs(**INPUTS | changes), overhead)
 
 
 def averaged(model: ModelFacts) -> ModelFacts:
@@ -118,18 +118,18 @@ def test_which_layers_recompute_counts() -> None:
 
 def test_weights_of_every_shape_are_counted() -> None:
     mixed, narrow, wide = with_mlps(*(WIDE,) * 2, *(NARROW,) * 4), with_mlps(*(NARROW,) * 6), with_mlps(*(WIDE,) * 6)
-    setups = [CostInputs(**SETUP | {"method": method}) for method in ("lora", "qlora-4", "full")]
-    for setup in setups:
-        sizes = [base_bytes(model, setup) for model in (mixed, narrow, wide)]
+    all_inputs = [CostInputs(**INPUTS | {"method": method}) for method in ("lora", "qlora-4", "full")]
+    for inputs in all_inputs:
+        sizes = [base_bytes(model, inputs) for model in (mixed, narrow, wide)]
         assert 3 * sizes[0] == pytest.approx(2 * sizes[1] + sizes[2], abs=8)
-    assert base_bytes(mixed, setups[0]) == 2 * mixed.params
+    assert base_bytes(mixed, all_inputs[0]) == 2 * mixed.params
 
 
-def test_weights_that_stay_expanded_are_those_of_the_first_layers() -> None:
+def test_weights_that_stay_dequantized_are_those_of_the_first_layers() -> None:
     costs = costs_of(with_mlps(WIDE, *(NARROW,) * 5), fused_adapters=True)
-    sizes = [costs.keeping(count).staying_expanded_bytes for count in range(7)]
+    sizes = [costs.keeping(count).staying_dequantized_bytes for count in range(7)]
     each = [more - fewer for fewer, more in pairwise(sizes)]
-    assert each[0] == costs.expanded_layer_bytes > each[1]
+    assert each[0] == costs.dequantized_layer_bytes > each[1]
     assert len(set(each[1:])) == 1
     assert sizes[6] == 2 * with_mlps(WIDE, *(NARROW,) * 5).linear_params
 
@@ -147,9 +147,9 @@ def test_groups_that_cost_the_same_are_no_groups() -> None:
 
 
 def seconds(model: ModelFacts) -> float:
-    setup = CostInputs(**SETUP)
-    work = work_of_step(model, data_of(), setup, costs_of(model), 8, 2048)
-    return step_seconds(work, rates(card_report(gpus=(H200,)), H200, setup), 4096, 3)
+    inputs = CostInputs(**INPUTS)
+    work = work_of_step(model, data_of(), inputs, costs_of(model), 8, 2048)
+    return step_seconds(work, rates(card_report(gpus=(H200,)), H200, inputs), 4096, 3)
 
 
 def test_time_is_summed_over_groups() -> None:

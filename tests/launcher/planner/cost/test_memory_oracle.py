@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.cost_inputs import INPUTS
 from support.memory_oracle import FAKE_EXPANDING, FAKE_VARLEN, step_bytes
-from support.setups import SETUP
 
 from qlora_profiles.architectures import architecture_of
 from qlora_run.model_facts import discover_targets
@@ -47,7 +47,7 @@ BARE = CudaOverhead(context_bytes=0)
 
 def costs_of(shape: dict[str, Any], **changes: Any) -> Costs:
     facts = summarise("oracle", shape, tensors_from_config(shape, "oracle"), exact=True, fingerprint="")
-    return memory_costs(facts, discover_targets(facts, ("all-linear",)), CostInputs(**(SETUP | changes)), BARE)
+    return memory_costs(facts, discover_targets(facts, ("all-linear",)), CostInputs(**(INPUTS | changes)), BARE)
 
 
 def tensors_bytes(costs: Costs, recomputed: int, tokens: int = TOKENS) -> int:
@@ -113,25 +113,25 @@ def test_random_shapes(seed: int) -> None:
     tokens, recomputed = draw.choice((128, 256, 512, 1024)), draw.randint(0, shape["num_hidden_layers"])
     method, fused = draw.choice(("lora", "qlora-4")), draw.random() < 0.5
     layers = fused and architecture_of(shape["model_type"]).layer_kernels and draw.random() < 0.8
-    rebuild = layers and draw.random() < 0.6
-    kernels: dict[str, Any] = {"fused_layers": layers, "rebuild": rebuild, "fused": fused}
+    rematerialize = layers and draw.random() < 0.6
+    kernels: dict[str, Any] = {"fused_layers": layers, "rematerialize": rematerialize, "fused": fused}
     counted = step_bytes(shape, tokens=tokens, recomputed=recomputed, method=method, **kernels)
-    setup = {"fused_adapters": fused, "fused_kernels": layers, "rematerialize_activations": rebuild}
-    costs = costs_of(shape, method=method, **setup)
+    inputs = {"fused_adapters": fused, "fused_kernels": layers, "rematerialize_activations": rematerialize}
+    costs = costs_of(shape, method=method, **inputs)
     worst = _worst(costs, tokens, recomputed, accumulating=False)
     staying = costs.base_bytes + costs.state_bytes
     assert worst.used + worst.gradients + staying == pytest.approx(counted.passing + staying, rel=0.01)
 
 
-@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.parametrize("rematerialize", [False, True])
 @pytest.mark.parametrize("recomputed", [0, 1, 3])
 @pytest.mark.parametrize("family", sorted(name for name in SHAPES if architecture_of(name).layer_kernels))
-def test_fused_layers(family: str, recomputed: int, rebuild: bool) -> None:
+def test_fused_layers(family: str, recomputed: int, rematerialize: bool) -> None:
     shape = {"model_type": family, **COMMON, **SHAPES[family]}
     how: dict[str, Any] = {"tokens": TOKENS, "recomputed": recomputed, "method": "qlora-4", "fused": True}
-    counted = step_bytes(shape, fused_layers=True, rebuild=rebuild, **how)
-    setup = {"fused_adapters": True, "fused_kernels": True, "rematerialize_activations": rebuild}
-    assert tensors_bytes(costs_of(shape, **setup), recomputed) == pytest.approx(counted.passing, rel=0.02)
+    counted = step_bytes(shape, fused_layers=True, rematerialize=rematerialize, **how)
+    inputs = {"fused_adapters": True, "fused_kernels": True, "rematerialize_activations": rematerialize}
+    assert tensors_bytes(costs_of(shape, **inputs), recomputed) == pytest.approx(counted.passing, rel=0.02)
 
 
 @pytest.mark.parametrize("tokens", [TOKENS, 4 * TOKENS])

@@ -12,7 +12,7 @@ from support.planning_facts import asking, card_report, cpu_report, data_of, kno
 from qlora_profiles.hardware import Gpu
 from qlora_run.model_facts import discover_targets
 from qlora_run.planner import resolve
-from qlora_run.planner.cost.gpu_specs import card_of
+from qlora_run.planner.cost.gpu_specs import specs_of
 from qlora_run.planner.cost.inputs import CostInputs
 from qlora_run.planner.cost.memory import memory_costs
 from qlora_run.planner.cost.rungs import work_with
@@ -21,26 +21,26 @@ from qlora_run.planner.search.search import NEAR_TIE
 
 MODEL = known("Qwen/Qwen3-8B")
 PLAN = resolve(card_report(gpus=(H200,)), asking(method="qlora-4"), MODEL, data_of())
-SETUP = CostInputs.of(PLAN.recipe_values(), PLAN.execution_values())
+INPUTS = CostInputs.of(PLAN.recipe_values(), PLAN.execution_values())
 
 
-def tokens_per_second(setup: CostInputs, examples: int, mean: float, budget: int, recomputed: int) -> float:
-    costs = memory_costs(MODEL, discover_targets(MODEL, ("all-linear",)), setup)
-    work = work_of_step(MODEL, data_of(longest=2048, mean=mean), setup, costs, examples, 2048)
-    return work.step_tokens / step_seconds(work, rates(PLAN.report, H200, setup), budget, recomputed)
+def tokens_per_second(inputs: CostInputs, examples: int, mean: float, budget: int, recomputed: int) -> float:
+    costs = memory_costs(MODEL, discover_targets(MODEL, ("all-linear",)), inputs)
+    work = work_of_step(MODEL, data_of(longest=2048, mean=mean), inputs, costs, examples, 2048)
+    return work.step_tokens / step_seconds(work, rates(PLAN.report, H200, inputs), budget, recomputed)
 
 
 def seconds_at(point: Point) -> float:
     """The closed form for a measured step: examples of up to 2,048 tokens, all of them supervised."""
     model = facts_of(point.model)
-    setup = point.setup(SETUP)
-    costs = memory_costs(model, discover_targets(model, ("all-linear",)), setup)
+    inputs = point.inputs(INPUTS)
+    costs = memory_costs(model, discover_targets(model, ("all-linear",)), inputs)
     mean = min(point.tokens, 2048)
     data = data_of(longest=mean, mean=mean, mean_supervised_tokens=mean)
-    work = work_of_step(model, data, setup, costs, point.tokens // mean, mean)
+    work = work_of_step(model, data, inputs, costs, point.tokens // mean, mean)
     work = work_with(work, {"layers_dequantized": point.layers_dequantized(model.num_layers)})
     layers = point.layers_recomputed(model.num_layers)
-    return step_seconds(work, rates(PLAN.report, H200, setup), int(1.2 * point.tokens), layers)
+    return step_seconds(work, rates(PLAN.report, H200, inputs), int(1.2 * point.tokens), layers)
 
 
 def test_our_own_steps_on_a_real_card() -> None:
@@ -54,7 +54,7 @@ def test_our_own_steps_on_a_real_card() -> None:
 
 def test_steps_of_our_own_kernels_on_a_real_card() -> None:
     """Those that computing decides, or graphs; how fast the others were launched is another program's doing."""
-    own = [p for p in points() if p.segments == "growing" and p.kernels in ("own", "own graphs", "rebuilt")]
+    own = [p for p in points() if p.segments == "growing" and p.kernels in ("own", "own graphs", "rematerialized")]
     ratios = [1000 * seconds_at(p) / p.step_ms for p in own if p.graphs or p.tokens == 8192]
     assert len(ratios) == 23
     assert median(ratios) == pytest.approx(1.0, abs=0.03)
@@ -68,36 +68,36 @@ def test_eager_attention_moves_every_score() -> None:
 
 def test_small_micro_batches_are_bound_by_launches() -> None:
     """Four micro-batches measured 2.17 s where one was 0.56 s."""
-    one = tokens_per_second(SETUP, 8, 177.5, 2048, 36)
-    four = tokens_per_second(SETUP, 8, 177.5, 380, 36)
+    one = tokens_per_second(INPUTS, 8, 177.5, 2048, 36)
+    four = tokens_per_second(INPUTS, 8, 177.5, 380, 36)
     assert one / four == pytest.approx(2.17 / 0.56, rel=0.15)
 
 
 def test_a_measured_speed_moves_the_time_and_narrows_its_range() -> None:
     seconds = PLAN.time.step_seconds
-    told = estimate_time(PLAN.report, H200, SETUP, 100, seconds, measured_scale=1.5)
-    guessed = estimate_time(PLAN.report, H200, SETUP, 100, seconds)
+    told = estimate_time(PLAN.report, H200, INPUTS, 100, seconds, measured_scale=1.5)
+    guessed = estimate_time(PLAN.report, H200, INPUTS, 100, seconds)
     assert told.basis == "measured on this card"
     assert told.step_seconds == pytest.approx(1.5 * seconds)
     assert told.seconds_high / told.seconds_low < guessed.seconds_high / guessed.seconds_low
 
 
 def test_offloading_takes_time() -> None:
-    offloading = replace(SETUP, offload_activations=True)
-    assert tokens_per_second(offloading, 16, 420, 4096, 36) < tokens_per_second(SETUP, 16, 420, 4096, 36)
-    assert tokens_per_second(offloading, 16, 420, 4096, 0) == tokens_per_second(SETUP, 16, 420, 4096, 0)
+    offloading = replace(INPUTS, offload_activations=True)
+    assert tokens_per_second(offloading, 16, 420, 4096, 36) < tokens_per_second(INPUTS, 16, 420, 4096, 36)
+    assert tokens_per_second(offloading, 16, 420, 4096, 0) == tokens_per_second(INPUTS, 16, 420, 4096, 0)
 
 
 @given(budget=st.integers(64, 65_536), more=st.integers(0, 8192), layers=st.integers(0, 35))
 def test_larger_and_fewer_recomputed_is_never_slower(budget: int, more: int, layers: int) -> None:
-    base = tokens_per_second(SETUP, 16, 420, budget, layers)
-    assert tokens_per_second(SETUP, 16, 420, budget + more, layers) >= base / NEAR_TIE  # others may lie together
-    assert tokens_per_second(SETUP, 16, 420, budget, layers + 1) <= base
+    base = tokens_per_second(INPUTS, 16, 420, budget, layers)
+    assert tokens_per_second(INPUTS, 16, 420, budget + more, layers) >= base / NEAR_TIE  # others may lie together
+    assert tokens_per_second(INPUTS, 16, 420, budget, layers + 1) <= base
 
 
 def test_cards_by_name() -> None:
     def card(name: str, capability: tuple[int, int] | None = None) -> tuple[float, bool]:
-        found = card_of(Gpu(name=name, capability=capability))
+        found = specs_of(Gpu(name=name, capability=capability))
         return found.tflops, found.listed
 
     assert card("NVIDIA GeForce RTX 4070 Ti SUPER") == (88, True)

@@ -1,4 +1,4 @@
-"""Which kernels a plan computes adapters and layers with, and which wishes for them are refused."""
+"""Which kernels a plan computes adapters and layers with, and which values for them are refused."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ SMALL = known("Qwen/Qwen3-0.6B")
 LIGER = {"liger-kernel": "0.8.5", "triton": "3.7.0", "bitsandbytes": "0.50.2"}
 
 
-def decided(name: str, report: HardwareReport | None = None, **wishes: Any) -> Resolved:
-    plan = resolve(report or card_report(), asking(**wishes), SMALL, data_of())
+def decided(name: str, report: HardwareReport | None = None, **values: Any) -> Resolved:
+    plan = resolve(report or card_report(), asking(**values), SMALL, data_of())
     return plan.execution[name]
 
 
 @pytest.mark.parametrize(
-    ("report", "wishes", "value", "why"),
+    ("report", "values", "value", "why"),
     [
         (card_report(), {}, "fused", "few kernels"),
         (cpu_report(), {}, "plain", "on a card only"),
@@ -32,14 +32,14 @@ def decided(name: str, report: HardwareReport | None = None, **wishes: Any) -> R
         (cpu_report(), {"adapter_kernel": "fused"}, "fused", "asked"),
     ],
 )
-def test_adapters(report: HardwareReport, wishes: dict[str, Any], value: str, why: str) -> None:
-    resolved = decided("adapter_kernel", report, **wishes)
+def test_adapters(report: HardwareReport, values: dict[str, Any], value: str, why: str) -> None:
+    resolved = decided("adapter_kernel", report, **values)
     assert resolved.value == value
     assert why in resolved.reason
 
 
 @pytest.mark.parametrize(
-    ("report", "wishes", "value", "why"),
+    ("report", "values", "value", "why"),
     [
         (card_report(packages=LIGER), {}, "triton", "the same bits"),
         (card_report(), {}, "bitsandbytes", "Triton is missing"),
@@ -49,8 +49,8 @@ def test_adapters(report: HardwareReport, wishes: dict[str, Any], value: str, wh
         (card_report(packages=LIGER), {"dequantize_kernel": "bitsandbytes"}, "bitsandbytes", "asked"),
     ],
 )
-def test_what_expands_weights(report: HardwareReport, wishes: dict[str, Any], value: str, why: str) -> None:
-    resolved = decided("dequantize_kernel", report, **wishes)
+def test_what_dequantizes_weights(report: HardwareReport, values: dict[str, Any], value: str, why: str) -> None:
+    resolved = decided("dequantize_kernel", report, **values)
     assert resolved.value == value
     assert why in resolved.reason
 
@@ -64,9 +64,9 @@ def test_what_norms_and_activations_made_is_made_again_where_a_person_says_so() 
     ready = card_report(packages=LIGER)
     assert decided("rematerialize_activations", ready).value is False
     assert decided("rematerialize_activations", ready, rematerialize_activations="yes").value is True
-    for wishes in ({"layer_kernels": "plain"}, {"adapter_kernel": "plain"}):
+    for values in ({"layer_kernels": "plain"}, {"adapter_kernel": "plain"}):
         with pytest.raises(QloraRunError, match="fused adapters and Liger"):
-            decided("rematerialize_activations", ready, rematerialize_activations="yes", **wishes)
+            decided("rematerialize_activations", ready, rematerialize_activations="yes", **values)
 
 
 def test_fused_layers_where_they_are_installed() -> None:
@@ -91,7 +91,7 @@ def test_graphs_where_launching_takes_longest_and_they_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("report", "wishes", "words"),
+    ("report", "values", "words"),
     [
         (card_report(), {"layer_kernels": "liger"}, "liger-kernel is not installed"),
         (cpu_report(), {"layer_kernels": "liger"}, "needs an NVIDIA card"),
@@ -102,9 +102,9 @@ def test_graphs_where_launching_takes_longest_and_they_fit() -> None:
         (card_report(), {"cuda_graphs": "yes", "offload_activations": "yes"}, "cannot be captured"),
     ],
 )
-def test_what_cannot_work_is_refused(report: HardwareReport, wishes: dict[str, Any], words: str) -> None:
+def test_what_cannot_work_is_refused(report: HardwareReport, values: dict[str, Any], words: str) -> None:
     with pytest.raises(QloraRunError, match=words) as caught:
-        resolve(report, asking(**wishes), SMALL, data_of())
+        resolve(report, asking(**values), SMALL, data_of())
     assert caught.value.fix
     assert caught.value.fix.startswith("--")
 
@@ -117,7 +117,7 @@ def test_the_memory_model_is_told() -> None:
         ({"layer_kernels": "plain"}, True, False),
         ({"method": "qlora-8"}, False, True),
     ]
-    for wishes, adapters, layers in cases:
-        plan = resolve(report, asking(**wishes), SMALL, data_of())
-        setup = CostInputs.of(plan.recipe_values(), plan.execution_values())
-        assert (setup.fused_adapters, setup.fused_kernels) == (adapters, layers)
+    for values, adapters, layers in cases:
+        plan = resolve(report, asking(**values), SMALL, data_of())
+        inputs = CostInputs.of(plan.recipe_values(), plan.execution_values())
+        assert (inputs.fused_adapters, inputs.fused_kernels) == (adapters, layers)

@@ -1,4 +1,4 @@
-"""What each rule decides on each kind of machine, and which wishes it refuses."""
+"""What each rule decides on each kind of machine, and which given values it refuses."""
 
 from typing import Any
 
@@ -26,17 +26,17 @@ UNSLOTH_READY = {
 BITSANDBYTES = {"bitsandbytes": "0.50.2"}
 
 
-def planned(report: HardwareReport, **wishes: Any) -> RunPlan:
-    return resolve(report, asking(**wishes), SMALL, data_of())
+def planned(report: HardwareReport, **given_values: Any) -> RunPlan:
+    return resolve(report, asking(**given_values), SMALL, data_of())
 
 
-def chosen(report: HardwareReport, name: str, **wishes: Any) -> Any:
-    return planned(report, **wishes).execution[name].value
+def chosen(report: HardwareReport, name: str, **given_values: Any) -> Any:
+    return planned(report, **given_values).execution[name].value
 
 
-def refused(report: HardwareReport, **wishes: Any) -> QloraRunError:
+def refused(report: HardwareReport, **given_values: Any) -> QloraRunError:
     with pytest.raises(QloraRunError) as caught:
-        planned(report, **wishes)
+        planned(report, **given_values)
     assert "\n" not in str(caught.value)
     assert caught.value.fix
     return caught.value
@@ -177,9 +177,9 @@ def test_unsloth_is_used_where_it_is_asked_for_and_whole() -> None:
     old = card_report(packages=UNSLOTH_READY | BITSANDBYTES | {"transformers": "5.18.1"})
     with pytest.raises(EnvironmentProblem, match=r"needs transformers<=5\.17\.0; 5\.18\.1 is here"):
         resolve(old, asked, SMALL, data_of(), backends=backend_reasons(old))
-    for wish, words in (({"lora_dropout": 0.1}, "no dropout"), ({"method": "full"}, "qlora-4 and lora only")):
+    for value, words in (({"lora_dropout": 0.1}, "no dropout"), ({"method": "full"}, "qlora-4 and lora only")):
         with pytest.raises(UserError, match=words):
-            resolve(ready, asking(backend="unsloth", **wish), SMALL, data_of(), backends=backend_reasons(ready))
+            resolve(ready, asking(backend="unsloth", **value), SMALL, data_of(), backends=backend_reasons(ready))
 
 
 def test_a_broken_or_unknown_backend_is_refused() -> None:
@@ -191,7 +191,7 @@ def test_a_broken_or_unknown_backend_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("report", "wishes", "words", "fix"),
+    ("report", "given_values", "words", "fix"),
     [
         (OLD_CARD, {"compute_dtype": "bfloat16"}, "capability 7.5", "--compute-dtype float16"),
         (cpu_report(), {"compute_dtype": "float16"}, "float32 or bfloat16", "--compute-dtype float32"),
@@ -212,8 +212,10 @@ def test_a_broken_or_unknown_backend_is_refused() -> None:
         ),
     ],
 )
-def test_wishes_that_cannot_work(report: HardwareReport, wishes: dict[str, Any], words: str, fix: str) -> None:
-    error = refused(report, **wishes)
+def test_given_values_that_cannot_work(
+    report: HardwareReport, given_values: dict[str, Any], words: str, fix: str
+) -> None:
+    error = refused(report, **given_values)
     assert words in error.message
     assert str(error.fix).startswith(fix)
 

@@ -8,8 +8,8 @@ from support.planning_facts import asking, card_report, data_of, known
 from qlora_run.planner import resolve
 
 
-def saves_every(**wishes: Any) -> tuple[int, str]:
-    plan = resolve(card_report(24), asking(**wishes), known("Qwen/Qwen3-0.6B"), data_of())
+def saves_every(**values: Any) -> tuple[int, str]:
+    plan = resolve(card_report(24), asking(**values), known("Qwen/Qwen3-0.6B"), data_of())
     return plan.run["save_steps"].value, plan.run["save_steps"].source
 
 

@@ -18,13 +18,13 @@ from qlora_run.planner import largest_length, resolve
 MODEL = known("Qwen/Qwen3-8B")
 
 
-def plan_on(vram_gib: float, model: ModelFacts = MODEL, longest: int = 1804, **wishes: Any) -> RunPlan:
-    return resolve(card_report(vram_gib), asking(**wishes), model, data_of(longest=longest))
+def plan_on(vram_gib: float, model: ModelFacts = MODEL, longest: int = 1804, **given_values: Any) -> RunPlan:
+    return resolve(card_report(vram_gib), asking(**given_values), model, data_of(longest=longest))
 
 
-def error_on(vram_gib: float, model: ModelFacts = MODEL, longest: int = 1804, **wishes: Any) -> UserError:
+def error_on(vram_gib: float, model: ModelFacts = MODEL, longest: int = 1804, **given_values: Any) -> UserError:
     with pytest.raises(UserError) as caught:
-        plan_on(vram_gib, model, longest, **wishes)
+        plan_on(vram_gib, model, longest, **given_values)
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -96,8 +96,8 @@ def test_the_longest_example_counts_even_above_the_token_budget() -> None:
     plan = plan_on(24, longest=4000, max_length=4096, token_budget=512, method="qlora-4")
     assert plan.execution["token_budget"].value == 512
     layers = plan.execution["layers_recomputed"].value
-    wishes = {"max_length": 4096, "method": "qlora-4", "layers_recomputed": layers}
-    assert plan.memory == plan_on(24, longest=4000, token_budget=4000, **wishes).memory
+    given_values = {"max_length": 4096, "method": "qlora-4", "layers_recomputed": layers}
+    assert plan.memory == plan_on(24, longest=4000, token_budget=4000, **given_values).memory
 
 
 def test_uncounted_rows_are_taken_to_be_as_long_as_allowed() -> None:
@@ -144,8 +144,8 @@ def test_every_change_that_is_offered_works() -> None:
         flag, value, *_ = offered.split()
         name = flag.removeprefix("--").replace("-", "_")
         model = known(value) if name == "model" else MODEL
-        wishes = {"max_length": 8192} | ({} if name == "model" else {name: value})
-        assert plan_on(8.5, model, longest=8000, **wishes).memory.fits
+        given_values = {"max_length": 8192} | ({} if name == "model" else {name: value})
+        assert plan_on(8.5, model, longest=8000, **given_values).memory.fits
 
 
 def test_what_only_the_card_can_tell_is_planned_as_small_as_can_be() -> None:

@@ -26,7 +26,7 @@ LIGER = {"bitsandbytes": "0.50.2", "liger-kernel": "0.8.5", "triton": "3.7.0"}
 NAMES = st.sampled_from(("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "google/gemma-3-4b-it", "microsoft/phi-4"))
 
 
-def situation(vram_gib: float, name: str, longest: int, packages: dict[str, str], ram_gib: float) -> PlanningContext:
+def context_on(vram_gib: float, name: str, longest: int, packages: dict[str, str], ram_gib: float) -> PlanningContext:
     """Everything decided but what the search decides."""
     memory = Memory(ram_total_bytes=int(ram_gib * GIB), ram_available_bytes=int(ram_gib * GIB))
     report = card_report(vram_gib, packages=packages, memory=memory)
@@ -38,36 +38,36 @@ def situation(vram_gib: float, name: str, longest: int, packages: dict[str, str]
 
 
 def everything(search: Search) -> list[Candidate]:
-    """Every execution on the grid that fits: with no expanded layer, and with as many as there is room for."""
+    """Every execution on the grid that fits: with no dequantized layer, and with as many as there is room for."""
     found = []
     for variant, tokens, layers in product(search.variants, search.token_budgets, range(search.costs.num_layers + 1)):
         if search.fits(variant, tokens, layers):
             counts = {0, _most(search, variant, tokens, layers)} if variant.fillers else {0}
-            found += [search.candidate(tokens, layers, variant, expanding(count)) for count in counts]
+            found += [search.candidate(tokens, layers, variant, dequantized(count)) for count in counts]
     return found
 
 
-def expanding(layers: int) -> dict[str, int]:
+def dequantized(layers: int) -> dict[str, int]:
     return {"layers_dequantized": layers}
 
 
 def _most(search: Search, variant: Variant, tokens: int, layers: int) -> int:
     def full(count: int) -> bool:
-        return not search.memory(variant, tokens, layers, expanding(count)).fits
+        return not search.memory(variant, tokens, layers, dequantized(count)).fits
 
     return bisect_left(range(1, search.costs.num_layers + 1), True, key=full)
 
 
 @given(vram=st.floats(6, 60), tokens=st.sampled_from((256, 1024, 4096)), layers=st.sampled_from((0, 7, 36)))
-def test_as_many_layers_are_expanded_as_fit(vram: float, tokens: int, layers: int) -> None:
-    search = search_for(situation(vram, "Qwen/Qwen3-8B", 256, LIGER, 64), "qlora-4")
+def test_as_many_layers_are_dequantized_as_fit(vram: float, tokens: int, layers: int) -> None:
+    search = search_for(context_on(vram, "Qwen/Qwen3-8B", 256, LIGER, 64), "qlora-4")
     for variant in search.variants:
         plain = search.candidate(tokens, layers, variant)
         most = _most(search, variant, tokens, layers) if plain.memory.fits else 0
         full = [*search._fuller(plain)][-1:] if plain.memory.fits else []
         chosen = full[0].value("layers_dequantized") if full else 0
-        assert most - chosen in (0, 1)  # the last one makes the room for expanding one needless
-        ways = (search.candidate(tokens, layers, variant, expanding(count)) for count in (0, most // 2, most))
+        assert most - chosen in (0, 1)  # the last one makes the room to dequantize one needless
+        ways = (search.candidate(tokens, layers, variant, dequantized(count)) for count in (0, most // 2, most))
         seconds = [way.step_seconds for way in ways]
         assert seconds == sorted(seconds, reverse=True)
 
@@ -83,7 +83,7 @@ def test_as_many_layers_are_expanded_as_fit(vram: float, tokens: int, layers: in
 def test_nothing_that_fits_is_faster(
     vram: float, name: str, longest: int, packages: dict[str, str], ram: float, method: str
 ) -> None:
-    search = search_for(situation(vram, name, longest, packages, ram), method)
+    search = search_for(context_on(vram, name, longest, packages, ram), method)
     found, fitting = search.run(), everything(search)
     assert (found is None) == (not fitting)
     if found is None:
@@ -96,17 +96,17 @@ def test_nothing_that_fits_is_faster(
 
 
 def test_all_settings_are_in_the_search() -> None:
-    search = search_for(situation(12, "Qwen/Qwen3-8B", 1804, LIGER, 64), "qlora-4")
+    search = search_for(context_on(12, "Qwen/Qwen3-8B", 1804, LIGER, 64), "qlora-4")
     kinds = [(v.offload_activations, v.cuda_graphs) for v in search.variants]
     assert kinds == [kind for kind in ((False, False), (False, True), (True, False)) for _ in range(2)]
     assert [v.switches["rematerialize_activations"] for v in search.variants] == [False, True] * 3
     assert all(v.fillers == {"layers_dequantized"} for v in search.variants)
-    lora = search_for(situation(12, "Qwen/Qwen3-0.6B", 1804, LIGER, 64), "lora")
+    lora = search_for(context_on(12, "Qwen/Qwen3-0.6B", 1804, LIGER, 64), "lora")
     assert not any(v.fillers for v in lora.variants)
 
 
-def plan_on(vram_gib: float, report: HardwareReport | None = None, **wishes: Any) -> RunPlan:
-    return resolve(report or card_report(vram_gib), asking(**wishes), known("Qwen/Qwen3-8B"), data_of())
+def plan_on(vram_gib: float, report: HardwareReport | None = None, **given_values: Any) -> RunPlan:
+    return resolve(report or card_report(vram_gib), asking(**given_values), known("Qwen/Qwen3-8B"), data_of())
 
 
 def test_offloading_makes_room_where_nothing_else_does() -> None:
@@ -121,9 +121,9 @@ def test_offloading_makes_room_where_nothing_else_does() -> None:
     assert plan_on(80, method="qlora-4").execution["offload_activations"].source == "default"
 
 
-def _fits(vram_gib: float, **wishes: Any) -> bool:
+def _fits(vram_gib: float, **given_values: Any) -> bool:
     try:
-        plan_on(vram_gib, **wishes)
+        plan_on(vram_gib, **given_values)
     except UserError:
         return False
     return True
@@ -134,20 +134,20 @@ def test_what_is_soon_made_is_made_again_where_that_saves_a_layer() -> None:
     ready = card_report(24, packages=LIGER)
     rows = data_of(longest=2048, mean=2048.0, length_quantiles=(2048,) * 11)
 
-    def plan(**wishes: Any) -> RunPlan:
-        asked = asking(method="qlora-4", max_length=2048, examples_per_step=16, layers_dequantized=0, **wishes)
+    def plan(**given_values: Any) -> RunPlan:
+        asked = asking(method="qlora-4", max_length=2048, examples_per_step=16, layers_dequantized=0, **given_values)
         return resolve(ready, asked, known("Qwen/Qwen3-8B"), rows)
 
-    rebuild = plan().execution["rematerialize_activations"]
-    assert (rebuild.value, rebuild.source) == (True, "tuner")
-    assert "no: " in str(rebuild.if_changed)
+    rematerialize = plan().execution["rematerialize_activations"]
+    assert (rematerialize.value, rematerialize.source) == (True, "tuner")
+    assert "no: " in str(rematerialize.if_changed)
     assert plan().time.step_seconds < plan(rematerialize_activations="no").time.step_seconds
     assert plan(layer_kernels="plain").execution_values().rematerialize_activations is False
     assert plan_on(80, ready, method="qlora-4").execution["rematerialize_activations"].source == "default"
 
 
 def test_main_memory_limits_what_is_offloaded() -> None:
-    search = search_for(situation(12, "Qwen/Qwen3-8B", 1804, {}, 64), "qlora-4")
+    search = search_for(context_on(12, "Qwen/Qwen3-8B", 1804, {}, 64), "qlora-4")
     offloading = next(variant for variant in search.variants if variant.offload_activations)
     needed = slabs_bytes(2 * 4096 * 2048, 36)
     assert 36 * 2 * 4096 * 2048 <= needed < 1.3 * 36 * 2 * 4096 * 2048
@@ -173,17 +173,17 @@ def test_a_persons_kernel_is_the_only_one() -> None:
         assert (resolved.value, resolved.source) == (kernel, "cli")
 
 
-def test_the_room_that_is_left_holds_expanded_weights() -> None:
+def test_the_room_that_is_left_holds_dequantized_weights() -> None:
     ready = card_report(48, packages=LIGER)
     plan = plan_on(48, ready, method="qlora-4")
-    expanded = plan.execution["layers_dequantized"]
-    assert (expanded.value, expanded.source) == (36, "tuner")
-    assert str(expanded.if_changed).startswith("0: ")
-    assert "slower" in str(expanded.if_changed)
+    dequantized_layers = plan.execution["layers_dequantized"]
+    assert (dequantized_layers.value, dequantized_layers.source) == (36, "tuner")
+    assert str(dequantized_layers.if_changed).startswith("0: ")
+    assert "slower" in str(dequantized_layers.if_changed)
     none = plan_on(48, ready, method="qlora-4", layers_dequantized=0)
     assert plan.time.step_seconds < none.time.step_seconds
     assert none.execution["layers_dequantized"].source == "cli"
-    sizes = [{part.name: part.bytes for part in each.memory.parts}.get("expanded weights") for each in (plan, none)]
+    sizes = [{part.name: part.bytes for part in each.memory.parts}.get("dequantized weights") for each in (plan, none)]
     assert sizes == [2 * plan.model.linear_params, None]
     assert plan_on(12, card_report(12, packages=LIGER), method="qlora-4").execution_values().layers_dequantized == 0
     own = plan_on(48, ready, method="qlora-4", layers_dequantized=5)
@@ -192,7 +192,7 @@ def test_the_room_that_is_left_holds_expanded_weights() -> None:
     assert plan_on(80, card_report(80, packages=LIGER), method="lora").execution_values().layers_dequantized == 0
 
 
-def test_too_many_expanded_layers_are_said() -> None:
+def test_too_many_dequantized_layers_are_said() -> None:
     ready = card_report(16, packages=LIGER)
     with pytest.raises(UserError, match="layers_dequantized 37: Qwen3-8B has 36 layers"):
         plan_on(16, ready, layers_dequantized=37)
@@ -217,15 +217,15 @@ def test_the_runner_up_and_why_it_lost() -> None:
 @given(vram=st.floats(8, 40), longest=st.integers(64, 4000), more=st.integers(0, 4000))
 def test_a_longer_example_never_has_a_smaller_peak(vram: float, longest: int, more: int) -> None:
     """The same execution; what fits is another question."""
-    search = search_for(situation(vram, "Qwen/Qwen3-8B", longest, {}, 64), "qlora-4")
-    longer = search_for(situation(vram, "Qwen/Qwen3-8B", longest + more, {}, 64), "qlora-4")
+    search = search_for(context_on(vram, "Qwen/Qwen3-8B", longest, {}, 64), "qlora-4")
+    longer = search_for(context_on(vram, "Qwen/Qwen3-8B", longest + more, {}, 64), "qlora-4")
     for layers in (0, 20, 36):
         short, long = (s.memory(s.variants[0], 512, layers).peak_bytes for s in (search, longer))
         assert short <= long
 
 
 def test_a_step_in_one_micro_batch_needs_no_room_for_earlier_gradients() -> None:
-    search = search_for(situation(24, "Qwen/Qwen3-8B", 500, {}, 64), "qlora-4")
+    search = search_for(context_on(24, "Qwen/Qwen3-8B", 500, {}, 64), "qlora-4")
     whole = search.most_tokens
     cut, single = (search.memory(search.variants[0], tokens, 36).peak_bytes for tokens in (whole - 1, whole))
     assert cut > single
@@ -234,6 +234,6 @@ def test_a_step_in_one_micro_batch_needs_no_room_for_earlier_gradients() -> None
 
 @given(vram=st.floats(6, 30), near=st.integers(0, 36), tokens=st.sampled_from((256, 1024, 4096)))
 def test_a_guess_does_not_change_how_many_layers_recompute(vram: float, near: int, tokens: int) -> None:
-    search = search_for(situation(vram, "Qwen/Qwen3-8B", 256, LIGER, 64), "qlora-4")
+    search = search_for(context_on(vram, "Qwen/Qwen3-8B", 256, LIGER, 64), "qlora-4")
     for variant in search.variants:
         assert search.fewest_recomputed(tokens, variant, near) == search.fewest_recomputed(tokens, variant)

@@ -4,7 +4,7 @@ from typing import Any
 
 from support.memory_oracle import CHUNK_TOKENS
 
-SETUP: dict[str, Any] = {
+INPUTS: dict[str, Any] = {
     "method": "qlora-4",
     "double_quant": True,
     "lora_r": 16,
