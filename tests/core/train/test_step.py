@@ -224,14 +224,14 @@ def test_pack_lays_examples_end_to_end() -> None:
     assert packed.input_ids.tolist() == [[5, 6, 7, 8, 9]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 0, 1]]
     assert packed.boundaries.tolist() == [0, 3, 5]
-    assert (packed.scored_at.tolist(), packed.targets.tolist(), packed.longest) == ([1, 3], [7, 9], 3)
+    assert (packed.supervised_at.tolist(), packed.targets.tolist(), packed.longest) == ([1, 3], [7, 9], 3)
 
 
 def test_micro_batches_that_travel_together_are_those_packed_alone() -> None:
     examples = random_examples(7, seed=3)
     groups = [examples[:3], examples[3:4], examples[4:]]
     for together, alone in zip(pack_all(groups, CPU), [pack(group, CPU) for group in groups], strict=True):
-        for name in ("input_ids", "position_ids", "boundaries", "scored_at", "targets"):
+        for name in ("input_ids", "position_ids", "boundaries", "supervised_at", "targets"):
             got, expected = getattr(together, name), getattr(alone, name)
             assert got.dtype == expected.dtype == (torch.int32 if name == "boundaries" else torch.long)
             assert got.tolist() == expected.tolist()

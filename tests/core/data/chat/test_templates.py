@@ -10,8 +10,8 @@ import pytest
 from support.masks import describe_mask, supervised_texts
 from tokenizers import Tokenizer
 
-from qlora_core.data import BadRow, BadRows, ChatTokenizer, Conversation, Turn
-from qlora_core.data.chat.template_families import FAMILIES
+from qlora_core.data import BadRow, BadRows, ChatTokenizer, Conversation, Message
+from qlora_core.data.chat.template_families import TEMPLATE_FAMILIES
 from qlora_profiles.errors import UserError
 
 Folder = Callable[..., Path]
@@ -108,7 +108,7 @@ def test_bos_is_written_where_the_tokenizer_adds_it_and_only_once(
 ) -> None:
     adding = byte_level(("<s>", "</s>"), bos="<s>")
     tokenizer = ChatTokenizer.from_folder(model_folder("plain", tokenizer=adding))
-    ids = tokenizer.prompt_ids([Turn(role="user", content="Hi")])
+    ids = tokenizer.prompt_ids([Message(role="user", content="Hi")])
     assert [place for place, number in enumerate(ids) if number == adding.token_to_id("<s>")] == [0]
     assert not ChatTokenizer.from_folder(model_folder("plain")).template.startswith("{{- bos_token")
 
@@ -127,11 +127,11 @@ def test_padding_and_cutting_in_the_tokenizer_file_are_ignored(
 # Asked for by a person
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEMPLATE_FAMILIES)
 def test_our_own_by_name(model_folder: Folder, family: str) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder(family, template=MINE), family)
     assert (tokenizer.template_name, tokenizer.template_source) == (family, f"--chat-template {family}")
-    assert tokenizer.stop_tokens[0] == FAMILIES[family].stop
+    assert tokenizer.stop_tokens[0] == TEMPLATE_FAMILIES[family].stop
 
 
 def test_chatml_without_its_tokens_falls_back_to_ordinary_ones(model_folder: Folder) -> None:
@@ -211,28 +211,28 @@ def test_refused_rows_are_told_or_set_aside(model_folder: Folder, talk: Talk) ->
     twice = talk(("user", "a"), ("user", "b"), ("assistant", "c"))
     with pytest.raises(UserError, match=r"row 1: .* must alternate.*-> --chat-template chatml"):
         tokenizer.encode(twice)
-    with pytest.raises(BadRows, match=r"my\.jsonl:1  the chat template refuses: user and assistant turns"):
+    with pytest.raises(BadRows, match=r"my\.jsonl:1  the chat template refuses: user and assistant messages"):
         tokenizer.encode_all([talk(*ASK), twice], file="my.jsonl")
     rejected: list[BadRow] = []
-    encoded = tokenizer.encode_all([twice, talk(*ASK)], rejected=rejected)
-    assert (len(encoded[0].input_ids), len(rejected)) == (0, 1)
-    assert encoded[1] == tokenizer.encode(talk(*ASK))
+    example = tokenizer.encode_all([twice, talk(*ASK)], rejected=rejected)
+    assert (len(example[0].input_ids), len(rejected)) == (0, 1)
+    assert example[1] == tokenizer.encode(talk(*ASK))
     with pytest.raises(UserError, match="must alternate"):
-        tokenizer.prompt_ids(twice.turns)
+        tokenizer.prompt_ids(twice.messages)
 
 
 # Generating
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEMPLATE_FAMILIES)
 def test_a_prompt_is_what_training_saw_before_the_answer(model_folder: Folder, talk: Talk, family: str) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder(family), family)
     row = talk(("system", "S"), ("user", "Hi"), ("assistant", "Hello"))
-    encoded = tokenizer.encode(row)
-    first = encoded.supervised.index(True)
-    assert tokenizer.prompt_ids(row.turns[:-1]) == encoded.input_ids[:first]
-    without = tokenizer.prompt_ids(row.turns[:-1], add_generation_prompt=False)
-    assert without == encoded.input_ids[: len(without)]
+    example = tokenizer.encode(row)
+    first = example.supervised.index(True)
+    assert tokenizer.prompt_ids(row.messages[:-1]) == example.input_ids[:first]
+    without = tokenizer.prompt_ids(row.messages[:-1], add_generation_prompt=False)
+    assert without == example.input_ids[: len(without)]
     assert len(without) < first
 
 
@@ -240,6 +240,6 @@ def test_the_date_can_be_frozen(model_folder: Folder) -> None:
     dated = "{{ strftime_now('%Y-%m-%d') }}" + MINE
     folder = model_folder("plain", template=dated)
     frozen = ChatTokenizer.from_folder(folder, today=date(2020, 2, 3))
-    assert frozen.render([Turn(role="user", content="x")]).startswith("2020-02-03#user#")
+    assert frozen.render([Message(role="user", content="x")]).startswith("2020-02-03#user#")
     assert frozen.tells_date
     assert not ChatTokenizer.from_folder(model_folder("plain")).tells_date

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from qlora_core.data import ChatTokenizer, Conversation
-from qlora_core.data.chat.answer_spans import as_messages
-from qlora_core.data.chat.template_families import FAMILIES
+from qlora_core.data.chat.answer_spans import as_dicts
+from qlora_core.data.chat.template_families import TEMPLATE_FAMILIES
 
 Folder = Callable[..., Path]
 Talk = Callable[..., Conversation]
@@ -42,28 +42,28 @@ def transformers_tokenizer(folder: Path) -> Any:
 
 
 def check_equal(ours: ChatTokenizer, theirs: Any, row: Conversation) -> None:
-    messages = as_messages(row.turns)
-    assert ours.render(row.turns) == theirs.apply_chat_template(messages, tokenize=False)
+    messages = as_dicts(row.messages)
+    assert ours.render(row.messages) == theirs.apply_chat_template(messages, tokenize=False)
     asked = theirs.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    assert ours.render(row.turns[:-1], add_generation_prompt=True) == asked
+    assert ours.render(row.messages[:-1], add_generation_prompt=True) == asked
     ids = theirs.apply_chat_template(messages, return_dict=False)
-    assert ours.prompt_ids(row.turns, add_generation_prompt=False) == ids
+    assert ours.prompt_ids(row.messages, add_generation_prompt=False) == ids
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEMPLATE_FAMILIES)
 def test_every_family_renders_alike(model_folder: Folder, talk: Talk, family: str) -> None:
     folder = model_folder(family)
     shipped = ChatTokenizer.from_folder(folder, family)
     (folder / "chat_template.jinja").write_text(shipped.template, encoding="utf-8", newline="\n")
     theirs, ours = transformers_tokenizer(folder), ChatTokenizer.from_folder(folder)
     assert (ours.template_name, ours.template) == ("own", shipped.template)
-    for turns in ROWS:
-        check_equal(ours, theirs, talk(*turns))
-        assert ours.encode(talk(*turns)) == shipped.encode(talk(*turns))
+    for messages in ROWS:
+        check_equal(ours, theirs, talk(*messages))
+        assert ours.encode(talk(*messages)) == shipped.encode(talk(*messages))
 
 
 def test_a_saved_tokenizer_reads_back(model_folder: Folder, talk: Talk, tmp_path: Path) -> None:
-    template = FAMILIES["chatml"].template
+    template = TEMPLATE_FAMILIES["chatml"].template
     theirs = transformers_tokenizer(model_folder("chatml", template=template))
     theirs.save_pretrained(tmp_path)
     assert (tmp_path / "chat_template.jinja").is_file()
@@ -71,16 +71,16 @@ def test_a_saved_tokenizer_reads_back(model_folder: Folder, talk: Talk, tmp_path
     assert ours.template == template
     assert ours.stop_tokens == ["<|im_end|>", "<|endoftext|>"]
     assert ours.vocab_size == len(theirs)
-    for turns in ROWS:
-        check_equal(ours, theirs, talk(*turns))
+    for messages in ROWS:
+        check_equal(ours, theirs, talk(*messages))
 
 
 def test_extras_of_the_language_render_alike(model_folder: Folder, talk: Talk) -> None:
     folder = model_folder("chatml", template=EXTRAS)
     ours, theirs = ChatTokenizer.from_folder(folder), transformers_tokenizer(folder)
     assert ours.template_name == "own"
-    for turns in ROWS:
-        check_equal(ours, theirs, talk(*turns))
+    for messages in ROWS:
+        check_equal(ours, theirs, talk(*messages))
 
 
 def test_a_generation_mask_agrees_up_to_the_stop_token(model_folder: Folder, talk: Talk) -> None:
@@ -91,14 +91,14 @@ def test_a_generation_mask_agrees_up_to_the_stop_token(model_folder: Folder, tal
     )
     folder = model_folder("chatml", template=template)
     ours, theirs = ChatTokenizer.from_folder(folder), transformers_tokenizer(folder)
-    for turns in ROWS:
-        row = talk(*((role, text.strip()) for role, text in turns))
+    for messages in ROWS:
+        row = talk(*((role, text.strip()) for role, text in messages))
         answer = theirs.apply_chat_template(
-            as_messages(row.turns), return_dict=True, return_assistant_tokens_mask=True, tokenize=True
+            as_dicts(row.messages), return_dict=True, return_assistant_tokens_mask=True, tokenize=True
         )
-        encoded = ours.encode(row)
-        assert encoded.input_ids == answer["input_ids"]
-        assert encoded.supervised == [bool(flag) for flag in answer["assistant_masks"]]
+        example = ours.encode(row)
+        assert example.input_ids == answer["input_ids"]
+        assert example.supervised == [bool(flag) for flag in answer["assistant_masks"]]
 
 
 def test_bos_is_not_doubled(model_folder: Folder, talk: Talk, byte_level: Callable[..., Tokenizer]) -> None:
