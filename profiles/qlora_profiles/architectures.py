@@ -82,9 +82,9 @@ class Architecture(Struct, frozen=True, kw_only=True):
             layer of theirs is a decoder's layer.
         config_defaults: what config.json may leave out, because the family's code has it. ``sliding_window_pattern``:
             of so many layers the last sees all tokens.
-        layer_kinds: the kinds of layers that a config may ask for; each says, too, how the borders of sequences laid end
-            to end reach such a layer. Both of today's get them as attention does (``kernels.attention``): cumulative
-            lengths, or positions that begin anew.
+        layer_kinds: the kinds of layers that a config may ask for; each says, too, how the borders of sequences laid
+            end to end reach such a layer. Both of today's get them as attention does (``kernels.attention``):
+            cumulative lengths, or positions that begin anew.
         projections: names of the linear layers.
         qkv_bias: whether queries, keys and values have a bias whatever the config says.
         query_key_norms: whether heads of queries and keys are normalised.
@@ -101,8 +101,8 @@ class Architecture(Struct, frozen=True, kw_only=True):
         logit_scales: the config's names of what scales logits. Where one is set, only the model's own forward makes
             them.
         logit_cap: the config's name of a cap on logits (by tanh).
-        template: the chat template of ours (``data.chat.template_families``) for a tokenizer that has none of its own but
-            this one's tokens; ``None`` where the family's models have many: any whose tokens are there.
+        template: the chat template of ours (``data.chat.template_families``) for a tokenizer that has none of its own
+            but this one's tokens; ``None`` where the family's models have many: any whose tokens are there.
         layer_kernels: whether norms, rotations and activations are computed by our kernels and Liger's, all three:
             the memory model counts on all.
         unsloth: whether Unsloth has a forward of its own for it; others it computes with transformers' code.

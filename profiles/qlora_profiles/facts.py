@@ -202,8 +202,8 @@ class MemoryPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class MemoryEstimate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The predicted peak: what stays, plus the largest transient instant.
 
-    ``error_bytes`` is how far the true peak may lie from ``peak_bytes`` on either side. ``budget_bytes`` is what the run
-    may take; ``None`` where nothing limits it. ``calibrated`` is true where runs on this machine were measured.
+    ``error_bytes`` is how far the true peak may lie from ``peak_bytes`` on either side. ``budget_bytes`` is what the
+    run may take; ``None`` where nothing limits it. ``calibrated`` is true where runs on this machine were measured.
     """
 
     parts: tuple[MemoryPart, ...]

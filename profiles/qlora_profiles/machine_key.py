@@ -72,7 +72,7 @@ def machine_key(report: HardwareReport) -> MachineKey:
 
 
 def digest(*parts: Any) -> str:
-    """A name for files from keys and whatever else a record depends on, 16 hexadecimal digits: equal values, equal names.
+    """A name for files, 16 hexadecimal digits, from all that a record depends on: equal values, equal names.
 
     Raises:
         TypeError: a part that msgspec cannot encode.

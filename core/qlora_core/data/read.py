@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from qlora_core.data.bad_rows import BadRow, BadRows, Reject
+from qlora_core.data.bad_rows import BadRow, BadRows, RowRejected
 from qlora_core.data.rows.messages import quoted
 from qlora_core.data.rows.row_shapes import RowReader
 from qlora_core.data.schema import Conversation, DataSet, ReadOptions, check_fields
@@ -31,16 +31,16 @@ def read_data(options: ReadOptions) -> DataSet:
     data = _bytes_of(path)
     file_format, rows, notes = _rows_of(path, data, options)
     reader = RowReader(options)
-    good, bad, total = _sorted_out(rows, reader, path.name, options.max_samples)
-    if bad and (not options.skip_bad_rows or not good):
+    good, bad_rows, total = _good_and_bad(rows, reader, path.name, options.max_samples)
+    if bad_rows and (not options.skip_bad_rows or not good):
         _check_mapped_columns(reader, options, path.name)
-        raise BadRows(bad, total)
+        raise BadRows(bad_rows, total)
     if not good:
         raise UserError(f"{path.name}  holds no rows")
     return DataSet(
         path=options.path,
         conversations=good,
-        rejected=bad,
+        rejected=bad_rows,
         file_format=file_format,
         row_shape=" + ".join(shape for shape, _ in reader.shapes.most_common()),
         columns_used=list(reader.used),
@@ -130,27 +130,27 @@ def _check_magic(path: Path, data: bytes, wanted: str) -> None:
         raise UserError(f"{path.name}  is not a Parquet file", "--data-format jsonl, json or csv")
 
 
-def _sorted_out(
+def _good_and_bad(
     rows: Iterable[Row | BadRow], reader: RowReader, name: str, most: int | None
 ) -> tuple[list[Conversation], list[BadRow], int]:
     """Good conversations, bad rows, and how many rows were looked at; stops at ``most`` good ones."""
     good: list[Conversation] = []
-    bad: list[BadRow] = []
+    bad_rows: list[BadRow] = []
     for row in rows:
         result = row if isinstance(row, BadRow) else _conversation_or_bad(row, reader, name)
         if isinstance(result, BadRow):
-            bad.append(result)
+            bad_rows.append(result)
             continue
         good.append(result)
         if len(good) == most:
             break
-    return good, bad, len(good) + len(bad)
+    return good, bad_rows, len(good) + len(bad_rows)
 
 
 def _conversation_or_bad(row: Row, reader: RowReader, name: str) -> Conversation | BadRow:
     try:
         return reader.conversation(row)
-    except Reject as fault:
+    except RowRejected as fault:
         return fault.row(name, row.line, row.raw)
 
 

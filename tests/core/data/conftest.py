@@ -86,7 +86,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> FolderMaker:
 
 
 @pytest.fixture(scope="session")
-def talk() -> Callable[..., Conversation]:
+def conversation_of() -> Callable[..., Conversation]:
     """Makes a conversation of (role, content[, supervised]); answers are supervised unless said otherwise."""
 
     def make(*messages: tuple[Any, ...], supervise_all: bool = False) -> Conversation:

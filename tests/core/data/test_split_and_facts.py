@@ -26,7 +26,7 @@ from qlora_profiles.errors import UserError
 
 Folder = Callable[..., Path]
 Read = Callable[..., DataSet]
-Talk = Callable[..., Conversation]
+ConversationMaker = Callable[..., Conversation]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,9 @@ def test_facts_of_a_data_set(model_folder: Folder, read: Read) -> None:
     assert facts.notes == ('columns not used: "id"',)
 
 
-def test_rows_without_anything_to_learn_are_counted_as_dropped(model_folder: Folder, talk: Talk, read: Read) -> None:
+def test_rows_without_anything_to_learn_are_counted_as_dropped(
+    model_folder: Folder, conversation_of: ConversationMaker, read: Read
+) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("chatml"))
     long = json.dumps({"prompt": "very long question " * 20, "completion": "x"})
     data = read("my.jsonl", "\n".join([long, json.dumps({"prompt": "Hi", "completion": "Hello"})]))

@@ -61,8 +61,9 @@ class SpanFinder:
     def locate(self, messages: Sequence[Message]) -> tuple[str, list[MessageSpan]]:
         """The rendered text, and every message's span in it, in order.
 
-        Raises ``TemplateFault`` where the template refuses the messages, ``Unlocatable`` where it does not
-        show where they are.
+        Raises:
+            TemplateFault: the template refuses the messages.
+            Unlocatable: it does not show where they are, or leaves out a part of them.
         """
         dicts = as_dicts(messages)
         if self._template.marks_answers:

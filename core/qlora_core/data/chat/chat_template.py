@@ -26,7 +26,9 @@ class ChatTemplate:
     """A compiled chat template with a tokenizer's special tokens.
 
     ``today`` is what ``strftime_now`` tells; ``None`` is the present day, as other programs would.
-    Raises ``UserError`` where the source is no template.
+
+    Raises:
+        UserError: the source is no template.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], today: date | None = None) -> None:
@@ -44,12 +46,16 @@ class ChatTemplate:
         self._compiled.globals = dict(self._compiled.globals)  # copied for every row: jinja's own are slow to copy
 
     def render(self, messages: Sequence[MessageDict], *, add_generation_prompt: bool = False) -> str:
-        """The conversation as text. Raises ``TemplateFault``."""
+        """The conversation as text.
+
+        Raises:
+            TemplateFault: the template refuses it, or breaks on it.
+        """
         text = self._rendered(messages, add_generation_prompt)
         return _BRACKETS.sub("", text) if self.marks_answers else text
 
     def render_marked(self, messages: Sequence[MessageDict]) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and the [start, end) characters that ``{% generation %}`` blocks wrote."""
+        """The text, and the [start, end) characters that ``{% generation %}`` blocks wrote. Raises as ``render``."""
         pieces = _BRACKETS.split(self._rendered(messages, add_generation_prompt=False))
         spans, start, length = [], 0, 0
         for piece in pieces:

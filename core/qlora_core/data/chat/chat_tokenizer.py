@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qlora_core.data.bad_rows import BadRow, BadRows, Reject
+from qlora_core.data.bad_rows import BadRow, BadRows, RowRejected
 from qlora_core.data.chat.answer_spans import OTHER_TEMPLATE, SpanFinder, Unlocatable, as_dicts
 from qlora_core.data.chat.chat_template import TemplateFault
 from qlora_core.data.chat.choose_template import TemplateChoice, choose_template
@@ -96,7 +96,7 @@ class ChatTokenizer:
         """
         try:
             rendered = self._rendered(conversation)
-        except Reject as fault:
+        except RowRejected as fault:
             raise UserError(f"row {conversation.line}: {fault.reason}", fault.fix) from fault
         return self._example(rendered, self._tokenizer.encode(rendered.text, add_special_tokens=False), max_length)
 
@@ -145,16 +145,16 @@ class ChatTokenizer:
         return sample_lengths([row for chunk in chunks for row in chunk], self._count, bounds, max_length, seed)
 
     def _rendered(self, conversation: Conversation) -> RenderedExample:
-        """Raises ``Reject``."""
+        """Raises ``RowRejected``."""
         if conversation.text is not None:
             return self._rendered_text(conversation.text)
         messages = conversation.messages
         try:
             text, spans = self._spans.locate(messages)
         except TemplateFault as fault:
-            raise Reject(f"the chat template refuses: {fault}", fix=OTHER_TEMPLATE) from fault
+            raise RowRejected(f"the chat template refuses: {fault}", fix=OTHER_TEMPLATE) from fault
         except Unlocatable as fault:
-            raise Reject(str(fault), fix=OTHER_TEMPLATE) from fault
+            raise RowRejected(str(fault), fix=OTHER_TEMPLATE) from fault
         wanted = [span[1:] for span in spans if messages[span.message].supervised != conversation.supervise_all]
         return RenderedExample(text, wanted, conversation.supervise_all)
 
@@ -181,7 +181,7 @@ class ChatTokenizer:
     def _rendered_or_empty(self, conversation: Conversation, file: str, refused: list[BadRow]) -> RenderedExample:
         try:
             return self._rendered(conversation)
-        except Reject as fault:
+        except RowRejected as fault:
             raw = json.dumps({"messages": as_dicts(conversation.messages)}, ensure_ascii=False)
             refused.append(fault.row(file, conversation.line, raw))
             return RenderedExample("", [], False)

@@ -33,7 +33,11 @@ class TemplateChoice(NamedTuple):
 
 
 def choose_template(files: TokenizerFiles, wanted: str | None, today: date | None) -> TemplateChoice:
-    """The template that was asked for, else the tokenizer's own, else the one its special tokens call for."""
+    """The template that was asked for, else the tokenizer's own, else the one its special tokens call for.
+
+    Raises:
+        UserError: ``wanted`` cannot be had for this tokenizer, or nothing ends an answer.
+    """
     if wanted is not None:
         return _asked_for(files, wanted, today)
     if files.template is None:
@@ -46,7 +50,11 @@ def choose_template(files: TokenizerFiles, wanted: str | None, today: date | Non
 
 
 def stop_token_of(template: ChatTemplate, files: TokenizerFiles) -> str | None:
-    """The special token that the template writes right behind the last answer, or ``None``."""
+    """The special token that the template writes right behind the last answer, or ``None``.
+
+    Raises:
+        UserError: the template refuses a question and an answer.
+    """
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
     try:
         behind = template.render(messages).rpartition(PROBE)[2].lstrip()

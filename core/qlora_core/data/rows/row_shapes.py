@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from qlora_core.data.bad_rows import Reject
+from qlora_core.data.bad_rows import RowRejected
 from qlora_core.data.rows.messages import TOOL_CALL_KEYS, WEIGHT_KEYS, kind_of, message_of, quoted, text_of
 from qlora_core.data.schema import (
     ANSWER_COLUMNS,
@@ -49,7 +49,11 @@ class RowReader:
         self._all_roles = options.loss_on == "all"
 
     def conversation(self, row: Row) -> Conversation:
-        """The row as a conversation. Raises ``Reject`` where it cannot be one."""
+        """The row as a conversation.
+
+        Raises:
+            RowRejected: it cannot be one, or has nothing to supervise.
+        """
         self.columns_seen |= dict.fromkeys(row.columns)
         columns = self._renamed(row.columns)
         shape, used, build = self._shape(columns)
@@ -108,9 +112,9 @@ class RowReader:
         """The messages of a column; a text is read as JSON, which is how CSV holds a list."""
         messages = _unpacked(value)
         if not isinstance(messages, list):
-            raise Reject(f'"{name}" is {kind_of(messages)}, not a list of messages')
+            raise RowRejected(f'"{name}" is {kind_of(messages)}, not a list of messages')
         if not messages:
-            raise Reject(f'"{name}" is an empty list')
+            raise RowRejected(f'"{name}" is an empty list')
         return tuple(self._message(message, f"message {number}") for number, message in enumerate(messages, 1))
 
     def _message(self, message: Any, place: str) -> Message:
@@ -126,21 +130,21 @@ class RowReader:
 
     def _pair(self, prompt: str, answered: Any, prompt_name: str, answer_name: str) -> tuple[Message, Message]:
         if not prompt.strip():
-            raise Reject(f'"{prompt_name}" is empty')
+            raise RowRejected(f'"{prompt_name}" is empty')
         user = Message(role="user", content=prompt, supervised=self._all_roles)
         return user, self._answer(answered, answer_name)
 
     def _answer(self, value: Any, name: str) -> Message:
         text = text_of(value, f'"{name}"')
         if not text.strip():
-            raise Reject(f'"{name}" is empty: nothing to learn')
+            raise RowRejected(f'"{name}" is empty: nothing to learn')
         return Message(role="assistant", content=text, supervised=True)
 
     def _history(self, value: Any) -> list[Message]:
         """Earlier exchanges, ``[[user, assistant], ...]``."""
         exchanges = _unpacked(value) or []
         if not isinstance(exchanges, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in exchanges):
-            raise Reject('"history" is no list of [user, assistant] pairs')
+            raise RowRejected('"history" is no list of [user, assistant] pairs')
         return [
             message
             for number, (asked, answered) in enumerate(exchanges, 1)
@@ -151,7 +155,7 @@ class RowReader:
         own = text_of(columns.get("system", ""), '"system"')
         has_system = any(message.role == "system" for message in conversation.messages)
         if own.strip() and has_system:
-            raise Reject('two system prompts: the column "system" and a system message')
+            raise RowRejected('two system prompts: the column "system" and a system message')
         system = own if own.strip() else self.options.system_prompt
         if has_system or not system:
             return conversation
@@ -171,37 +175,37 @@ class RowReader:
 def _from_text(columns: Columns, line: int) -> Conversation:
     text = text_of(columns["text"], '"text"')
     if not text.strip():
-        raise Reject('"text" is empty: nothing to learn')
+        raise RowRejected('"text" is empty: nothing to learn')
     return Conversation(line=line, text=text, supervise_all=True)
 
 
 def _check_any_supervised(conversation: Conversation) -> None:
     answers = [message for message in conversation.messages if message.role == "assistant"]
     if not answers:
-        raise Reject("no assistant message: nothing to learn")
+        raise RowRejected("no assistant message: nothing to learn")
     if not any(message.content.strip() for message in answers):
-        raise Reject("the assistant's answer is empty: nothing to learn")
+        raise RowRejected("the assistant's answer is empty: nothing to learn")
     if any(message.supervised and not message.content.strip() for message in answers):
-        raise Reject(
+        raise RowRejected(
             "an assistant message is empty: it teaches to answer nothing", fix='"loss_weight": 0 on that message'
         )
     if not any(message.supervised for message in conversation.messages):
-        raise Reject("every assistant message has weight 0: nothing to learn")
+        raise RowRejected("every assistant message has weight 0: nothing to learn")
 
 
-def _missing(columns: Columns, prompt: str | None, answer: str | None) -> Reject:
+def _missing(columns: Columns, prompt: str | None, answer: str | None) -> RowRejected:
     """Which column is wanted, which were found, and the mapping that would do."""
     if not columns:
-        return Reject("the row is empty")
+        return RowRejected("the row is empty")
     found = list(columns)
     half = _missing_half(columns, prompt, answer)
     strangers = [name for name in found if name not in KNOWN_COLUMNS]
     for column in strangers:
         for wanted in did_you_mean(column, _candidates(half)):
-            return Reject(f'no "{wanted}", found "{column}"', fix=f"--field {wanted}={column}")
+            return RowRejected(f'no "{wanted}", found "{column}"', fix=f"--field {wanted}={column}")
     wanted = half or "messages"
     column = strangers[0] if half and len(strangers) == 1 else "COLUMN"
-    return Reject(f'no "{wanted}", found {quoted(found)}', fix=f"--field {wanted}={column}")
+    return RowRejected(f'no "{wanted}", found {quoted(found)}', fix=f"--field {wanted}={column}")
 
 
 def _missing_half(columns: Columns, prompt: str | None, answer: str | None) -> str | None:

@@ -15,7 +15,7 @@ from qlora_core.data.chat.template_families import TEMPLATE_FAMILIES
 from qlora_profiles.errors import UserError
 
 Folder = Callable[..., Path]
-Talk = Callable[..., Conversation]
+ConversationMaker = Callable[..., Conversation]
 ASK = (("user", "Hi"), ("assistant", "Hello"))
 MINE = "{% for m in messages %}{{ '#' + m.role + '#' + m.content + eos_token }}{% endfor %}"
 MINE += "{% if add_generation_prompt %}{{ '#assistant#' }}{% endif %}"
@@ -48,13 +48,17 @@ def test_a_template_is_picked_by_the_tokens(model_folder: Folder, family: str, n
     ],
 )
 def test_the_models_own_template(
-    model_folder: Folder, talk: Talk, settings: dict[str, Any], files: dict[str, str], found: str
+    model_folder: Folder,
+    conversation_of: ConversationMaker,
+    settings: dict[str, Any],
+    files: dict[str, str],
+    found: str,
 ) -> None:
     folder = model_folder("plain", config={"eos_token": "</s>", **settings}, files=files)
     tokenizer = ChatTokenizer.from_folder(folder)
     assert (tokenizer.template, tokenizer.template_name) == (MINE, "own")
     assert found in tokenizer.template_source
-    assert describe_mask(tokenizer, tokenizer.encode(talk(*ASK))) == "#user#Hi</s>#assistant#[[Hello</s>]]"
+    assert describe_mask(tokenizer, tokenizer.encode(conversation_of(*ASK))) == "#user#Hi</s>#assistant#[[Hello</s>]]"
 
 
 @pytest.mark.parametrize(
@@ -114,14 +118,14 @@ def test_bos_is_written_where_the_tokenizer_adds_it_and_only_once(
 
 
 def test_padding_and_cutting_in_the_tokenizer_file_are_ignored(
-    model_folder: Folder, talk: Talk, byte_level: Callable[..., Tokenizer]
+    model_folder: Folder, conversation_of: ConversationMaker, byte_level: Callable[..., Tokenizer]
 ) -> None:
     limited = byte_level(("<s>", "</s>"))
     limited.enable_truncation(4)
     limited.enable_padding(length=64)
     tokenizer = ChatTokenizer.from_folder(model_folder("plain", tokenizer=limited))
     free = ChatTokenizer.from_folder(model_folder("plain"))
-    assert tokenizer.encode(talk(*ASK)) == free.encode(talk(*ASK))
+    assert tokenizer.encode(conversation_of(*ASK)) == free.encode(conversation_of(*ASK))
 
 
 # Asked for by a person
@@ -140,12 +144,12 @@ def test_chatml_without_its_tokens_falls_back_to_ordinary_ones(model_folder: Fol
     assert "without its tokens" in tokenizer.template_source
 
 
-def test_a_file_of_ones_own(model_folder: Folder, talk: Talk, tmp_path: Path) -> None:
+def test_a_file_of_ones_own(model_folder: Folder, conversation_of: ConversationMaker, tmp_path: Path) -> None:
     path = tmp_path / "mine.jinja"
     path.write_text(MINE, encoding="utf-8-sig")
     tokenizer = ChatTokenizer.from_folder(model_folder("plain"), str(path))
     assert tokenizer.template_name == "mine.jinja"
-    assert supervised_texts(tokenizer, tokenizer.encode(talk(*ASK))) == ["Hello</s>"]
+    assert supervised_texts(tokenizer, tokenizer.encode(conversation_of(*ASK))) == ["Hello</s>"]
 
 
 @pytest.mark.parametrize(
@@ -206,17 +210,17 @@ def test_a_tokenizer_without_any_end(model_folder: Folder) -> None:
 # Rows that a template refuses
 
 
-def test_refused_rows_are_told_or_set_aside(model_folder: Folder, talk: Talk) -> None:
+def test_refused_rows_are_told_or_set_aside(model_folder: Folder, conversation_of: ConversationMaker) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("gemma"))
-    twice = talk(("user", "a"), ("user", "b"), ("assistant", "c"))
+    twice = conversation_of(("user", "a"), ("user", "b"), ("assistant", "c"))
     with pytest.raises(UserError, match=r"row 1: .* must alternate.*-> --chat-template chatml"):
         tokenizer.encode(twice)
     with pytest.raises(BadRows, match=r"my\.jsonl:1  the chat template refuses: user and assistant messages"):
-        tokenizer.encode_all([talk(*ASK), twice], file="my.jsonl")
+        tokenizer.encode_all([conversation_of(*ASK), twice], file="my.jsonl")
     rejected: list[BadRow] = []
-    example = tokenizer.encode_all([twice, talk(*ASK)], rejected=rejected)
+    example = tokenizer.encode_all([twice, conversation_of(*ASK)], rejected=rejected)
     assert (len(example[0].input_ids), len(rejected)) == (0, 1)
-    assert example[1] == tokenizer.encode(talk(*ASK))
+    assert example[1] == tokenizer.encode(conversation_of(*ASK))
     with pytest.raises(UserError, match="must alternate"):
         tokenizer.prompt_ids(twice.messages)
 
@@ -225,9 +229,11 @@ def test_refused_rows_are_told_or_set_aside(model_folder: Folder, talk: Talk) ->
 
 
 @pytest.mark.parametrize("family", TEMPLATE_FAMILIES)
-def test_a_prompt_is_what_training_saw_before_the_answer(model_folder: Folder, talk: Talk, family: str) -> None:
+def test_a_prompt_is_what_training_saw_before_the_answer(
+    model_folder: Folder, conversation_of: ConversationMaker, family: str
+) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder(family), family)
-    row = talk(("system", "S"), ("user", "Hi"), ("assistant", "Hello"))
+    row = conversation_of(("system", "S"), ("user", "Hi"), ("assistant", "Hello"))
     example = tokenizer.encode(row)
     first = example.supervised.index(True)
     assert tokenizer.prompt_ids(row.messages[:-1]) == example.input_ids[:first]

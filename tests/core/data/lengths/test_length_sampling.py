@@ -69,7 +69,7 @@ def test_counted_rows_have_the_counts_of_their_tokens(chat_of: ChatOf, kind: str
         ]
 
 
-def talk(generator: random.Random) -> Conversation:
+def random_conversation(generator: random.Random) -> Conversation:
     """Words of several languages; now and then a long row, or one that is many tokens to few letters."""
     length = int(generator.lognormvariate(3, 0.6))
     kind = generator.random()
@@ -144,7 +144,7 @@ def test_the_longest_is_found_however_loose_the_bounds(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_the_longest_of_many_rows_is_exact_and_the_rest_close(chat_of: ChatOf, kind: str, seed: int) -> None:
     chat, generator = chat_of(kind), random.Random(seed)
-    rows = [talk(generator) for _ in range(1500)]
+    rows = [random_conversation(generator) for _ in range(1500)]
     own = [TokenCounts.of(one) for one in chat.encode_all(rows)]
     found = chat.count_tokens(rows, NO_LIMIT, seed)
     assert max(one.tokens for one in found.token_counts) == max(one.tokens for one in own)
@@ -162,7 +162,7 @@ def supervised_tokens(token_counts: Sequence[TokenCounts]) -> int:
 @pytest.mark.usefixtures("small")
 def test_few_rows_that_are_cut_are_counted_and_many_are_estimated(chat_of: ChatOf) -> None:
     chat, generator = chat_of("qwen"), random.Random(5)
-    rows = [talk(generator) for _ in range(1500)]
+    rows = [random_conversation(generator) for _ in range(1500)]
     lengths = sorted(TokenCounts.of(one).tokens for one in chat.encode_all(rows))
 
     def cut_at(limit: int) -> int:
@@ -181,7 +181,7 @@ def test_few_rows_that_are_cut_are_counted_and_many_are_estimated(chat_of: ChatO
 def test_a_tokenizer_that_cannot_be_bounded_counts_all_rows(model_folder: Folder) -> None:
     tokenizer = trained([pre_tokenizers.Metaspace()])
     chat, generator = ChatTokenizer.from_folder(model_folder("chatml", tokenizer=tokenizer)), random.Random(1)
-    rows = [talk(generator) for _ in range(500)]
+    rows = [random_conversation(generator) for _ in range(500)]
     found = chat.count_tokens(rows, 2048)
     assert found.counted == 500
     assert found.token_counts == [TokenCounts.of(one) for one in chat.encode_all(rows)]
@@ -190,7 +190,7 @@ def test_a_tokenizer_that_cannot_be_bounded_counts_all_rows(model_folder: Folder
 @pytest.mark.usefixtures("small")
 def test_rows_that_learn_nothing_are_all_counted_before_that_is_told(chat_of: ChatOf) -> None:
     chat, generator = chat_of("qwen"), random.Random(2)
-    rows = [talk(generator) for _ in range(500)]
+    rows = [random_conversation(generator) for _ in range(500)]
     assert chat.count_tokens(rows, 3).counted == 500
 
 
@@ -198,7 +198,7 @@ def test_rows_that_learn_nothing_are_all_counted_before_that_is_told(chat_of: Ch
 def test_facts_of_many_rows_say_that_not_all_were_counted(model_folder: Folder, tmp_path: Path) -> None:
     folder, generator = model_folder("chatml", tokenizer=known("qwen"), files={"config.json": {}}), random.Random(3)
     data = tmp_path / "my.jsonl"
-    messages = [talk(generator).messages for _ in range(900)]
+    messages = [random_conversation(generator).messages for _ in range(900)]
     lines = [json.dumps({"prompt": asked.content, "completion": answer.content}) for asked, answer in messages]
     data.write_text("\n".join(lines), encoding="utf-8")
     recipe = Recipe(model=str(folder), method="lora", data=(str(data),), max_length=2048)
@@ -215,7 +215,7 @@ def test_facts_of_many_rows_say_that_not_all_were_counted(model_folder: Folder, 
 def test_refused_rows_come_back_empty_in_their_places(model_folder: Folder) -> None:
     refusing = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}" + TEMPLATE
     chat, generator = ChatTokenizer.from_folder(model_folder("chatml", template=refusing)), random.Random(4)
-    rows = [talk(generator) for _ in range(CHUNK_ROWS + 5)]
+    rows = [random_conversation(generator) for _ in range(CHUNK_ROWS + 5)]
     broken = Conversation(line=7, messages=rows[0].messages * 2)
     refused: list[BadRow] = []
     token_counts = chat.count_tokens([broken, *rows], 2048, rejected=refused).token_counts
