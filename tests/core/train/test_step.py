@@ -70,9 +70,9 @@ def plain_gradient(model: Any, examples: list[PlainExample]) -> tuple[float, dic
     total = 0.0
     for example in examples:
         logits = model(input_ids=torch.tensor([example.input_ids]), use_cache=False).logits[0, :-1]
-        learned = torch.tensor(example.supervised[1:])
+        supervised = torch.tensor(example.supervised[1:])
         targets = torch.tensor(example.input_ids[1:])
-        loss = torch.nn.functional.cross_entropy(logits[learned], targets[learned], reduction="sum") / count
+        loss = torch.nn.functional.cross_entropy(logits[supervised], targets[supervised], reduction="sum") / count
         loss.backward()
         total += loss.item()
     return total, gradients(model)
@@ -238,6 +238,6 @@ def test_micro_batches_that_travel_together_are_those_packed_alone() -> None:
         assert together.longest == alone.longest
 
 
-def test_pack_without_anything_learned() -> None:
+def test_pack_without_anything_supervised() -> None:
     packed = pack([PlainExample([5, 6, 7], [True, False, False])], CPU)
     assert (packed.num_tokens, len(packed.targets), packed.boundaries.tolist()) == (3, 0, [0, 3])
