@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from qlora_core.backends.packed_loss import decoder_of, packed_loss
-from qlora_core.data import Encoded
+from qlora_core.data import TokenizedExample
 from qlora_core.kernels.fused_lora import fuse_adapters
 from qlora_core.memory.checkpointed_layers import recompute_layers
 from qlora_core.model.packing import pack
@@ -45,7 +45,7 @@ def small_model(layers: int) -> Any:
 def milliseconds(model: Any, layers: int, rounds: int) -> tuple[float, float]:
     """Of one layer's forward, and of its backward: the middle of some rounds."""
     score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=64, autocast_dtype=None)
-    packed = pack([Encoded(input_ids=list(range(TOKENS)), supervised=[True] * TOKENS)], torch.device("cpu"))
+    packed = pack([TokenizedExample(input_ids=list(range(TOKENS)), supervised=[True] * TOKENS)], torch.device("cpu"))
     forward, backward = [], []
     for _ in range(rounds + 3):
         start = time.perf_counter()

@@ -65,8 +65,8 @@ def legacy_pack(examples, device, pin_memory=False):
     at = [
         s + o
         for e, s in zip(examples, starts, strict=False)
-        for o, learned in enumerate(e.supervised)
-        if learned and o > 0
+        for o, counts in enumerate(e.supervised)
+        if counts and o > 0
     ]
     ids = [t for e in examples for t in e.input_ids]
 
@@ -79,7 +79,7 @@ def legacy_pack(examples, device, pin_memory=False):
         position_ids=move([p for n in lengths for p in range(n)])[None],
         boundaries=move(starts, torch.int32),
         longest=max(lengths),
-        scored_at=move([a - 1 for a in at]),
+        supervised_at=move([a - 1 for a in at]),
         targets=move([ids[a] for a in at]),
     )
 

@@ -130,7 +130,7 @@ def steps(backend: Any, loaded: Any, plan: Any, tokens: int, before_bytes: int) 
 
     import torch
 
-    from qlora_core.data import Encoded
+    from qlora_core.data import TokenizedExample
     from qlora_core.execution.limits import Limits
     from qlora_core.model.packing import pack
 
@@ -146,7 +146,7 @@ def steps(backend: Any, loaded: Any, plan: Any, tokens: int, before_bytes: int) 
     loaded.model.train()
     vocab = min(plan.model.vocab_size, 30000)
     lengths = [min(2048, tokens - start) for start in range(0, tokens, 2048)]
-    rows = [Encoded(input_ids=torch.randint(3, vocab, (n,)).tolist(), supervised=[True] * n) for n in lengths]
+    rows = [TokenizedExample(input_ids=torch.randint(3, vocab, (n,)).tolist(), supervised=[True] * n) for n in lengths]
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     try:
         for _ in range(2):

@@ -114,7 +114,7 @@ def dataset(job: dict[str, Any]) -> Any:
     from datasets import Dataset
 
     rows = rows_of(job)
-    masks = [[int(learned) for learned in row["supervised"]] for row in rows]
+    masks = [[int(flag) for flag in row["supervised"]] for row in rows]
     return Dataset.from_dict({"input_ids": [row["input_ids"] for row in rows], "assistant_masks": masks})
 
 
@@ -284,11 +284,11 @@ def plain(job: dict[str, Any]) -> dict[str, Any]:
     wide = None if job["dtype"] == "float32" else getattr(torch, job["dtype"])
     for _ in range(job["steps"]):
         batches = [[rows[next(order)] for _ in range(job["batch"])] for _ in range(job["accumulation"])]
-        scored = sum(sum(row["supervised"][1:]) for batch in batches for row in batch)
+        supervised = sum(sum(row["supervised"][1:]) for batch in batches for row in batch)
         total = 0.0
         for batch in batches:
             with torch.autocast(job["device"], wide, enabled=wide is not None):
-                loss = _padded_loss(model, batch) / scored
+                loss = _padded_loss(model, batch) / supervised
             loss.backward()
             total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(parameters, job["recipe"]["max_grad_norm"])
@@ -308,8 +308,8 @@ def _padded_loss(model: Any, rows: list[dict[str, Any]]) -> Any:
 
     device = next(model.parameters()).device
     ids = [torch.tensor(row["input_ids"]) for row in rows]
-    learned = [torch.tensor(row["supervised"]) for row in rows]
-    labels = [i.masked_fill(~on, -100) for i, on in zip(ids, learned, strict=True)]
+    supervised = [torch.tensor(row["supervised"]) for row in rows]
+    labels = [i.masked_fill(~on, -100) for i, on in zip(ids, supervised, strict=True)]
     inputs = pad_sequence(ids, batch_first=True).to(device)
     mask = pad_sequence([torch.ones_like(i) for i in ids], batch_first=True).to(device)
     targets = pad_sequence(labels, batch_first=True, padding_value=-100).to(device)

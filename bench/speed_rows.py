@@ -12,7 +12,7 @@ from typing import Any
 
 ROWS, FACTS, PACKED = "rows.jsonl", "facts.json", "concatenated.jsonl"
 SLACK_TOKENS = 8
-"""Turns in one conversation may be rendered a little shorter than each alone."""
+"""Messages in one conversation may be rendered a little shorter than each alone."""
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     if job["packed_rows"]:
         settings |= {"data": [str(concatenated(settings, job["packed_rows"], folder / PACKED))]}
     plan = planned(settings)
-    rows = encoded_rows(plan, folder)
+    rows = training_examples(plan, folder)
     with (folder / ROWS).open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             file.write(json.dumps({"input_ids": row.input_ids, "supervised": row.supervised}) + "\n")
@@ -38,7 +38,7 @@ def planned(settings: dict[str, Any]) -> Any:
     return make_plan(PlanInput(request=Request(given=given)))
 
 
-def encoded_rows(plan: Any, folder: Path) -> Sequence[Any]:
+def training_examples(plan: Any, folder: Path) -> Sequence[Any]:
     """The training rows as the core prepares them, in the order that its sampler draws from."""
     from qlora_core.session.event_log import EventLog
     from qlora_core.train.dataset import prepare_data
@@ -74,13 +74,13 @@ def facts(plan: Any, rows: Sequence[Any]) -> dict[str, Any]:
 def concatenated(settings: dict[str, Any], count: int, path: Path) -> Path:
     """``count`` conversations of at least ``max_length`` tokens, each made of several rows; the product cuts them."""
     wanted = settings["max_length"] + SLACK_TOKENS
-    turns = cycle(conversations(settings))
+    parts = cycle(conversations(settings))
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for _ in range(count):
             messages: list[dict[str, str]] = []
             tokens = 0
             while tokens < wanted:
-                added, length = next(turns)
+                added, length = next(parts)
                 messages += added
                 tokens += length
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
@@ -88,17 +88,17 @@ def concatenated(settings: dict[str, Any], count: int, path: Path) -> Path:
 
 
 def conversations(settings: dict[str, Any]) -> Iterator[tuple[list[dict[str, str]], int]]:
-    """Each row's user and assistant turns with its length in tokens."""
-    from qlora_core.data.pipeline import tokenise
+    """Each row's user and assistant messages with its length in tokens."""
+    from qlora_core.data.pipeline import tokenize
     from qlora_profiles.settings import Recipe, Run
 
     names = Recipe.__struct_fields__
     recipe = Recipe(**{name: value for name, value in settings.items() if name in names})
-    data, _, encoded = tokenise(recipe, Run(output=""))
-    for conversation, example in zip(data.conversations, encoded, strict=True):
-        turns = [turn for turn in conversation.turns if turn.role in ("user", "assistant")]
-        if turns:
-            yield [{"role": turn.role, "content": turn.content} for turn in turns], len(example.input_ids)
+    data, _, examples = tokenize(recipe, Run(output=""))
+    for conversation, example in zip(data.conversations, examples, strict=True):
+        messages = [message for message in conversation.messages if message.role in ("user", "assistant")]
+        if messages:
+            yield [{"role": message.role, "content": message.content} for message in messages], len(example.input_ids)
 
 
 if __name__ == "__main__":

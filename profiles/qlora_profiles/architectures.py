@@ -1,12 +1,13 @@
 """One descriptor for each model family: the only place that knows a family by its name.
 
 A family is a ``model_type`` of config.json. Planner, kernels, loading, adapters and templates ask ``architecture_of``
-and read fields; none of them compares a ``model_type``.
+and read fields; none of them compares a ``model_type``. What is claimed was read from transformers 5.17
+(models/FAMILY/configuration_FAMILY.py and modeling_FAMILY.py), and ``unsloth`` from Unsloth 2026.10.9.
 
 A new family is one entry in ``ARCHITECTURES``, and tests/profiles/test_architectures.py holds each of its claims
-against transformers' code. A layer of a new kind (one that carries state, say) is a word in ``layer_kinds`` first: then
-whoever hands it the borders of sequences reads that word. A fact of a new sort is a field here whose default claims
-nothing, together with its first reader.
+against transformers' code. A layer of a new kind (one that carries state, say) is an entry of
+:mod:`qlora_profiles.layer_kinds` first: then whoever hands it the borders of sequences reads its name here. A fact of
+a new sort is a field here whose default claims nothing, together with its first reader.
 """
 
 from collections.abc import Mapping
@@ -16,8 +17,11 @@ from typing import Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import astuple, replace
 
+from qlora_profiles.layer_kinds import LayerKind
+
 IN_FLOAT32 = "gemma"
-"""Liger's word for norms that multiply with their weight before they go back to 16 bits."""
+"""Liger's word for norms that multiply with their weight before they go back to 16 bits (``casting_mode`` in
+liger_kernel/ops/rms_norm.py)."""
 
 
 class NormStyle(Struct, frozen=True):
@@ -57,10 +61,12 @@ class Projections(Struct, frozen=True):
         return (*self.attention, *self.output, *self.mlp, *self.down)
 
 
-WINDOWED = ("attention", "sliding attention")
+WINDOWED: tuple[LayerKind, ...] = ("attention", "sliding attention")
+"""Kinds of a family whose layers may see a window of tokens only, each or some of them."""
 TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
 FOUR_NORMS = (*TWO_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 EXPERTS_AND_ROUTERS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "shared_expert_gate")
+"""Last names of a mixture's routers and experts."""
 
 
 class Architecture(Struct, frozen=True, kw_only=True):
@@ -76,8 +82,8 @@ class Architecture(Struct, frozen=True, kw_only=True):
             layer of theirs is a decoder's layer.
         config_defaults: what config.json may leave out, because the family's code has it. ``sliding_window_pattern``:
             of so many layers the last sees all tokens.
-        layer_kinds: the kinds of layers that a config may ask for; each word says, too, how the borders of sequences
-            laid end to end reach such a layer. Both of today's get them as attention does (``step.attention``):
+        layer_kinds: the kinds of layers that a config may ask for; each says, too, how the borders of sequences laid
+            end to end reach such a layer. Both of today's get them as attention does (``kernels.attention``):
             cumulative lengths, or positions that begin anew.
         projections: names of the linear layers.
         qkv_bias: whether queries, keys and values have a bias whatever the config says.
@@ -95,8 +101,8 @@ class Architecture(Struct, frozen=True, kw_only=True):
         logit_scales: the config's names of what scales logits. Where one is set, only the model's own forward makes
             them.
         logit_cap: the config's name of a cap on logits (by tanh).
-        template: the chat template of ours (``data.families``) for a tokenizer that has none of its own but this one's
-            tokens; ``None`` where the family's models have many: any whose tokens are there.
+        template: the chat template of ours (``data.chat.template_families``) for a tokenizer that has none of its own
+            but this one's tokens; ``None`` where the family's models have many: any whose tokens are there.
         layer_kernels: whether norms, rotations and activations are computed by our kernels and Liger's, all three:
             the memory model counts on all.
         unsloth: whether Unsloth has a forward of its own for it; others it computes with transformers' code.
@@ -107,7 +113,7 @@ class Architecture(Struct, frozen=True, kw_only=True):
     head: tuple[str, ...] = ("lm_head",)
     beside_text: tuple[str, ...] = ("vision", "visual", "image", "audio", "speech")
     config_defaults: Mapping[str, Any] = field(default_factory=dict)
-    layer_kinds: tuple[str, ...] = ("attention",)
+    layer_kinds: tuple[LayerKind, ...] = ("attention",)
     projections: Projections = Projections()
     qkv_bias: bool = False
     query_key_norms: bool = False

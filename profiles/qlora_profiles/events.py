@@ -61,7 +61,7 @@ class StepEvent(_Event, frozen=True, kw_only=True, tag="step"):
 
 
 class EvalEvent(_Event, frozen=True, kw_only=True, tag="eval"):
-    """Held-out rows: mean loss per supervised token, and each row's own mean loss."""
+    """Held-out rows: mean loss in nats per supervised token, and each row's own mean loss, in the order of the rows."""
 
     step: int
     loss: float
@@ -172,10 +172,13 @@ def encode(event: Event) -> str:
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
-    """The events from byte ``offset`` on, each with the offset behind it.
+    """The events from byte ``offset`` on, each with the offset behind it; none where there is no file.
 
     A last line without its newline is being written, or was cut off by a kill: it is left for the next call.
     A damaged line, as a full disk can leave it, is passed over.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     if not path.exists():
         return
@@ -190,5 +193,5 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
 
 
 def all_events(path: Path) -> list[Event]:
-    """Every complete event in the file."""
+    """Every complete event in the file. Raises as ``read_events``."""
     return [event for event, _ in read_events(path)]

@@ -5,9 +5,11 @@ from typing import Literal
 
 from msgspec import Struct
 
+from qlora_profiles.layer_kinds import LayerKind
+
 
 class LinearShape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A linear layer inside one decoder layer: ``weight`` is (out_features, in_features)."""
+    """A linear layer inside one decoder layer: its weight is (out_features, in_features), as torch stores it."""
 
     name: str
     out_features: int
@@ -18,14 +20,6 @@ class LinearShape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def params(self) -> int:
         """Number of values in the weight."""
         return self.out_features * self.in_features
-
-
-LayerKind = Literal[
-    "attention", "sliding attention", "chunked attention", "linear attention", "convolution", "recurrence"
-]
-"""How a decoder layer lets tokens see each other."""
-ATTENTION: tuple[LayerKind, ...] = ("attention", "sliding attention", "chunked attention")
-"""Kinds whose layers compare each token with others; the rest carry a state from token to token."""
 
 
 class LayerGroup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,7 +124,10 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def met_linear_params(self) -> int:
-        """Values of the layers' weights that one token meets: of a mixture, not those of other experts."""
+        """Values of the layers' weights that one token meets: of a mixture, not those of other experts.
+
+        An expert has three matrices of hidden_size x expert_size: gate, up and down.
+        """
         unmet = sum(
             3 * group.count * self.hidden_size * group.expert_size * (group.num_experts - group.experts_per_token)
             for group in self.layers
@@ -205,8 +202,8 @@ class MemoryPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class MemoryEstimate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The predicted peak: what stays, plus the largest transient instant.
 
-    ``budget_bytes`` is what the run may take; ``None`` where nothing limits it. ``calibrated`` is true where runs
-    on this machine were measured.
+    ``error_bytes`` is how far the true peak may lie from ``peak_bytes`` on either side. ``budget_bytes`` is what the
+    run may take; ``None`` where nothing limits it. ``calibrated`` is true where runs on this machine were measured.
     """
 
     parts: tuple[MemoryPart, ...]
@@ -228,7 +225,8 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Ceilings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a card reaches at most: measured in about a second, and what a speed prediction stands on.
+    """What a card reaches at most: measured in about a second (the core's ``train/device_benchmark.py``), and what a
+    speed prediction stands on.
 
     ``flops`` of a large matrix product in the run's 16-bit format, ``copy_bytes`` read plus written by a copy, both
     in a second; ``launch_seconds`` is the host's time to start one small kernel.
@@ -240,7 +238,8 @@ class Ceilings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TimeEstimate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long the run may take. ``basis`` says where the speed comes from.
+    """How long the run may take, in seconds; ``step_seconds`` of a mean optimizer step. ``basis`` says where the speed
+    comes from, in words.
 
     ``measured_scale`` is what runs on this machine took over what was predicted for them; it is in the seconds.
     """

@@ -72,5 +72,9 @@ def machine_key(report: HardwareReport) -> MachineKey:
 
 
 def digest(*parts: Any) -> str:
-    """A name for files from keys and whatever else a record depends on: equal values, equal names."""
+    """A name for files, 16 hexadecimal digits, from all that a record depends on: equal values, equal names.
+
+    Raises:
+        TypeError: a part that msgspec cannot encode.
+    """
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]

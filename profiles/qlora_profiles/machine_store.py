@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 MOST_FILE_BYTES = 2**20
 MOST_FILES = 200
-"""Of one kind; the ones written longest ago go first."""
+"""Of one kind; the ones written longest ago go first. Both are set by hand."""
 LOCK_NAME = ".lock"
 TRIES, PAUSE_SECONDS = 5, 0.02
 """On Windows a file that somebody reads at that moment cannot be replaced."""
@@ -72,13 +72,13 @@ class MachineStore(Generic[T]):
             return Found(note=error.message)
 
     def write(self, name: str, value: T) -> Path | None:
-        """Put a record in its place, whatever lay there; ``None`` where that cannot be written."""
+        """Put a record in its place, whatever lay there; its file, or ``None`` where that cannot be written."""
         return self.update(name, lambda before: value)
 
     def update(self, name: str, change: Callable[[T | None], T]) -> Path | None:
-        """Put ``change`` of a record in its place, no other process in between; ``None`` where it cannot be written.
+        """Put ``change`` of a record in its place, no other process in between; its file, or ``None`` as in ``write``.
 
-        ``change`` gets ``None`` where there is no record that can be read.
+        ``change`` gets ``None`` where there is no record that can be read. What it raises goes on, but for ``OSError``.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

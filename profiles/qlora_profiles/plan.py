@@ -28,7 +28,7 @@ PATHS_IN_RECIPE = ("model", "data", "local_dir")
 
 
 class MachineClass(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The class of machine that a profile is made for."""
+    """The class of machine that a profile is made for; ``vram_gib`` is of its card, in GiB."""
 
     system: Literal["windows", "linux"] | None = None
     vram_gib: float | None = None
@@ -99,7 +99,11 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 def strongest(*levels: Mapping[str, Given]) -> dict[str, Given]:
-    """Of each setting what the last level that names it gives; ``None`` hands one that is tuned to the planner."""
+    """Of each setting what the last level that names it gives; ``None`` hands one that is tuned to the planner.
+
+    Raises:
+        UserError: a level names no setting.
+    """
     merged = {name: given for level in levels for name, given in level.items()}
     return {name: given for name, given in merged.items() if given.value is not None or not lookup(name).tuned}
 
@@ -137,15 +141,19 @@ class RunPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     notes: tuple[str, ...] = ()
 
     def recipe_values(self) -> Recipe:
-        """The recipe, typed."""
+        """The recipe, typed.
+
+        Raises:
+            msgspec.ValidationError: a value that its setting cannot have, as a plan edited by hand may hold.
+        """
         return _typed(self.recipe, Recipe)
 
     def execution_values(self) -> Execution:
-        """The execution, typed."""
+        """The execution, typed. Raises as ``recipe_values``."""
         return _typed(self.execution, Execution)
 
     def run_values(self) -> Run:
-        """The run settings, typed."""
+        """The run settings, typed. Raises as ``recipe_values``."""
         return _typed(self.run, Run)
 
     def cards(self) -> tuple[Gpu, ...]:
@@ -154,7 +162,7 @@ class RunPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.report.cards(execution.devices) if execution.device == "cuda" else ()
 
     def recipe_digest(self) -> str:
-        """Identity of what is learned: equal on every machine, whatever the paths are called."""
+        """Identity of what is learned, 16 hexadecimal digits: equal on every machine, whatever the paths are called."""
         values = {k: r.value for k, r in self.recipe.items() if k not in PATHS_IN_RECIPE}
         values |= {"model": self.model.fingerprint, "data": self.data.fingerprint}
         text = json.dumps(msgspec.to_builtins(values), sort_keys=True)
@@ -166,7 +174,11 @@ def _typed(resolved: dict[str, Resolved], kind: type[S]) -> S:
 
 
 def with_execution(plan: RunPlan, values: Mapping[str, Any], reason: str) -> RunPlan:
-    """The plan with other values in its execution, which the tuner takes for ``reason``."""
+    """The plan with other values in its execution, which the tuner takes for ``reason``.
+
+    Raises:
+        KeyError: a name that is no setting of the execution.
+    """
     changed = {
         name: structs.replace(plan.execution[name], value=value, source="tuner", reason=reason)
         for name, value in values.items()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from qlora_core.backends.packed_loss import packed_loss
 from qlora_core.backends.peft.backend import add_adapters
 from qlora_core.backends.unsloth.requirements import unfit
-from qlora_core.data.chat.template_families import FAMILIES, pick_family
+from qlora_core.data.chat.template_families import TEMPLATE_FAMILIES, pick_template_family
 from qlora_core.kernels.attention import implementation
 from qlora_core.kernels.cross_entropy import head_of
 from qlora_core.kernels.fused_lora import fuse_adapters
@@ -236,14 +236,14 @@ def test_all_three_kinds_of_layer_kernels_or_none(name: str) -> None:
 @every_family
 def test_its_template_is_one_of_ours(name: str) -> None:
     own = architecture_of(name).template
-    assert own is None or pick_family(FAMILIES[own].needs, own) == own
+    assert own is None or pick_template_family(TEMPLATE_FAMILIES[own].needs, own) == own
 
 
 def test_a_models_own_template_comes_before_others_whose_tokens_are_there() -> None:
-    tokens = FAMILIES["chatml"].needs + FAMILIES["gemma"].needs
-    assert pick_family(tokens) == "chatml"
-    assert pick_family(tokens, architecture_of("gemma2").template) == "gemma"
-    assert pick_family(FAMILIES["chatml"].needs, architecture_of("gemma2").template) == "chatml"
+    tokens = TEMPLATE_FAMILIES["chatml"].needs + TEMPLATE_FAMILIES["gemma"].needs
+    assert pick_template_family(tokens) == "chatml"
+    assert pick_template_family(tokens, architecture_of("gemma2").template) == "gemma"
+    assert pick_template_family(TEMPLATE_FAMILIES["chatml"].needs, architecture_of("gemma2").template) == "chatml"
 
 
 def test_nothing_is_claimed_of_a_family_that_is_not_listed() -> None:
@@ -264,7 +264,7 @@ def strings(path: Path) -> Iterator[str]:
 
 def test_a_family_needs_no_other_place() -> None:
     """No other source names one, but for chat templates, some of which are called like their families."""
-    templates = {*FAMILIES} & {*ARCHITECTURES}
+    templates = {*TEMPLATE_FAMILIES} & {*ARCHITECTURES}
     found = {
         (path.name, text)
         for package in ("launcher", "core", "profiles")
@@ -273,8 +273,8 @@ def test_a_family_needs_no_other_place() -> None:
         for text in strings(path)
         if text in ARCHITECTURES
     }
-    assert {text for name, text in found if name in ("families.py", "template_families.py")} <= templates
-    assert {pair for pair in found if pair[0] not in ("families.py", "template_families.py")} == set()
+    assert {text for name, text in found if name == "template_families.py"} <= templates
+    assert {pair for pair in found if pair[0] != "template_families.py"} == set()
 
 
 @pytest.fixture

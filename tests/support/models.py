@@ -53,7 +53,7 @@ CHATML = (
 
 @dataclass(frozen=True)
 class PlainExample:
-    """Token ids, and which of them are learned."""
+    """Token ids, and which of them are supervised."""
 
     input_ids: list[int]
     supervised: list[bool]
@@ -75,7 +75,7 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> Any:
 
 
 def random_examples(count: int, seed: int = 0, longest: int = 40, vocab_size: int = 320) -> list[PlainExample]:
-    """Examples of random lengths whose last half, about, is learned."""
+    """Examples of random lengths whose last half, about, is supervised."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low: int, high: int) -> int:

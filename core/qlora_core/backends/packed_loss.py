@@ -44,17 +44,17 @@ class PackedLoss:
         with self.autocast(packed.input_ids.device.type):
             if self.head is None:
                 return cross_entropy(self._own_logits(packed), packed.targets, reduction="sum")
-            scored = self._hidden(packed).index_select(0, packed.scored_at)
-            return KERNELS[self.kernel](scored, packed.targets, self.head, self.chunk_tokens)
+            supervised = self._hidden(packed).index_select(0, packed.supervised_at)
+            return KERNELS[self.kernel](supervised, packed.targets, self.head, self.chunk_tokens)
 
     @torch.no_grad()
     def token_losses(self, packed: Packed) -> Tensor:
-        """Cross entropy of each scored token (N, float32, no gradient), for held-out rows."""
+        """Cross entropy of each supervised token (N, float32, no gradient), for held-out rows."""
         with self.autocast(packed.input_ids.device.type):
             if self.head is None:
                 return cross_entropy(self._own_logits(packed), packed.targets, reduction="none")
-            scored = self._hidden(packed).index_select(0, packed.scored_at)
-            parts = zip(scored.split(self.chunk_tokens), packed.targets.split(self.chunk_tokens), strict=True)
+            supervised = self._hidden(packed).index_select(0, packed.supervised_at)
+            parts = zip(supervised.split(self.chunk_tokens), packed.targets.split(self.chunk_tokens), strict=True)
             return torch.cat([losses_of(self.kernel, h, t, self.head) for h, t in parts])
 
     @property
@@ -84,7 +84,7 @@ class PackedLoss:
         return model_inputs(packed, self.attention, self.full_length)
 
     def _own_logits(self, packed: Packed) -> Tensor:
-        logits: Tensor = self.model(**self._inputs(packed), logits_to_keep=packed.scored_at).logits[0]
+        logits: Tensor = self.model(**self._inputs(packed), logits_to_keep=packed.supervised_at).logits[0]
         return logits.float()
 
     def autocast(self, device_type: str) -> AbstractContextManager[Any]:
@@ -171,7 +171,7 @@ def _probe_inputs(inner: Any, attention: str) -> dict[str, Any]:
     boundaries = torch.tensor([0, 8], dtype=torch.int32, device=device)
     positions = torch.arange(8, device=device)[None]
     packed = Packed(
-        input_ids=ids[None], position_ids=positions, boundaries=boundaries, longest=8, scored_at=ids, targets=ids
+        input_ids=ids[None], position_ids=positions, boundaries=boundaries, longest=8, supervised_at=ids, targets=ids
     )
     return model_inputs(packed, attention)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from qlora_core.data import Encoded
+from qlora_core.data import TokenizedExample
 from qlora_core.session import child_process
 from qlora_core.session.environment import set_environment, versions
 from qlora_profiles import codec, run_folder
@@ -73,7 +73,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         return f"losses differ by {self.loss_apart:.1e}, gradients by {self.norm_apart:.1e}"
 
 
-def agreed(plan: RunPlan, rows: Sequence[Encoded], log: "EventLog", stop: "Control") -> RunPlan:
+def agreed(plan: RunPlan, rows: Sequence[TokenizedExample], log: "EventLog", stop: "Control") -> RunPlan:
     """The plan itself, or the same on the plain backend where its own does not agree with that; says so.
 
     Raises:
@@ -104,7 +104,7 @@ class Failed(Exception):
     """One side could not be computed; the message says which and why."""
 
 
-def compared(plan: RunPlan, rows: Sequence[Encoded], stop: "Control") -> Kept:
+def compared(plan: RunPlan, rows: Sequence[TokenizedExample], stop: "Control") -> Kept:
     """How far the plan's backend is from the plain one: as kept from before, or measured now.
 
     Raises:
@@ -167,7 +167,7 @@ def _answer(name: str, code: int, text: str) -> Steps:
 
 
 def few_steps(plan: RunPlan, examples: Sequence[Sequence[int]]) -> Steps:
-    """A few optimizer steps of the plan's backend on rows of which every token is learned."""
+    """A few optimizer steps of the plan's backend on rows of which every token is supervised."""
     from qlora_core import backends
     from qlora_core.memory import device_memory
     from qlora_core.model import lora_init
@@ -193,7 +193,7 @@ def take_steps(backend: Any, loaded: Any, plan: RunPlan, examples: Sequence[Sequ
     loaded.model.train()
     trained = [p for p in loaded.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
-    rows = [Encoded(input_ids=list(ids), supervised=[True] * len(ids)) for ids in examples]
+    rows = [TokenizedExample(input_ids=list(ids), supervised=[True] * len(ids)) for ids in examples]
     packed = pack(rows, trained[0].device)
     scale = FLOAT16_SCALE if execution.compute_dtype == "float16" else 1.0
     losses, norms = [], []

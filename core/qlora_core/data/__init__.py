@@ -1,16 +1,16 @@
 """Data files to supervised tokens. The launcher plans with it, so nothing here imports torch or its kin.
 
 ``read_data`` reads a file, ``split`` holds rows out, ``ChatTokenizer`` renders and encodes them, and
-``describe`` tells a plan what it needs to know of their extents.
+``describe`` tells a plan what it needs to know of their lengths.
 """
 
 from qlora_core.data.bad_rows import BadRow, BadRows, write_rejected
 from qlora_core.data.chat.chat_tokenizer import ChatTokenizer
-from qlora_core.data.examples import Encoded, cut_all
+from qlora_core.data.examples import TokenizedExample, truncate_all
 from qlora_core.data.facts import coverage, describe, quantiles, row_lengths
 from qlora_core.data.lengths.token_counts import TokenCounts
 from qlora_core.data.read import read_data
-from qlora_core.data.schema import Conversation, DataOptions, DataSet, Turn, parse_fields
+from qlora_core.data.schema import Conversation, DataSet, Message, ReadOptions, parse_fields
 from qlora_core.data.split import held_out_rows, split
 
 __all__ = [
@@ -18,13 +18,12 @@ __all__ = [
     "BadRows",
     "ChatTokenizer",
     "Conversation",
-    "DataOptions",
     "DataSet",
-    "Encoded",
+    "Message",
+    "ReadOptions",
     "TokenCounts",
-    "Turn",
+    "TokenizedExample",
     "coverage",
-    "cut_all",
     "describe",
     "held_out_rows",
     "parse_fields",
@@ -32,5 +31,6 @@ __all__ = [
     "read_data",
     "row_lengths",
     "split",
+    "truncate_all",
     "write_rejected",
 ]

@@ -30,8 +30,8 @@ class BadRow(Struct, frozen=True, kw_only=True):
         return f"{self.file}:{self.line}  {self.reason}{way_on}{excerpt}"
 
 
-class Reject(Exception):
-    """Raised while a row is read: it is bad, for this reason. Never leaves the data package.
+class RowRejected(Exception):
+    """Raised while a row is read: it cannot be used, for this reason. Never leaves the data package.
 
     ``at`` is the fault's position in the text that was read, where that is known.
     """

@@ -1,4 +1,4 @@
-"""Tokens of one example and which of them are learned."""
+"""Tokens of one example and which of them are supervised: count in the loss."""
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
@@ -10,47 +10,52 @@ from msgspec import Struct
 Offsets = Sequence[tuple[int, int]]
 
 
-class Rendered(NamedTuple):
-    """A row as text: ``spans`` are the characters to learn, or, for a ``whole`` row, those not to learn."""
+class RenderedExample(NamedTuple):
+    """A row as text.
+
+    ``spans`` are the characters [start, end) that are supervised; with ``supervise_all`` the only ones that are not.
+    """
 
     text: str
     spans: list[tuple[int, int]]
-    whole: bool
+    supervise_all: bool
 
 
-class Encoded(Struct, frozen=True, kw_only=True):
+class TokenizedExample(Struct, frozen=True, kw_only=True):
     """One example in tokens: ``input_ids`` and ``supervised`` have one entry per token.
 
-    ``cut`` is whether tokens were cut off at the end. An example without any supervised token teaches
-    nothing; whoever made it cut it away, and it is to be dropped.
+    ``supervised`` is what transformers' labels tell by any value but -100. ``truncated`` is whether tokens were cut
+    off at the end. An example that is left without any supervised token teaches nothing and is to be dropped.
     """
 
     input_ids: list[int]
     supervised: list[bool]
-    cut: bool = False
+    truncated: bool = False
 
     @property
     def supervised_tokens(self) -> int:
-        """Number of tokens that are learned."""
+        """Number of supervised tokens."""
         return sum(self.supervised)
 
-    def cut_to(self, max_length: int | None) -> "Encoded":
+    def truncated_to(self, max_length: int | None) -> "TokenizedExample":
         """The first ``max_length`` tokens; itself where it is no longer than that."""
         if max_length is None or len(self.input_ids) <= max_length:
             return self
-        return Encoded(input_ids=self.input_ids[:max_length], supervised=self.supervised[:max_length], cut=True)
+        return TokenizedExample(
+            input_ids=self.input_ids[:max_length], supervised=self.supervised[:max_length], truncated=True
+        )
 
-    def runs(self) -> list[tuple[bool, int, int]]:
-        """Stretches of tokens alike: (supervised, start, end)."""
-        runs, start = [], 0
+    def segments(self) -> list[tuple[bool, int, int]]:
+        """Stretches of tokens that are alike: (supervised, start, end), in order, together all tokens."""
+        segments, start = [], 0
         for flag, group in groupby(self.supervised):
             end = start + sum(1 for _ in group)
-            runs.append((flag, start, end))
+            segments.append((flag, start, end))
             start = end
-        return runs
+        return segments
 
 
-def mark(
+def fill_spans(
     supervised: list[bool],
     value: bool,
     spans: Iterable[tuple[int, int]],
@@ -58,7 +63,10 @@ def mark(
     ids: Sequence[int],
     stop_ids: Collection[int],
 ) -> None:
-    """Set the tokens that lie wholly inside the character spans [start, end) to ``value``."""
+    """Set ``supervised`` of the tokens that lie wholly inside the character spans [start, end) to ``value``, in place.
+
+    ``offsets`` and ``ids`` are the tokens' characters and numbers; ``stop_ids`` those that may end an answer.
+    """
     for start, end in spans:
         first = first_inside(start, offsets)
         last = max(first, last_inside(end, offsets, ids, stop_ids))
@@ -81,8 +89,8 @@ def last_inside(end: int, offsets: Offsets, ids: Sequence[int], stop_ids: Collec
     return last
 
 
-def cut_all(encoded: Iterable[Encoded], max_length: int) -> tuple[list[Encoded], int]:
-    """Examples cut to ``max_length`` tokens, without those that lost every supervised token, and their number."""
-    cut = [example.cut_to(max_length) for example in encoded]
-    kept = [example for example in cut if any(example.supervised)]
-    return kept, len(cut) - len(kept)
+def truncate_all(examples: Iterable[TokenizedExample], max_length: int) -> tuple[list[TokenizedExample], int]:
+    """Examples cut to ``max_length`` tokens, without those that lost every supervised token, and how many those are."""
+    truncated = [example.truncated_to(max_length) for example in examples]
+    kept = [example for example in truncated if any(example.supervised)]
+    return kept, len(truncated) - len(kept)

@@ -1,4 +1,4 @@
-"""What a plan needs to know of a data set: lengths, what is learned, what would be cut."""
+"""What a plan needs to know of a data set: lengths, supervised tokens, what would be cut."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ QUANTILES = 10
 
 def describe(
     dataset: DataSet,
-    extents: Sequence[TokenCounts],
+    token_counts: Sequence[TokenCounts],
     max_length: int,
     *,
     tokenizer: ChatTokenizer,
@@ -24,24 +24,27 @@ def describe(
 ) -> DataFacts:
     """Facts of a data set whose examples were measured without a cut.
 
-    Lengths and ``longest_tokens`` are before cutting to ``max_length``; the means are of what is trained:
-    training rows, cut, without dropped ones. Raises ``UserError`` where nothing would be left to learn.
+    Lengths and ``longest_tokens`` are in tokens, before cutting to ``max_length``; the means are of what is trained on:
+    training rows, cut, without dropped ones.
+
+    Raises:
+        UserError: no supervised token would be left; ``val_size`` leaves no row to train on.
     """
-    train, held_out = split(extents, val_size, seed)
-    check_learns(extents, max_length)
-    check_learns(train, max_length)
-    kept = [one for one in train if one.learned_within(max_length)]
+    train, held_out = split(token_counts, val_size, seed)
+    check_any_supervised(token_counts, max_length)
+    check_any_supervised(train, max_length)
+    kept = [one for one in train if one.supervised_within(max_length)]
     return DataFacts(
         sources=(source_facts(dataset),),
-        rows=len(extents),
+        rows=len(token_counts),
         train_rows=len(train),
         held_out_rows=len(held_out),
         rows_rejected=len(dataset.rejected),
-        rows_cut=sum(one.tokens > max_length for one in extents),
-        rows_dropped=sum(not one.learned_within(max_length) for one in extents),
-        longest_tokens=max(one.tokens for one in extents),
+        rows_cut=sum(one.tokens > max_length for one in token_counts),
+        rows_dropped=sum(not one.supervised_within(max_length) for one in token_counts),
+        longest_tokens=max(one.tokens for one in token_counts),
         mean_tokens=sum(min(one.tokens, max_length) for one in kept) / len(kept),
-        mean_supervised_tokens=sum(one.learned_within(max_length) for one in kept) / len(kept),
+        mean_supervised_tokens=sum(one.supervised_within(max_length) for one in kept) / len(kept),
         length_quantiles=quantiles(row_lengths(train)),
         template=tokenizer.template_name,
         stop_token=tokenizer.stop_tokens[0],
@@ -61,9 +64,9 @@ def source_facts(dataset: DataSet) -> SourceFacts:
     )
 
 
-def row_lengths(extents: Iterable[TokenCounts]) -> list[int]:
+def row_lengths(token_counts: Iterable[TokenCounts]) -> list[int]:
     """Lengths in tokens, shortest first."""
-    return sorted(one.tokens for one in extents)
+    return sorted(one.tokens for one in token_counts)
 
 
 def quantiles(ordered: Sequence[int]) -> tuple[int, ...]:
@@ -77,14 +80,18 @@ def coverage(ordered: Sequence[int], max_length: int) -> float:
     return bisect_right(ordered, max_length) / len(ordered)
 
 
-def check_learns(extents: Sequence[TokenCounts], max_length: int) -> None:
-    """Raise ``UserError`` where no supervised token is left after cutting, telling the length that would do."""
-    if any(one.learned_within(max_length) for one in extents):
+def check_any_supervised(token_counts: Sequence[TokenCounts], max_length: int) -> None:
+    """Nothing, where a supervised token is left after cutting.
+
+    Raises:
+        UserError: none is; tells the length that would do.
+    """
+    if any(one.supervised_within(max_length) for one in token_counts):
         return
-    needed = [one.learned[0][0] + 1 for one in extents if one.learned]
+    needed = [one.supervised[0][0] + 1 for one in token_counts if one.supervised]
     if not needed:
         raise UserError("no token of this data would be learned", "--loss-on all, or rows with answers")
     raise UserError(
         f"--max-length {max_length}: every answer begins after that (the first at token {min(needed):,})",
-        f"--max-length {max(one.tokens for one in extents)} (the longest row)",
+        f"--max-length {max(one.tokens for one in token_counts)} (the longest row)",
     )

@@ -1,4 +1,4 @@
-"""The one way from a recipe to tokenised rows, for the planner and for the trainer."""
+"""The one way from a recipe to tokenized examples, for the planner and for the trainer."""
 
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from qlora_core.data.bad_rows import BadRow, BadRows
 from qlora_core.data.chat.chat_tokenizer import ChatTokenizer
 from qlora_core.data.chat.tokenizer_source import tokenizer_folder
-from qlora_core.data.examples import Encoded
+from qlora_core.data.examples import TokenizedExample
 from qlora_core.data.facts import describe, quantiles, source_facts
 from qlora_core.data.read import read_data
-from qlora_core.data.schema import Conversation, DataOptions, DataSet
+from qlora_core.data.schema import Conversation, DataSet, ReadOptions
 from qlora_core.data.split import split
 from qlora_profiles.facts import DataFacts, SourceFacts
 from qlora_profiles.settings import Recipe, Run
@@ -24,46 +24,51 @@ TEMPLATE_DATE = date(2026, 1, 1)
 ASSUMED_ROWS = 1000
 ASSUMED_TOKENS = 400
 SUPERVISED_SHARE = 0.6
+"""Usual instruction rows: how many, tokens of a middling one, and the supervised part. Set by hand."""
 
-TURN_TOKENS = 6
+TOKENS_AROUND_MESSAGE = 6
 ASCII_LETTERS_PER_TOKEN = 4.0
 OTHER_LETTERS_PER_TOKEN = 1.4
-"""About what tokenizers of today make of a text: English words, and Chinese."""
+"""About what tokenizers of today make of a text: English words, and Chinese. Set by hand, for plans alone."""
 
 Item = TypeVar("Item")
 
 
-class Tokenised(NamedTuple):
+class TokenizedData(NamedTuple):
     """A data file in this model's tokens, uncut, in file order."""
 
     dataset: DataSet
     chat: ChatTokenizer
-    encoded: list[Encoded]
+    examples: list[TokenizedExample]
 
 
-def tokenise(recipe: Recipe, run: Run, progress: Callable[[int, int], None] | None = None) -> Tokenised:
+def tokenize(recipe: Recipe, run: Run, progress: Callable[[int, int], None] | None = None) -> TokenizedData:
     """Read, render and encode the recipe's data; with ``skip_bad_rows``, rows that the template refuses are set aside.
 
-    Raises ``UserError`` for whatever is wrong with it.
+    Raises:
+        UserError: the file or the tokenizer cannot be read, or the template refuses a row (``BadRows``).
     """
     dataset, chat, refused = _opened(recipe, run)
     name = Path(dataset.path).name
-    encoded = chat.encode_all(dataset.conversations, progress=progress, file=name, rejected=refused)
-    dataset, encoded = _without(refused, dataset, encoded)
-    return Tokenised(dataset, chat, encoded)
+    examples = chat.encode_all(dataset.conversations, progress=progress, file=name, rejected=refused)
+    dataset, examples = _without(refused, dataset, examples)
+    return TokenizedData(dataset, chat, examples)
 
 
 def read_facts(recipe: Recipe, run: Run) -> DataFacts:
     """What a plan needs to know of the recipe's data; a note says where not all rows were counted.
 
-    Raises ``UserError`` as ``tokenise`` does.
+    Raises:
+        UserError: as ``tokenize`` does, and where nothing would be left to train on.
     """
     dataset, chat, refused = _opened(recipe, run)
     name = Path(dataset.path).name
-    found = chat.measure_all(dataset.conversations, recipe.max_length, recipe.seed, file=name, rejected=refused)
-    dataset, extents = _without(refused, dataset, found.extents)
-    facts = describe(dataset, extents, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed)
-    if found.counted == len(found.extents):
+    found = chat.count_tokens(dataset.conversations, recipe.max_length, recipe.seed, file=name, rejected=refused)
+    dataset, token_counts = _without(refused, dataset, found.token_counts)
+    facts = describe(
+        dataset, token_counts, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed
+    )
+    if found.counted == len(found.token_counts):
         return facts
     note = f"tokens were counted in {found.counted:,} rows, the longest among them; the others are taken to be alike"
     return replace(facts, counted_rows=found.counted, notes=(*facts.notes, note))
@@ -79,7 +84,7 @@ def _opened(recipe: Recipe, run: Run) -> tuple[DataSet, ChatTokenizer, list[BadR
 def _read(recipe: Recipe) -> DataSet:
     """The rows of the recipe's sources, of which there is one for now. Raises ``UserError`` as ``read_data`` does."""
     (source,) = recipe.data
-    return read_data(DataOptions.from_recipe(recipe, source))
+    return read_data(ReadOptions.from_recipe(recipe, source))
 
 
 def _without(refused: Sequence[BadRow] | None, dataset: DataSet, examples: list[Item]) -> tuple[DataSet, list[Item]]:
@@ -96,7 +101,11 @@ def _without(refused: Sequence[BadRow] | None, dataset: DataSet, examples: list[
 
 
 def estimated_facts(recipe: Recipe) -> DataFacts:
-    """Facts of real rows for a model whose tokenizer is not on this disk: tokens are guessed from the letters."""
+    """Facts of real rows for a model whose tokenizer is not on this disk: tokens are guessed from the letters.
+
+    Raises:
+        UserError: the file or rows of it cannot be read, or ``val_size`` leaves no row to train on.
+    """
     dataset = _read(recipe)
     lengths = sorted(guessed_tokens(row) for row in dataset.conversations)
     train, held_out = split(lengths, recipe.val_size, recipe.seed)
@@ -119,11 +128,11 @@ def estimated_facts(recipe: Recipe) -> DataFacts:
 
 def guessed_tokens(row: Conversation) -> int:
     """About how many tokens a row has in any tokenizer of today."""
-    texts = [turn.content for turn in row.turns] or [row.text or ""]
+    texts = [message.content for message in row.messages] or [row.text or ""]
     letters = sum(map(len, texts))
     plain = sum(len(text.encode("ascii", "ignore")) for text in texts)
     guess = plain / ASCII_LETTERS_PER_TOKEN + (letters - plain) / OTHER_LETTERS_PER_TOKEN
-    return round(guess) + TURN_TOKENS * len(texts)
+    return round(guess) + TOKENS_AROUND_MESSAGE * len(texts)
 
 
 def assumed_facts(longest_tokens: int) -> DataFacts:

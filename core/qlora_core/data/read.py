@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from qlora_core.data.bad_rows import BadRow, BadRows, Reject
+from qlora_core.data.bad_rows import BadRow, BadRows, RowRejected
 from qlora_core.data.rows.messages import quoted
 from qlora_core.data.rows.row_shapes import RowReader
-from qlora_core.data.schema import Conversation, DataOptions, DataSet, check_fields
+from qlora_core.data.schema import Conversation, DataSet, ReadOptions, check_fields
 from qlora_core.data.sources.decode import decode
 from qlora_core.data.sources.formats import Row, Rows, csv_rows, json_rows, parquet_rows
 from qlora_profiles.errors import UserError
@@ -19,27 +19,28 @@ PARQUET_MAGIC = b"PAR1"
 NEARBY = 3
 
 
-def read_data(options: DataOptions) -> DataSet:
+def read_data(options: ReadOptions) -> DataSet:
     """Read a file of examples.
 
-    Raises ``UserError`` for a file that cannot be read and ``BadRows`` for rows that cannot be used,
-    unless ``skip_bad_rows`` sets those aside in ``DataSet.rejected``.
+    Raises:
+        UserError: the file cannot be read, holds no rows, or an option cannot be.
+        BadRows: rows cannot be used, and ``skip_bad_rows`` does not set them aside in ``DataSet.rejected``.
     """
     _check(options)
     path = Path(options.path).expanduser()
     data = _bytes_of(path)
     file_format, rows, notes = _rows_of(path, data, options)
     reader = RowReader(options)
-    good, bad, total = _sorted_out(rows, reader, path.name, options.max_samples)
-    if bad and (not options.skip_bad_rows or not good):
+    good, bad_rows, total = _good_and_bad(rows, reader, path.name, options.max_samples)
+    if bad_rows and (not options.skip_bad_rows or not good):
         _check_mapped_columns(reader, options, path.name)
-        raise BadRows(bad, total)
+        raise BadRows(bad_rows, total)
     if not good:
         raise UserError(f"{path.name}  holds no rows")
     return DataSet(
         path=options.path,
         conversations=good,
-        rejected=bad,
+        rejected=bad_rows,
         file_format=file_format,
         row_shape=" + ".join(shape for shape, _ in reader.shapes.most_common()),
         columns_used=list(reader.used),
@@ -48,14 +49,18 @@ def read_data(options: DataOptions) -> DataSet:
     )
 
 
-def _check(options: DataOptions) -> None:
+def _check(options: ReadOptions) -> None:
     check_fields(options.fields)
     if options.max_samples is not None and options.max_samples < 1:
         raise UserError(f"--max-samples {options.max_samples}: want 1 or more", "--max-samples 1000, or leave it out")
 
 
 def check_there(path: Path) -> None:
-    """Raises: UserError where there is no such file, naming those that lie there."""
+    """Nothing, where there is such a file.
+
+    Raises:
+        UserError: there is none; names those that lie there.
+    """
     if path.is_dir():
         raise UserError(f"--data {path}  is a folder{_nearby(path, path.name)}", f"a file: {ALLOWED}")
     if not path.exists():
@@ -92,7 +97,7 @@ def _nearby(folder: Path, name: str) -> str:
     return f"; nearby: {', '.join(files[:NEARBY])}" if files else ""
 
 
-def _rows_of(path: Path, data: bytes, options: DataOptions) -> tuple[str, Rows, list[str]]:
+def _rows_of(path: Path, data: bytes, options: ReadOptions) -> tuple[str, Rows, list[str]]:
     """The file's format as it really is, its rows, and a note where its name says otherwise."""
     wanted = _format(path, options)
     _check_magic(path, data, wanted)
@@ -107,7 +112,7 @@ def _rows_of(path: Path, data: bytes, options: DataOptions) -> tuple[str, Rows, 
     return label, read(text, path.name), [] if label == expected else [f"{path.name} holds {holds}; read as that"]
 
 
-def _format(path: Path, options: DataOptions) -> str:
+def _format(path: Path, options: ReadOptions) -> str:
     if options.format != "auto":
         return options.format
     suffix = path.suffix.lower()
@@ -125,31 +130,31 @@ def _check_magic(path: Path, data: bytes, wanted: str) -> None:
         raise UserError(f"{path.name}  is not a Parquet file", "--data-format jsonl, json or csv")
 
 
-def _sorted_out(
+def _good_and_bad(
     rows: Iterable[Row | BadRow], reader: RowReader, name: str, most: int | None
 ) -> tuple[list[Conversation], list[BadRow], int]:
     """Good conversations, bad rows, and how many rows were looked at; stops at ``most`` good ones."""
     good: list[Conversation] = []
-    bad: list[BadRow] = []
+    bad_rows: list[BadRow] = []
     for row in rows:
         result = row if isinstance(row, BadRow) else _conversation_or_bad(row, reader, name)
         if isinstance(result, BadRow):
-            bad.append(result)
+            bad_rows.append(result)
             continue
         good.append(result)
         if len(good) == most:
             break
-    return good, bad, len(good) + len(bad)
+    return good, bad_rows, len(good) + len(bad_rows)
 
 
 def _conversation_or_bad(row: Row, reader: RowReader, name: str) -> Conversation | BadRow:
     try:
         return reader.conversation(row)
-    except Reject as fault:
+    except RowRejected as fault:
         return fault.row(name, row.line, row.raw)
 
 
-def _check_mapped_columns(reader: RowReader, options: DataOptions, name: str) -> None:
+def _check_mapped_columns(reader: RowReader, options: ReadOptions, name: str) -> None:
     """Tell a mapped column that no row has, before telling every row that lacks it."""
     for wanted, column in options.fields.items():
         is_message_key = wanted in ("role", "from", "content", "value")
@@ -163,15 +168,17 @@ def _check_mapped_columns(reader: RowReader, options: DataOptions, name: str) ->
         )
 
 
-def _notes(reader: RowReader, options: DataOptions, rows: int) -> list[str]:
+def _notes(reader: RowReader, options: ReadOptions, rows: int) -> list[str]:
     """What a person should know of how the rows were read."""
     said: list[tuple[bool, Callable[[], str]]] = [
         (len(reader.shapes) > 1, lambda: f"rows of several shapes: {_counts(reader)}"),
         (bool(reader.unused), lambda: f"columns not used: {quoted(list(reader.unused))}"),
         (bool(reader.unused_keys), lambda: f"keys of messages not used: {quoted(list(reader.unused_keys))}"),
         (
-            reader.ignored_marks > 0,
-            lambda: f"messages that ask to be learned but are no answers: {reader.ignored_marks:,} (--loss-on all)",
+            reader.ignored_weights > 0,
+            lambda: (
+                f"messages that ask to be trained on but are no answers: {reader.ignored_weights:,} (--loss-on all)"
+            ),
         ),
         (options.max_samples == rows, lambda: f"the first {rows:,} rows in file order (--max-samples)"),
     ]

@@ -1,4 +1,4 @@
-"""What the data package is asked and what it answers: frozen values, no behaviour beyond them."""
+"""The values that the data package takes and returns: frozen, no behaviour beyond them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -29,7 +29,7 @@ ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value")
 
 
-class DataOptions(Struct, frozen=True, kw_only=True):
+class ReadOptions(Struct, frozen=True, kw_only=True):
     """How to read a data file.
 
     ``fields`` maps a wanted name to the column (or message key) that holds it. ``max_samples`` keeps the
@@ -47,8 +47,12 @@ class DataOptions(Struct, frozen=True, kw_only=True):
     seed: int = 42
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, source: str) -> "DataOptions":
-        """The part of a recipe that concerns reading one of its sources. Raises ``UserError`` for a bad ``field``."""
+    def from_recipe(cls, recipe: Recipe, source: str) -> "ReadOptions":
+        """The part of a recipe that concerns reading one of its sources.
+
+        Raises:
+            UserError: an entry of ``field`` that is no NAME=COLUMN, or of an unknown name.
+        """
         return cls(
             path=source,
             format=recipe.data_format,
@@ -62,8 +66,8 @@ class DataOptions(Struct, frozen=True, kw_only=True):
         )
 
 
-class Turn(Struct, frozen=True, kw_only=True):
-    """One message. ``supervised`` is whether its tokens are to be learned."""
+class Message(Struct, frozen=True, kw_only=True):
+    """One message. ``supervised`` is whether its tokens count in the loss."""
 
     role: Role
     content: str
@@ -71,16 +75,16 @@ class Turn(Struct, frozen=True, kw_only=True):
 
 
 class Conversation(Struct, frozen=True, kw_only=True):
-    """One example: ``turns``, or plain ``text`` that no template is applied to.
+    """One example: ``messages``, or plain ``text`` that no template is applied to.
 
-    ``line`` counts from 1 in the file (rows, for Parquet). ``whole`` supervises everything but the
-    turns marked unsupervised; plain text is always whole.
+    ``line`` counts from 1 in the file (rows, for Parquet). ``supervise_all`` supervises everything but
+    the messages that say otherwise, template included; plain text always has it.
     """
 
     line: int
-    turns: tuple[Turn, ...] = ()
+    messages: tuple[Message, ...] = ()
     text: str | None = None
-    whole: bool = False
+    supervise_all: bool = False
 
 
 class DataSet(Struct, frozen=True, kw_only=True):
@@ -100,7 +104,11 @@ class DataSet(Struct, frozen=True, kw_only=True):
 
 
 def parse_fields(items: Iterable[str]) -> dict[str, str]:
-    """``["messages=mesages"]`` as ``{"messages": "mesages"}``. Raises ``UserError`` for anything else."""
+    """``["messages=mesages"]`` as ``{"messages": "mesages"}``.
+
+    Raises:
+        UserError: anything else, or a name that rows cannot have.
+    """
     wanted_to_column = {}
     for item in items:
         wanted, equals, column = (part.strip() for part in item.partition("="))
@@ -112,7 +120,11 @@ def parse_fields(items: Iterable[str]) -> dict[str, str]:
 
 
 def check_fields(fields: Mapping[str, str]) -> None:
-    """Raise ``UserError`` where a wanted name is none that rows can have."""
+    """Nothing, where every wanted name is one that rows can have.
+
+    Raises:
+        UserError: one is not; names the nearest.
+    """
     known = (*KNOWN_COLUMNS, *ROLE_KEYS, *CONTENT_KEYS)
     for wanted, column in fields.items():
         if wanted not in known:

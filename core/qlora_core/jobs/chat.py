@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from qlora_core.data.schema import Role, Turn
+from qlora_core.data.schema import Message, Role
 from qlora_core.inference.generate import Sampling, generate
 from qlora_core.inference.load import Talker, load
 from qlora_core.jobs.command import run_command
@@ -15,11 +15,11 @@ LEAVE = ("quit", "exit")
 
 
 def chat(job: ChatJob) -> None:
-    """Answer ``job.prompt``, or turn by turn until a person leaves."""
+    """Answer ``job.prompt``, or message by message until a person leaves."""
     talker = load(job)
     sampling = Sampling(temperature=job.temperature, top_p=job.top_p, max_new_tokens=job.max_new_tokens, seed=job.seed)
     if job.prompt is not None:
-        answer(talker, [*opening(talker), _turn("user", job.prompt)], sampling, _show)
+        answer(talker, [*opening(talker), _message("user", job.prompt)], sampling, _show)
         print()
         return
     print("Type a message; quit or exit ends the chat.")
@@ -27,28 +27,30 @@ def chat(job: ChatJob) -> None:
 
 
 def converse(talker: Talker, sampling: Sampling) -> None:
-    """Read turns from the terminal until quit, exit or the end of input."""
-    turns = opening(talker)
+    """Read messages from the terminal until quit, exit or the end of input."""
+    messages = opening(talker)
     while (text := _ask()) is not None:
         if not text:
             continue
-        turns.append(_turn("user", text))
-        turns.append(_turn("assistant", answer(talker, turns, sampling, _show)))
+        messages.append(_message("user", text))
+        messages.append(_message("assistant", answer(talker, messages, sampling, _show)))
         print()
 
 
-def answer(talker: Talker, turns: list[Turn], sampling: Sampling, on_text: Callable[[str], None] | None) -> str:
-    """The model's next turn."""
-    return generate(talker.model, talker.tokenizer, talker.chat.prompt_ids(turns), talker.stop_ids, sampling, on_text)
+def answer(talker: Talker, messages: list[Message], sampling: Sampling, on_text: Callable[[str], None] | None) -> str:
+    """The model's next message."""
+    return generate(
+        talker.model, talker.tokenizer, talker.chat.prompt_ids(messages), talker.stop_ids, sampling, on_text
+    )
 
 
-def opening(talker: Talker) -> list[Turn]:
-    """The system turn that the model was trained with, or the one asked for."""
-    return [_turn("system", talker.system_prompt)] if talker.system_prompt else []
+def opening(talker: Talker) -> list[Message]:
+    """The system message that the model was trained with, or the one asked for."""
+    return [_message("system", talker.system_prompt)] if talker.system_prompt else []
 
 
-def _turn(role: Role, content: str) -> Turn:
-    return Turn(role=role, content=content, supervised=False)
+def _message(role: Role, content: str) -> Message:
+    return Message(role=role, content=content, supervised=False)
 
 
 def _ask() -> str | None:

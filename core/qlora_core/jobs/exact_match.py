@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from qlora_core.data import Conversation, DataOptions, read_data
+from qlora_core.data import Conversation, ReadOptions, read_data
 from qlora_core.inference.generate import generate_many
 from qlora_core.inference.load import Talker, load
 from qlora_core.jobs.chat import opening
@@ -17,19 +17,19 @@ ROWS_AT_ONCE = 32
 
 
 def share_exact(talker: Talker, rows: Sequence[Conversation], max_new_tokens: int) -> float:
-    """The share of ``rows`` whose last turn is answered to the letter, greedily."""
-    prompts = [talker.chat.prompt_ids([*opening(talker), *row.turns[:-1]]) for row in rows]
+    """The share of ``rows`` whose last message is answered to the letter, greedily."""
+    prompts = [talker.chat.prompt_ids([*opening(talker), *row.messages[:-1]]) for row in rows]
     answers: list[str] = []
     for start in range(0, len(prompts), ROWS_AT_ONCE):
         batch = prompts[start : start + ROWS_AT_ONCE]
         answers += generate_many(talker.model, talker.tokenizer, batch, talker.stop_ids, max_new_tokens)
-    right = sum(answer.strip() == row.turns[-1].content.strip() for answer, row in zip(answers, rows, strict=True))
+    right = sum(answer.strip() == row.messages[-1].content.strip() for answer, row in zip(answers, rows, strict=True))
     return right / len(rows)
 
 
 def measure(job: ExactMatchJob) -> dict[str, float]:
     """The share for each of the job's models."""
-    rows = read_data(DataOptions(path=str(Path(job.data)))).conversations
+    rows = read_data(ReadOptions(path=str(Path(job.data)))).conversations
     return {name: share_exact(load(model), rows, job.max_new_tokens) for name, model in job.models.items()}
 
 

@@ -1,6 +1,6 @@
 """Cross entropy of supervised positions, without ever holding all their logits.
 
-Shape legend: N scored tokens, H hidden size, V vocabulary. Every kernel takes the hidden states (N x H)
+Shape legend: N supervised tokens, H hidden size, V vocabulary. Every kernel takes the hidden states (N x H)
 that predict the targets (N) and returns their summed loss in float32; all agree in value and gradient.
 """
 

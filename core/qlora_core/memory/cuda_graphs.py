@@ -1,7 +1,7 @@
 """The decoder's forward and backward as CUDA graphs: one launch each instead of thousands.
 
 A graph computes one shape only, so micro-batches are padded to a few of them: a tail of sequences of their own that
-nothing is scored on and no other sequence sees, hence of zero gradient. The loss stays outside, on real tokens.
+nothing is supervised on and no other sequence sees, hence of zero gradient. The loss stays outside, on real tokens.
 
 Shape legend: T tokens of a micro-batch, H hidden size; a bucket has at least as many of everything.
 """
@@ -69,7 +69,7 @@ class Inputs:
             position_ids=zeros.clone(),
             boundaries=torch.zeros(bucket.sequences + 1, dtype=torch.int32, device=device),
             longest=bucket.longest,
-            scored_at=nothing,
+            supervised_at=nothing,
             targets=nothing,
         )
 

@@ -1,6 +1,6 @@
 """Examples laid end to end in one row, without padding.
 
-Shape legend: T tokens of the micro-batch, S sequences in it, N scored (supervised) tokens.
+Shape legend: T tokens of the micro-batch, S sequences in it, N supervised tokens: those whose loss counts.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class Example(Protocol):
-    """A tokenised example: ids, and which of them are learned."""
+    """A tokenized example: ids, and which of them are supervised, that is count in the loss."""
 
     @property
     def input_ids(self) -> Sequence[int]:
@@ -24,22 +24,24 @@ class Example(Protocol):
 
     @property
     def supervised(self) -> Sequence[bool]:
-        """True where the token is learned; the first token never can be."""
+        """True where the token is supervised; the first one's is not looked at, for nothing predicts it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
     """A micro-batch: ``input_ids`` and ``position_ids`` are 1 x T, positions restart at each sequence.
 
-    ``boundaries`` (S + 1, int32) are the cumulative lengths. The hidden state at ``scored_at`` (N) predicts
-    ``targets`` (N). ``lengths`` (S) are the sequences' tokens, known without asking the device.
+    ``boundaries`` (S + 1, int32) are the cumulative lengths in tokens, ``longest`` is that of the longest. The hidden
+    state at ``supervised_at`` (N, the place before a supervised token) predicts that token, whose id is in ``targets``
+    (N): the targets of cross entropy. ``lengths`` (S) are known without asking the device. All tensors but
+    ``boundaries`` are int64.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     boundaries: Tensor
     longest: int
-    scored_at: Tensor
+    supervised_at: Tensor
     targets: Tensor
     lengths: tuple[int, ...] = ()
 
@@ -50,12 +52,12 @@ class Packed:
 
 
 def supervised_tokens(example: Example) -> int:
-    """How many tokens of an example are scored: its first token has nothing before it."""
+    """Tokens of an example whose loss counts: never its first, which nothing comes before."""
     return sum(example.supervised[1:])
 
 
 def pack(examples: Sequence[Example], device: torch.device, pin_memory: bool = False) -> Packed:
-    """Lay examples end to end."""
+    """Lay examples end to end. ``pin_memory`` copies to the device from page-locked memory, without waiting."""
     return pack_all([examples], device, pin_memory)[0]
 
 
@@ -69,11 +71,11 @@ def pack_all(batches: Sequence[Sequence[Example]], device: torch.device, pin_mem
 
 
 class _LaidOut(NamedTuple):
-    """A micro-batch as one row of numbers: ids, positions, scored positions, targets, and boundaries in pairs."""
+    """One row of numbers: ids, positions, where supervised tokens are predicted, targets, boundaries in pairs."""
 
     values: Array
     tokens: int
-    scored: int
+    supervised: int
     lengths: tuple[int, ...]
 
 
@@ -82,30 +84,30 @@ def _laid_out(examples: Sequence[Example]) -> _LaidOut:
     ends = lengths.cumsum()
     starts = ends - lengths
     ids = np.concatenate([np.array(example.input_ids, dtype=np.int64) for example in examples])
-    learned = np.concatenate([np.array(example.supervised, dtype=bool) for example in examples])
-    learned[starts] = False
-    targets_at = learned.nonzero()[0]
+    supervised = np.concatenate([np.array(example.supervised, dtype=bool) for example in examples])
+    supervised[starts] = False
+    targets_at = supervised.nonzero()[0]
     positions = np.arange(len(ids), dtype=np.int64) - starts.repeat(lengths)
     boundaries = np.zeros(2 * (len(examples) // 2 + 1), dtype=np.int32)
     boundaries[1 : len(examples) + 1] = ends
     return _LaidOut(
         values=np.concatenate([ids, positions, targets_at - 1, ids[targets_at], boundaries.view(np.int64)]),
         tokens=len(ids),
-        scored=len(targets_at),
+        supervised=len(targets_at),
         lengths=tuple(lengths.tolist()),
     )
 
 
 def _packed(laid: _LaidOut, values: Tensor) -> Packed:
     """Views of a row that is on the device."""
-    sizes = (laid.tokens, laid.tokens, laid.scored, laid.scored)
-    ids, positions, scored_at, targets, boundaries = values.split([*sizes, len(values) - sum(sizes)])
+    sizes = (laid.tokens, laid.tokens, laid.supervised, laid.supervised)
+    ids, positions, supervised_at, targets, boundaries = values.split([*sizes, len(values) - sum(sizes)])
     return Packed(
         input_ids=ids[None],
         position_ids=positions[None],
         boundaries=boundaries.view(torch.int32)[: len(laid.lengths) + 1],
         longest=max(laid.lengths),
-        scored_at=scored_at,
+        supervised_at=supervised_at,
         targets=targets,
         lengths=laid.lengths,
     )

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from qlora_core.data import ChatTokenizer, Encoded, Turn, cut_all, split, write_rejected
-from qlora_core.data.pipeline import tokenise
+from qlora_core.data import ChatTokenizer, Message, TokenizedExample, split, truncate_all, write_rejected
+from qlora_core.data.pipeline import tokenize
 from qlora_core.data.row_cache import CachedRows
 from qlora_core.session.event_log import EventLog
 from qlora_profiles.errors import UserError
@@ -18,10 +18,10 @@ PHASE = "preparing data"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """Tokenised examples, and how the model is talked to."""
+    """Tokenized examples, and how the model is talked to."""
 
-    train: Sequence[Encoded]
-    held_out: Sequence[Encoded]
+    train: Sequence[TokenizedExample]
+    held_out: Sequence[TokenizedExample]
     chat: ChatTokenizer
     system_prompt: str | None
 
@@ -36,9 +36,9 @@ class Prepared:
         return tuple(self.chat.stop_ids)
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """One user turn, ready to be answered."""
-        system = [Turn(role="system", content=self.system_prompt)] if self.system_prompt else []
-        return self.chat.prompt_ids([*system, Turn(role="user", content=prompt)])
+        """One user message, ready to be answered."""
+        system = [Message(role="system", content=self.system_prompt)] if self.system_prompt else []
+        return self.chat.prompt_ids([*system, Message(role="user", content=prompt)])
 
 
 def prepare_data(plan: RunPlan, output: Path, log: EventLog, imports: Thread | None = None) -> Prepared:
@@ -50,18 +50,18 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog, imports: Thread | N
         UserError: the file is not the one that was planned with, or nothing in it can be learned.
     """
     recipe = plan.recipe_values()
-    data, chat, encoded = tokenise(recipe, plan.run_values(), lambda done, total: log.phase(PHASE, done, total))
+    data, chat, examples = tokenize(recipe, plan.run_values(), lambda done, total: log.phase(PHASE, done, total))
     if data.fingerprint != plan.data.fingerprint:
         raise UserError(f"{data.path}: changed since this run was planned", "--output ANOTHER-FOLDER")
     if data.rejected:
         write_rejected(output / REJECTED_ROWS, data.rejected)
         log.warn(f"{len(data.rejected)} bad rows set aside in {output / REJECTED_ROWS}")
-    train, held_out = split(encoded, recipe.val_size, recipe.seed)
+    train, held_out = split(examples, recipe.val_size, recipe.seed)
     if imports is not None:
         imports.join()
     return Prepared(
-        train=CachedRows(cut_all(train, recipe.max_length)[0]),
-        held_out=CachedRows(cut_all(held_out, recipe.max_length)[0]),
+        train=CachedRows(truncate_all(train, recipe.max_length)[0]),
+        held_out=CachedRows(truncate_all(held_out, recipe.max_length)[0]),
         chat=chat,
         system_prompt=recipe.system_prompt,
     )

@@ -5,20 +5,9 @@ from typing import Any, NamedTuple
 
 from qlora_profiles.architectures import Architecture, architecture_of
 from qlora_profiles.errors import UserError
-from qlora_profiles.facts import LayerKind
+from qlora_profiles.layer_kinds import KIND_BY_CONFIG_WORD, LayerKind
 
 Config = Mapping[str, Any]
-
-LAYER_TYPES: dict[str, LayerKind] = {
-    "full_attention": "attention",
-    "attention": "attention",
-    "sliding_attention": "sliding attention",
-    "chunked_attention": "chunked attention",
-    "linear_attention": "linear attention",
-    "conv": "convolution",
-    "mamba": "recurrence",
-}
-"""What configs call the kinds of layers."""
 
 TEXT_PARTS = ("text_config", "llm_config", "language_config")
 """Where a model that also sees or hears keeps the config of its language part."""
@@ -102,8 +91,8 @@ def layer_kind(config: Config, index: int) -> LayerKind:
     """The kind of a decoder layer: listed layer by layer, or by every how many of them sees all tokens."""
     text = text_config(config)
     listed = text.get("layer_types")
-    if isinstance(listed, list) and index < len(listed) and listed[index] in LAYER_TYPES:
-        return LAYER_TYPES[listed[index]]
+    if isinstance(listed, list) and index < len(listed) and listed[index] in KIND_BY_CONFIG_WORD:
+        return KIND_BY_CONFIG_WORD[listed[index]]
     if not sliding_window(config) or index < (text.get("max_window_layers") or 0):
         return "attention"
     pattern = text.get("sliding_window_pattern")

@@ -8,7 +8,8 @@ from typing import Any
 from msgspec import structs
 
 from qlora_profiles.architectures import Architecture
-from qlora_profiles.facts import ATTENTION, LayerGroup, LayerKind, LinearShape
+from qlora_profiles.facts import LayerGroup, LinearShape
+from qlora_profiles.layer_kinds import ATTENTION, KIND_BY_MODULE, LayerKind
 from qlora_run.model_facts import config as configs
 from qlora_run.model_facts.config import Config, Dimensions
 from qlora_run.model_facts.safetensors_header import TensorInfo
@@ -18,14 +19,6 @@ NORM = re.compile(r"(?:norm|ln_\w+)\w*\.weight$")
 QUERY_KEY_NORM = re.compile(r"(?:^|[._])(?:q|k|query|key)_(?:layer)?norm\.weight$")
 POST_NORM = re.compile(r"post_(?:feedforward|mlp)_layernorm\.weight$")
 OF_HEAD = re.compile(r"(?:^|\.)q_(?:layer)?norm\.weight$")
-
-WITHOUT_ATTENTION: dict[str, LayerKind] = {
-    "linear_attn": "linear attention",
-    "conv": "convolution",
-    "short_conv": "convolution",
-    "mamba": "recurrence",
-}
-"""Modules that stand in a layer where others have attention."""
 
 Layer = Mapping[str, TensorInfo]
 
@@ -63,7 +56,7 @@ def _of_one(config: Config, sizes: Dimensions, index: int, layer: Layer) -> Laye
 def _kind(config: Config, index: int, layer: Layer) -> LayerKind:
     """By the names of what is in the layer, where they tell; else as the config says."""
     modules = {name.split(".", 1)[0] for name in layer}
-    found = (kind for module, kind in WITHOUT_ATTENTION.items() if module in modules)
+    found = (kind for module, kind in KIND_BY_MODULE.items() if module in modules)
     named = None if "self_attn" in modules else next(found, None)
     return named or configs.layer_kind(config, index)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from qlora_profiles.facts import ATTENTION
 from qlora_profiles.hardware import Gpu
+from qlora_profiles.layer_kinds import ATTENTION
 from qlora_profiles.units import in_gib
 from qlora_run.planner.context import PlanningContext
 from qlora_run.planner.rules.machine import free_vram_bytes, has_bf16, why_no_cuda

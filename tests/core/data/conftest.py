@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from qlora_core.data import Conversation, DataOptions, DataSet, Turn, read_data
+from qlora_core.data import Conversation, DataSet, Message, ReadOptions, read_data
 
 FolderMaker = Callable[..., Path]
 SENTENCES = (
@@ -86,15 +86,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> FolderMaker:
 
 
 @pytest.fixture(scope="session")
-def talk() -> Callable[..., Conversation]:
+def conversation_of() -> Callable[..., Conversation]:
     """Makes a conversation of (role, content[, supervised]); answers are supervised unless said otherwise."""
 
-    def make(*turns: tuple[Any, ...], whole: bool = False) -> Conversation:
+    def make(*messages: tuple[Any, ...], supervise_all: bool = False) -> Conversation:
         made = (
-            Turn(role=role, content=content, supervised=said[0] if said else whole or role == "assistant")
-            for role, content, *said in turns
+            Message(role=role, content=content, supervised=said[0] if said else supervise_all or role == "assistant")
+            for role, content, *said in messages
         )
-        return Conversation(line=1, turns=tuple(made), whole=whole)
+        return Conversation(line=1, messages=tuple(made), supervise_all=supervise_all)
 
     return make
 
@@ -112,6 +112,6 @@ def read(tmp_path: Path) -> Callable[..., DataSet]:
     def write_and_read(name: str, content: str | bytes, **options: Any) -> DataSet:
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return read_data(DataOptions(path=str(path), **options))
+        return read_data(ReadOptions(path=str(path), **options))
 
     return write_and_read

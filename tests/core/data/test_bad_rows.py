@@ -95,7 +95,7 @@ REPLY = {"role": "assistant", "content": "Hello"}
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
-        ([USER], "no assistant turn: nothing to learn"),
+        ([USER], "no assistant message: nothing to learn"),
         ([], '"messages" is an empty list'),
         ("Hi", '"messages" is a text, not a list of messages'),
         ({"role": "user"}, '"messages" is an object, not a list of messages'),
@@ -112,8 +112,8 @@ REPLY = {"role": "assistant", "content": "Hello"}
         ([USER, REPLY | {"role": "asistant"}], 'message 2: unknown role "asistant"; did you mean assistant?'),
         ([USER, REPLY | {"role": "wizard"}], 'message 2: unknown role "wizard"'),
         ([USER, REPLY | {"content": "  "}], "the assistant's answer is empty: nothing to learn"),
-        ([USER, REPLY, USER, REPLY | {"content": ""}], "an assistant turn is empty: it teaches to answer nothing"),
-        ([USER, REPLY | {"loss_weight": 0}], "every assistant turn has weight 0: nothing to learn"),
+        ([USER, REPLY, USER, REPLY | {"content": ""}], "an assistant message is empty: it teaches to answer nothing"),
+        ([USER, REPLY | {"loss_weight": 0}], "every assistant message has weight 0: nothing to learn"),
         ([USER, REPLY | {"loss_weight": 0.5}], 'message 2: "loss_weight" is 0.5; 0 (not learned) or 1 (learned)'),
         ([USER, REPLY | {"train": "yes"}], 'message 2: "train" is yes; 0 (not learned) or 1 (learned)'),
         ([USER, REPLY | {"train": 0, "weight": 1}], 'message 2: "weight", "train" say different things'),
@@ -181,7 +181,7 @@ def test_the_screen(read: Read) -> None:
         "my.jsonl:4  broken JSON: a quote is never closed",
         '  ...p cost?", "completion": "It is 8        <- ends here',
         'my.jsonl:11  no "messages", found "mesages"  -> --field messages=mesages',
-        "my.jsonl:13  no assistant turn: nothing to learn",
+        "my.jsonl:13  no assistant message: nothing to learn",
         "  -> --skip-bad-rows sets 3 of 20 rows aside (rejected.jsonl)",
     ]
 

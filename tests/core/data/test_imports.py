@@ -10,12 +10,12 @@ HEAVY = {"torch", "transformers", "datasets", "numpy", "pyarrow", "peft", "accel
 PROGRAM = """
 import sys
 from pathlib import Path
-from qlora_core.data import ChatTokenizer, DataOptions, describe, read_data
+from qlora_core.data import ChatTokenizer, ReadOptions, describe, read_data
 early = {name.partition(".")[0] for name in sys.modules}
 assert not early & {"tokenizers", "jinja2"}, "loaded before they are needed"
-data = read_data(DataOptions(path=sys.argv[2]))
+data = read_data(ReadOptions(path=sys.argv[2]))
 tokenizer = ChatTokenizer.from_folder(Path(sys.argv[1]))
-facts = describe(data, tokenizer.measure_all(data.conversations, 64).extents, 64, tokenizer=tokenizer)
+facts = describe(data, tokenizer.count_tokens(data.conversations, 64).token_counts, 64, tokenizer=tokenizer)
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 

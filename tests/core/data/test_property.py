@@ -1,4 +1,4 @@
-"""For any conversation: what is learned is the answers with their stop token, and nothing else holds them."""
+"""For any conversation: what is supervised is the answers with their stop token, and nothing else holds them."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.masks import supervised_texts
 from tokenizers import Tokenizer, normalizers
 
-from qlora_core.data import ChatTokenizer, Conversation, Turn, split
+from qlora_core.data import ChatTokenizer, Conversation, Message, split
 
 Folder = Callable[..., Path]
 LETTERS = "abcdefgh ABC.,!?\n\t'\"{}[]0123456789你好天气谢再见éñ😀👍\u0301\u2028\ufe0f<>|\\/"
@@ -23,11 +23,11 @@ def words(of: str) -> st.SearchStrategy[str]:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
-    turns = [Turn(role="system", content=draw(words("S")))] if draw(st.booleans()) else []
+    messages = [Message(role="system", content=draw(words("S")))] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):
-        turns.append(Turn(role="user", content=draw(words("Q"))))
-        turns.append(Turn(role="assistant", content=draw(words("ANSWER:")), supervised=draw(st.booleans())))
-    return Conversation(line=1, turns=tuple(turns))
+        messages.append(Message(role="user", content=draw(words("Q"))))
+        messages.append(Message(role="assistant", content=draw(words("ANSWER:")), supervised=draw(st.booleans())))
+    return Conversation(line=1, messages=tuple(messages))
 
 
 @pytest.fixture(scope="session")
@@ -42,19 +42,19 @@ def tokenizer_of(model_folder: Folder, byte_level: Callable[..., Tokenizer]) -> 
 @pytest.mark.parametrize("family", ["chatml", "qwen", "llama3", "gemma", "phi", "plain"])
 @given(row=conversations())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_learned_text_is_the_answers(
+def test_supervised_text_is_the_answers(
     tokenizer_of: Callable[[str], ChatTokenizer], family: str, row: Conversation
 ) -> None:
     tokenizer = tokenizer_of(family)
-    encoded = tokenizer.encode(row)
+    example = tokenizer.encode(row)
     stop = tokenizer.stop_tokens[0]
-    learned = [turn.content + stop for turn in row.turns if turn.supervised]
-    assert supervised_texts(tokenizer, encoded) == learned
-    pairs = zip(encoded.input_ids, encoded.supervised, strict=True)
+    expected = [message.content + stop for message in row.messages if message.supervised]
+    assert supervised_texts(tokenizer, example) == expected
+    pairs = zip(example.input_ids, example.supervised, strict=True)
     rest = tokenizer.decode([number for number, flag in pairs if not flag], skip_special_tokens=False)
-    unlearned = sum(turn.role == "assistant" and not turn.supervised for turn in row.turns)
-    assert rest.count("ANSWER:") == unlearned
-    assert tokenizer.decode(encoded.input_ids, skip_special_tokens=False) == tokenizer.render(row.turns)
+    unsupervised = sum(message.role == "assistant" and not message.supervised for message in row.messages)
+    assert rest.count("ANSWER:") == unsupervised
+    assert tokenizer.decode(example.input_ids, skip_special_tokens=False) == tokenizer.render(row.messages)
 
 
 @given(row=conversations())
@@ -66,8 +66,8 @@ def test_a_normalizer_does_not_move_the_mask(
     from unicodedata import normalize
 
     stop = composing.stop_tokens[0]
-    learned = [normalize("NFC", turn.content + stop) for turn in row.turns if turn.supervised]
-    assert supervised_texts(composing, composing.encode(row)) == learned
+    expected = [normalize("NFC", message.content + stop) for message in row.messages if message.supervised]
+    assert supervised_texts(composing, composing.encode(row)) == expected
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from qlora_core.data import DataOptions, DataSet, Turn, parse_fields, read_data
+from qlora_core.data import DataSet, Message, ReadOptions, parse_fields, read_data
 from qlora_profiles.errors import UserError
 from qlora_profiles.settings import Recipe
 
@@ -24,7 +24,7 @@ ROW = {"messages": MESSAGES}
 
 
 def pairs(dataset: DataSet, row: int = 0) -> list[tuple[str, str, bool]]:
-    return [(turn.role, turn.content, turn.supervised) for turn in dataset.conversations[row].turns]
+    return [(message.role, message.content, message.supervised) for message in dataset.conversations[row].messages]
 
 
 ASKED, ANSWERED = ("user", "Hi", False), ("assistant", "Hello", True)
@@ -72,9 +72,9 @@ def test_instruction_row_joins_input_history_and_system(read: Read) -> None:
     assert "system" in data.columns_used
 
 
-def test_text_rows_are_whole_and_have_no_turns(read: Read) -> None:
+def test_text_rows_are_whole_and_have_no_messages(read: Read) -> None:
     conversation = read("a.jsonl", '{"text": "Once."}').conversations[0]
-    assert (conversation.text, conversation.turns, conversation.whole) == ("Once.", (), True)
+    assert (conversation.text, conversation.messages, conversation.supervise_all) == ("Once.", (), True)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_text_rows_are_whole_and_have_no_turns(read: Read) -> None:
 )
 def test_roles_by_other_names(read: Read, name: str, role: str) -> None:
     row = {"conversations": [{"from": name, "value": "x"}, *[{"from": "gpt", "value": "y"}]]}
-    assert read("a.jsonl", json.dumps(row)).conversations[0].turns[0].role == role
+    assert read("a.jsonl", json.dumps(row)).conversations[0].messages[0].role == role
 
 
 @pytest.mark.parametrize("key", ["loss_weight", "weight", "train", "loss"])
@@ -99,22 +99,22 @@ def test_roles_by_other_names(read: Read, name: str, role: str) -> None:
 def test_marks_on_answers(read: Read, key: str, mark: object, supervised: bool) -> None:
     messages = [*MESSAGES, MESSAGES[0], {"role": "assistant", "content": "Again", key: mark}]
     data = read("a.jsonl", json.dumps({"messages": messages}))
-    assert [turn[2] for turn in pairs(data)] == [False, True, False, supervised]
+    assert [message[2] for message in pairs(data)] == [False, True, False, supervised]
 
 
-def test_a_mark_on_a_question_counts_only_when_all_is_learned(read: Read) -> None:
+def test_a_weight_on_a_question_counts_only_when_all_is_supervised(read: Read) -> None:
     row = json.dumps({"messages": [MESSAGES[0] | {"train": True}, MESSAGES[1]]})
     data = read("a.jsonl", row)
     assert pairs(data)[0] == ASKED
-    assert data.notes == ["messages that ask to be learned but are no answers: 1 (--loss-on all)"]
+    assert data.notes == ["messages that ask to be trained on but are no answers: 1 (--loss-on all)"]
     assert read("a.jsonl", row, loss_on="all").notes == []
 
 
 def test_loss_on_all_supervises_every_turn_but_the_marked(read: Read) -> None:
     row = {"messages": [{"role": "system", "content": "S", "train": False}, *MESSAGES]}
     data = read("a.jsonl", json.dumps(row), loss_on="all")
-    assert [turn[2] for turn in pairs(data)] == [False, True, True]
-    assert data.conversations[0].whole
+    assert [message[2] for message in pairs(data)] == [False, True, True]
+    assert data.conversations[0].supervise_all
 
 
 def test_text_parts_are_joined(read: Read) -> None:
@@ -206,7 +206,7 @@ def test_csv_with_quotes_line_breaks_and_messages(read: Read) -> None:
     writer.writeheader()
     writer.writerows([{"prompt": 'a,\n"b"', "completion": "x"}, {"prompt": "c", "completion": "y" * 200_000}])
     data = read("a.csv", "\ufeff" + out.getvalue())
-    assert [(c.line, c.turns[0].content) for c in data.conversations] == [(2, 'a,\n"b"'), (4, "c")]
+    assert [(c.line, c.messages[0].content) for c in data.conversations] == [(2, 'a,\n"b"'), (4, "c")]
     assert data.file_format == "CSV"
     messages = json.dumps(MESSAGES).replace('"', '""')
     assert pairs(read("b.csv", f'messages\n"{messages}"\n')) == [ASKED, ANSWERED]
@@ -220,7 +220,7 @@ def test_parquet(tmp_path: Path) -> None:
     rows = [ROW | {"note": None}, {"messages": [{**MESSAGES[0], "loss_weight": 0.0}, MESSAGES[1]], "note": None}]
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    data = read_data(DataOptions(path=str(path)))
+    data = read_data(ReadOptions(path=str(path)))
     assert [pairs(data, row) for row in (0, 1)] == [[ASKED, ANSWERED]] * 2
     assert [conversation.line for conversation in data.conversations] == [1, 2]
     assert (data.file_format, data.notes) == ("Parquet", [])
@@ -262,13 +262,13 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     for name in ("train.jsonl", "other.csv", "notes.txt"):
         (tmp_path / name).write_text("x")
     with pytest.raises(UserError, match=r"no such file; did you mean train\.jsonl\?"):
-        read_data(DataOptions(path=str(tmp_path / "trian.jsonl")))
+        read_data(ReadOptions(path=str(tmp_path / "trian.jsonl")))
     with pytest.raises(UserError, match=r"no such file; nearby: other\.csv, train\.jsonl"):
-        read_data(DataOptions(path=str(tmp_path / "zzz.json")))
+        read_data(ReadOptions(path=str(tmp_path / "zzz.json")))
     with pytest.raises(UserError, match=r"no such file, and no folder .*nowhere"):
-        read_data(DataOptions(path=str(tmp_path / "nowhere" / "a.json")))
+        read_data(ReadOptions(path=str(tmp_path / "nowhere" / "a.json")))
     with pytest.raises(UserError, match=r"is a folder; nearby: other\.csv, train\.jsonl"):
-        read_data(DataOptions(path=str(tmp_path)))
+        read_data(ReadOptions(path=str(tmp_path)))
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="needs a user whom permissions bind")
@@ -277,7 +277,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     path.write_text("{}")
     path.chmod(0)
     with pytest.raises(UserError, match="cannot be read"):
-        read_data(DataOptions(path=str(path)))
+        read_data(ReadOptions(path=str(path)))
 
 
 def test_a_read_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def test_a_read_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(UserError, match="cannot be read: Permission denied"):
-        read_data(DataOptions(path=str(path)))
+        read_data(ReadOptions(path=str(path)))
 
 
 @pytest.mark.parametrize("item", ["messages", "=x", "messages="])
@@ -308,6 +308,6 @@ def test_options_from_a_recipe() -> None:
         field=("text=body",),
         loss_on="all",
     )
-    options = DataOptions.from_recipe(recipe, *recipe.data)
+    options = ReadOptions.from_recipe(recipe, *recipe.data)
     assert (options.path, options.fields, options.loss_on, options.seed) == ("d.csv", {"text": "body"}, "all", 42)
-    assert Turn(role="user", content="x").supervised is False
+    assert Message(role="user", content="x").supervised is False

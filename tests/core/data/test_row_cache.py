@@ -2,12 +2,12 @@ import pickle
 
 import pytest
 
-from qlora_core.data import Encoded
+from qlora_core.data import TokenizedExample
 from qlora_core.data.row_cache import CachedRows
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-ROWS = [Encoded(input_ids=list(range(n)), supervised=[i % 2 == 1 for i in range(n)]) for n in (3, 1, 700)]
+ROWS = [TokenizedExample(input_ids=list(range(n)), supervised=[i % 2 == 1 for i in range(n)]) for n in (3, 1, 700)]
 
 
 def test_rows_come_back_as_they_went_in_also_in_another_process() -> None:

@@ -11,22 +11,22 @@ from qlora_core.data import (
     ChatTokenizer,
     Conversation,
     DataSet,
-    Encoded,
     TokenCounts,
+    TokenizedExample,
     coverage,
-    cut_all,
     describe,
     held_out_rows,
     quantiles,
     row_lengths,
     split,
+    truncate_all,
 )
-from qlora_core.data.facts import check_learns
+from qlora_core.data.facts import check_any_supervised
 from qlora_profiles.errors import UserError
 
 Folder = Callable[..., Path]
 Read = Callable[..., DataSet]
-Talk = Callable[..., Conversation]
+ConversationMaker = Callable[..., Conversation]
 
 
 @pytest.mark.parametrize(
@@ -67,23 +67,23 @@ def test_the_seed_decides_which_rows() -> None:
     assert split(range(50), 5, 42)[1] == [1, 7, 17, 40, 47]
 
 
-def example(length: int, first_learned: int) -> Encoded:
-    return Encoded(input_ids=[0] * length, supervised=[index >= first_learned for index in range(length)])
+def example(length: int, first_supervised: int) -> TokenizedExample:
+    return TokenizedExample(input_ids=[0] * length, supervised=[index >= first_supervised for index in range(length)])
 
 
-def extent(length: int, first_learned: int) -> TokenCounts:
-    return TokenCounts.of(example(length, first_learned))
+def counts(length: int, first_supervised: int) -> TokenCounts:
+    return TokenCounts.of(example(length, first_supervised))
 
 
 def test_cutting_drops_what_teaches_nothing() -> None:
-    kept, dropped = cut_all([example(10, 2), example(10, 6), example(4, 2)], 6)
+    kept, dropped = truncate_all([example(10, 2), example(10, 6), example(4, 2)], 6)
     assert [len(one.input_ids) for one in kept] == [6, 4]
-    assert [one.cut for one in kept] == [True, False]
+    assert [one.truncated for one in kept] == [True, False]
     assert dropped == 1
 
 
 def test_lengths_quantiles_and_coverage() -> None:
-    ordered = row_lengths(extent(length, 0) for length in (30, 10, 20, 40))
+    ordered = row_lengths(counts(length, 0) for length in (30, 10, 20, 40))
     assert ordered == [10, 20, 30, 40]
     assert [coverage(ordered, limit) for limit in (9, 10, 25, 40)] == [0, 0.25, 0.5, 1]
     assert quantiles(ordered) == (10, 20, 20, 20, 30, 30, 30, 40, 40, 40, 40)
@@ -92,13 +92,13 @@ def test_lengths_quantiles_and_coverage() -> None:
 
 def test_a_length_that_leaves_nothing_to_learn_names_one_that_does() -> None:
     with pytest.raises(UserError) as caught:
-        check_learns([extent(100, 60), extent(90, 70)], 50)
+        check_any_supervised([counts(100, 60), counts(90, 70)], 50)
     assert str(caught.value) == (
         "--max-length 50: every answer begins after that (the first at token 61)  -> --max-length 100 (the longest row)"
     )
-    check_learns([extent(100, 60)], 61)
+    check_any_supervised([counts(100, 60)], 61)
     with pytest.raises(UserError, match="no token of this data would be learned"):
-        check_learns([extent(5, 5)], 50)
+        check_any_supervised([counts(5, 5)], 50)
 
 
 def test_facts_of_a_data_set(model_folder: Folder, read: Read) -> None:
@@ -106,13 +106,13 @@ def test_facts_of_a_data_set(model_folder: Folder, read: Read) -> None:
     rows: list[Any] = [{"prompt": "Hi", "completion": "Hello " * n, "id": n} for n in range(1, 21)]
     lines = [*map(json.dumps, rows), "{broken"]
     data = read("my.jsonl", "\n".join(lines), skip_bad_rows=True)
-    encoded = tokenizer.encode_all(data.conversations)
-    sizes = [len(one.input_ids) for one in encoded]
+    examples = tokenizer.encode_all(data.conversations)
+    sizes = [len(one.input_ids) for one in examples]
     limit = sizes[14]
-    extents = tokenizer.measure_all(data.conversations, limit).extents
-    facts = describe(data, extents, limit, tokenizer=tokenizer, val_size=0.1, seed=7)
-    train, held = split(encoded, 0.1, 7)
-    kept, _ = cut_all(train, limit)
+    token_counts = tokenizer.count_tokens(data.conversations, limit).token_counts
+    facts = describe(data, token_counts, limit, tokenizer=tokenizer, val_size=0.1, seed=7)
+    train, held = split(examples, 0.1, 7)
+    kept, _ = truncate_all(train, limit)
     assert (facts.rows, facts.train_rows, facts.held_out_rows, facts.rows_rejected) == (20, 18, len(held), 1)
     assert (facts.rows_cut, facts.rows_dropped, facts.longest_tokens) == (5, 0, max(sizes))
     assert facts.mean_tokens == pytest.approx(sum(len(one.input_ids) for one in kept) / 18)
@@ -125,14 +125,16 @@ def test_facts_of_a_data_set(model_folder: Folder, read: Read) -> None:
     assert facts.notes == ('columns not used: "id"',)
 
 
-def test_rows_without_anything_to_learn_are_counted_as_dropped(model_folder: Folder, talk: Talk, read: Read) -> None:
+def test_rows_without_anything_to_learn_are_counted_as_dropped(
+    model_folder: Folder, conversation_of: ConversationMaker, read: Read
+) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("chatml"))
     long = json.dumps({"prompt": "very long question " * 20, "completion": "x"})
     data = read("my.jsonl", "\n".join([long, json.dumps({"prompt": "Hi", "completion": "Hello"})]))
-    facts = describe(data, tokenizer.measure_all(data.conversations, 40).extents, 40, tokenizer=tokenizer)
+    facts = describe(data, tokenizer.count_tokens(data.conversations, 40).token_counts, 40, tokenizer=tokenizer)
     assert (facts.rows, facts.rows_cut, facts.rows_dropped) == (2, 1, 1)
     with pytest.raises(UserError, match="--max-length 3: every answer begins after that"):
-        describe(data, tokenizer.measure_all(data.conversations, 40).extents, 3, tokenizer=tokenizer)
+        describe(data, tokenizer.count_tokens(data.conversations, 40).token_counts, 3, tokenizer=tokenizer)
 
 
 def test_rows_to_train_on_must_teach_something_whatever_is_held_out(model_folder: Folder, read: Read) -> None:
@@ -140,7 +142,7 @@ def test_rows_to_train_on_must_teach_something_whatever_is_held_out(model_folder
     held = set(split(range(10), 2, 42)[1])
     questions = ["Hi" if number in held else "very long question " * 20 for number in range(10)]
     data = read("my.jsonl", "\n".join(json.dumps({"prompt": text, "completion": "x"}) for text in questions))
-    extents = tokenizer.measure_all(data.conversations, 40).extents
+    token_counts = tokenizer.count_tokens(data.conversations, 40).token_counts
     with pytest.raises(UserError, match="--max-length 40: every answer begins after that"):
-        describe(data, extents, 40, tokenizer=tokenizer, val_size=2, seed=42)
-    assert describe(data, extents, 40, tokenizer=tokenizer).rows_dropped == 8
+        describe(data, token_counts, 40, tokenizer=tokenizer, val_size=2, seed=42)
+    assert describe(data, token_counts, 40, tokenizer=tokenizer).rows_dropped == 8

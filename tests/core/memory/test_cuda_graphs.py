@@ -88,7 +88,7 @@ def test_a_padded_tail_changes_neither_loss_nor_gradient(family: str) -> None:
     packed, bucket = pack(examples, CPU), Bucket(tokens=384, sequences=16, longest=64)
     inputs = Inputs(bucket, CPU)
     inputs.load(packed)
-    padded = replace(inputs.packed, scored_at=packed.scored_at, targets=packed.targets)
+    padded = replace(inputs.packed, supervised_at=packed.supervised_at, targets=packed.targets)
     loss = scorer(model)(padded)
     loss.backward()
     flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

@@ -70,9 +70,9 @@ def plain_gradient(model: Any, examples: list[PlainExample]) -> tuple[float, dic
     total = 0.0
     for example in examples:
         logits = model(input_ids=torch.tensor([example.input_ids]), use_cache=False).logits[0, :-1]
-        learned = torch.tensor(example.supervised[1:])
+        supervised = torch.tensor(example.supervised[1:])
         targets = torch.tensor(example.input_ids[1:])
-        loss = torch.nn.functional.cross_entropy(logits[learned], targets[learned], reduction="sum") / count
+        loss = torch.nn.functional.cross_entropy(logits[supervised], targets[supervised], reduction="sum") / count
         loss.backward()
         total += loss.item()
     return total, gradients(model)
@@ -224,20 +224,20 @@ def test_pack_lays_examples_end_to_end() -> None:
     assert packed.input_ids.tolist() == [[5, 6, 7, 8, 9]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 0, 1]]
     assert packed.boundaries.tolist() == [0, 3, 5]
-    assert (packed.scored_at.tolist(), packed.targets.tolist(), packed.longest) == ([1, 3], [7, 9], 3)
+    assert (packed.supervised_at.tolist(), packed.targets.tolist(), packed.longest) == ([1, 3], [7, 9], 3)
 
 
 def test_micro_batches_that_travel_together_are_those_packed_alone() -> None:
     examples = random_examples(7, seed=3)
     groups = [examples[:3], examples[3:4], examples[4:]]
     for together, alone in zip(pack_all(groups, CPU), [pack(group, CPU) for group in groups], strict=True):
-        for name in ("input_ids", "position_ids", "boundaries", "scored_at", "targets"):
+        for name in ("input_ids", "position_ids", "boundaries", "supervised_at", "targets"):
             got, expected = getattr(together, name), getattr(alone, name)
             assert got.dtype == expected.dtype == (torch.int32 if name == "boundaries" else torch.long)
             assert got.tolist() == expected.tolist()
         assert together.longest == alone.longest
 
 
-def test_pack_without_anything_learned() -> None:
+def test_pack_without_anything_supervised() -> None:
     packed = pack([PlainExample([5, 6, 7], [True, False, False])], CPU)
     assert (packed.num_tokens, len(packed.targets), packed.boundaries.tolist()) == (3, 0, [0, 3])

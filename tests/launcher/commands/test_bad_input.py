@@ -118,7 +118,7 @@ def test_rows_with_missing_empty_and_wrong_fields(here: Path, capsys: Caught) ->
     text = refused(capsys, *argv, block=True)
     for line in (
         'bad.jsonl:1 no "messages", found "mesages" -> --field messages=mesages',
-        "bad.jsonl:2 no assistant turn: nothing to learn",
+        "bad.jsonl:2 no assistant message: nothing to learn",
         "bad.jsonl:3 the assistant's answer is empty",
         'bad.jsonl:4 "messages" is a text, not a list of messages',
         "bad.jsonl:5 message 1 (user): the content is a number, not text",

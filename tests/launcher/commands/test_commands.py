@@ -80,10 +80,10 @@ def test_a_plan_for_a_model_that_is_not_on_this_disk(here: Path) -> None:
 
 def test_guessed_tokens_are_near_what_tokenizers_make() -> None:
     from qlora_core.data.pipeline import guessed_tokens
-    from qlora_core.data.schema import Conversation, Turn
+    from qlora_core.data.schema import Conversation, Message
 
     def guess(text: str) -> int:
-        return guessed_tokens(Conversation(line=1, turns=(Turn(role="user", content=text),)))
+        return guessed_tokens(Conversation(line=1, messages=(Message(role="user", content=text),)))
 
     assert 85 <= guess("The quick brown fox jumps over the lazy dog. " * 8) <= 105
     assert 130 <= guess("退款需要在三十天之内申请" * 16) <= 150

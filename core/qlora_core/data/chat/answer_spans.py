@@ -1,4 +1,4 @@
-"""Where the turns of a conversation lie in its rendered text, in characters."""
+"""Where the messages of a conversation lie in its rendered text, in characters."""
 
 import json
 import re
@@ -7,34 +7,34 @@ from itertools import count
 from typing import NamedTuple
 
 from qlora_core.data.chat.chat_template import ChatTemplate, TemplateFault
-from qlora_core.data.schema import Turn
+from qlora_core.data.schema import Message
 
-# A stand-in for a turn's content: private-use characters around the turn's number
+# A stand-in for a message's content: private-use characters around the message's number
 _MARK = re.compile("\ue0e0([0-9]+)\ue0e1")
 THINKING_ENDS = "</think>"
 OTHER_TEMPLATE = "--chat-template chatml"
 
 
 class Unlocatable(Exception):
-    """The turns cannot be found, or the template leaves out text. The reason is for a person."""
+    """The messages cannot be found, or the template leaves out text. The reason is for a person."""
 
 
-class TurnSpan(NamedTuple):
-    """One turn's characters, [start, end).
+class MessageSpan(NamedTuple):
+    """One message's characters, [start, end).
 
     An answer begins right after what the template writes to ask for it, and ends after the stop
-    token. Other turns are their content alone.
+    token. Other messages are their content alone.
     """
 
-    turn: int
+    message: int
     start: int
     end: int
 
 
 class _Piece(NamedTuple):
-    """One content in a template's text: the turn, the text before it, and how much of that asks for it."""
+    """One content in a template's text: the message, the text before it, and how much of that asks for it."""
 
-    turn: int
+    message: int
     before: str
     asked: int  # characters of ``before`` up to where an answer begins
 
@@ -47,9 +47,9 @@ class _Skeleton(NamedTuple):
 
 
 class SpanFinder:
-    """Finds turns in rendered text. What a template does for a sequence of roles is worked out once.
+    """Finds messages in rendered text. What a template does for a sequence of roles is worked out once.
 
-    ``stops`` are the tokens that may end a turn, as text.
+    ``stops`` are the tokens that may end a message, as text.
     """
 
     def __init__(self, template: ChatTemplate, stops: Sequence[str]) -> None:
@@ -58,36 +58,39 @@ class SpanFinder:
         self._stops = tuple(stops)
         self._stop = re.compile(rf"\s*(?:{'|'.join(map(re.escape, stops))})")
 
-    def locate(self, turns: Sequence[Turn]) -> tuple[str, list[TurnSpan]]:
-        """The rendered text, and every turn's span in it, in order.
+    def locate(self, messages: Sequence[Message]) -> tuple[str, list[MessageSpan]]:
+        """The rendered text, and every message's span in it, in order.
 
-        Raises ``TemplateFault`` where the template refuses the turns, ``Unlocatable`` where it does not
-        show where they are.
+        Raises:
+            TemplateFault: the template refuses the messages.
+            Unlocatable: it does not show where they are, or leaves out a part of them.
         """
-        messages = as_messages(turns)
+        dicts = as_dicts(messages)
         if self._template.marks_answers:
-            text, marked = self._template.render_marked(messages)
-            spans = self._from_markers(turns, text, marked)
+            text, marked = self._template.render_marked(dicts)
+            spans = self._from_markers(messages, text, marked)
             if spans:
                 return text, spans
-        text = self._template.render(messages)
-        skeleton = self._skeleton(tuple(turn.role for turn in turns))
+        text = self._template.render(dicts)
+        skeleton = self._skeleton(tuple(message.role for message in messages))
         if skeleton is None:
             raise Unlocatable("the chat template does not show where answers begin and end")
-        return text, self._walk(skeleton, turns, text) or self._from_tails(skeleton, turns, text)
+        return text, self._walk(skeleton, messages, text) or self._from_tails(skeleton, messages, text)
 
-    def _from_markers(self, turns: Sequence[Turn], text: str, marked: list[tuple[int, int]]) -> list[TurnSpan] | None:
+    def _from_markers(
+        self, messages: Sequence[Message], text: str, marked: list[tuple[int, int]]
+    ) -> list[MessageSpan] | None:
         """Spans from the template's own marks, when it marks each answer once and nothing else matters."""
-        answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
-        only_answers = all(turn.supervised or turn.role == "assistant" for turn in turns) or not any(
-            turn.supervised for turn in turns if turn.role != "assistant"
+        answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
+        only_answers = all(message.supervised or message.role == "assistant" for message in messages) or not any(
+            message.supervised for message in messages if message.role != "assistant"
         )
         if len(marked) != len(answers) or not only_answers:
             return None
         for number, (start, end) in zip(answers, marked, strict=True):
-            _check_kept(turns[number], text[start:end], is_last=number == len(turns) - 1)
+            _check_kept(messages[number], text[start:end], is_last=number == len(messages) - 1)
         return [
-            TurnSpan(number, start, self._marked_end(text, start, end))
+            MessageSpan(number, start, self._marked_end(text, start, end))
             for number, (start, end) in zip(answers, marked, strict=True)
         ]
 
@@ -107,7 +110,7 @@ class SpanFinder:
             self._skeletons[roles] = _skeleton_of(self._template, roles)
         return self._skeletons[roles]
 
-    def _walk(self, skeleton: _Skeleton, turns: Sequence[Turn], text: str) -> list[TurnSpan] | None:
+    def _walk(self, skeleton: _Skeleton, messages: Sequence[Message], text: str) -> list[MessageSpan] | None:
         """Spans where the text is the skeleton with the contents put in, perhaps stripped; else ``None``."""
         spans, pos = [], 0
         followers = [*(piece.before for piece in skeleton.pieces[1:]), skeleton.tail]
@@ -115,17 +118,17 @@ class SpanFinder:
             if not text.startswith(piece.before, pos):
                 return None
             content_at = pos + len(piece.before)
-            written = _as_written(turns[piece.turn].content, text, content_at, follower)
+            written = _as_written(messages[piece.message].content, text, content_at, follower)
             if written is None:
                 return None
-            spans.append(self._span(turns, piece, text, pos, content_at, content_at + len(written)))
+            spans.append(self._span(messages, piece, text, pos, content_at, content_at + len(written)))
             pos = content_at + len(written)
         return spans if text[pos:] == skeleton.tail else None
 
-    def _from_tails(self, skeleton: _Skeleton, turns: Sequence[Turn], text: str) -> list[TurnSpan]:
+    def _from_tails(self, skeleton: _Skeleton, messages: Sequence[Message], text: str) -> list[MessageSpan]:
         """Spans where the template rewrites contents (thinking, JSON): each content is given a mark at its end."""
-        parts = self._marked_tails(turns, text)
-        if parts is None or [int(turn) for turn in parts[1::2]] != [piece.turn for piece in skeleton.pieces]:
+        parts = self._marked_tails(messages, text)
+        if parts is None or [int(number) for number in parts[1::2]] != [piece.message for piece in skeleton.pieces]:
             raise Unlocatable("the chat template rewrites this row: where its answers begin and end is not certain")
         spans, pos = [], 0
         for piece, part in zip(skeleton.pieces, parts[::2], strict=False):
@@ -133,25 +136,25 @@ class SpanFinder:
             if not part.startswith(asking):
                 raise Unlocatable("the chat template does not show where this row's answers begin")
             kept_from = len(piece.before) if part.startswith(piece.before) else len(asking)
-            _check_kept(turns[piece.turn], part[len(asking) :], is_last=piece.turn == len(turns) - 1)
-            spans.append(self._span(turns, piece, text, pos, pos + kept_from, pos + len(part)))
+            _check_kept(messages[piece.message], part[len(asking) :], is_last=piece.message == len(messages) - 1)
+            spans.append(self._span(messages, piece, text, pos, pos + kept_from, pos + len(part)))
             pos += len(part)
         return spans
 
     def _span(
-        self, turns: Sequence[Turn], piece: _Piece, text: str, pos: int, content_at: int, content_end: int
-    ) -> TurnSpan:
-        if turns[piece.turn].role != "assistant":
-            return TurnSpan(piece.turn, content_at, content_end)
-        return TurnSpan(piece.turn, pos + piece.asked, self._after_stop(text, content_end))
+        self, messages: Sequence[Message], piece: _Piece, text: str, pos: int, content_at: int, content_end: int
+    ) -> MessageSpan:
+        if messages[piece.message].role != "assistant":
+            return MessageSpan(piece.message, content_at, content_end)
+        return MessageSpan(piece.message, pos + piece.asked, self._after_stop(text, content_end))
 
-    def _marked_tails(self, turns: Sequence[Turn], text: str) -> list[str] | None:
-        """The text cut at the ends of the contents (text, turn, text, turn, ... text), or ``None``."""
+    def _marked_tails(self, messages: Sequence[Message], text: str) -> list[str] | None:
+        """The text cut at the ends of the contents (text, message, text, message, ... text), or ``None``."""
         for strip in (False, True):
-            contents = (turn.content.rstrip() if strip else turn.content for turn in turns)
+            contents = (message.content.rstrip() if strip else message.content for message in messages)
             marked = [
-                {"role": turn.role, "content": content + _mark(number)}
-                for number, turn, content in zip(count(), turns, contents, strict=False)
+                {"role": message.role, "content": content + _mark(number)}
+                for number, message, content in zip(count(), messages, contents, strict=False)
             ]
             try:
                 parts = _MARK.split(self._template.render(marked))
@@ -162,15 +165,15 @@ class SpanFinder:
         return None
 
 
-def as_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    """Turns the way templates want them."""
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
+def as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Messages the way templates want them."""
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def _skeleton_of(template: ChatTemplate, roles: tuple[str, ...]) -> _Skeleton | None:
     """What the template writes around stand-ins. ``None`` where an answer does not come exactly once, in order.
 
-    Raises ``Unlocatable`` where a turn is left out.
+    Raises ``Unlocatable`` where a message is left out.
     """
     stand_ins = [{"role": role, "content": _mark(number)} for number, role in enumerate(roles)]
     try:
@@ -181,7 +184,7 @@ def _skeleton_of(template: ChatTemplate, roles: tuple[str, ...]) -> _Skeleton | 
     order = [int(number) for number in parts[1::2]]
     for number, role in enumerate(roles):
         if number not in order:
-            raise Unlocatable(f"the chat template leaves out the {role} turn (message {number + 1})")
+            raise Unlocatable(f"the chat template leaves out message {number + 1} ({role})")
     answers = [number for number in order if roles[number] == "assistant"]
     if answers != sorted(set(answers)):
         return None
@@ -237,17 +240,17 @@ def _as_written(content: str, text: str, pos: int, follower: str) -> str | None:
     return None
 
 
-def _check_kept(turn: Turn, written: str, *, is_last: bool) -> None:
+def _check_kept(message: Message, written: str, *, is_last: bool) -> None:
     """Raise ``Unlocatable`` where the template dropped words. Only earlier thinking may go."""
-    if turn.content in written:
+    if message.content in written:
         return
-    forms = [turn.content, json.dumps(turn.content, ensure_ascii=False)[1:-1]]
-    if turn.role == "assistant" and not is_last:
-        forms.append(turn.content.rpartition(THINKING_ENDS)[2])
+    forms = [message.content, json.dumps(message.content, ensure_ascii=False)[1:-1]]
+    if message.role == "assistant" and not is_last:
+        forms.append(message.content.rpartition(THINKING_ENDS)[2])
     squeezed = _squeezed(written)
     if not any(_squeezed(form) in squeezed for form in forms):
-        part = " (its thinking?)" if THINKING_ENDS in turn.content else ""
-        raise Unlocatable(f"the chat template drops a part of the {turn.role} turn{part}")
+        part = " (its thinking?)" if THINKING_ENDS in message.content else ""
+        raise Unlocatable(f"the chat template drops a part of the {message.role} message{part}")
 
 
 def _squeezed(text: str) -> str:

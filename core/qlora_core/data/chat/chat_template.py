@@ -11,7 +11,7 @@ from qlora_profiles.errors import UserError
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-Message = Mapping[str, str]
+MessageDict = Mapping[str, str]
 MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 # Private-use characters: no text that people write holds them next to each other like this.
 OPEN, CLOSE = "\ue0f0\ue0f2", "\ue0f1\ue0f2"
@@ -26,7 +26,9 @@ class ChatTemplate:
     """A compiled chat template with a tokenizer's special tokens.
 
     ``today`` is what ``strftime_now`` tells; ``None`` is the present day, as other programs would.
-    Raises ``UserError`` where the source is no template.
+
+    Raises:
+        UserError: the source is no template.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], today: date | None = None) -> None:
@@ -43,13 +45,17 @@ class ChatTemplate:
             raise UserError(f"the chat template cannot be read: {error}", "--chat-template chatml") from error
         self._compiled.globals = dict(self._compiled.globals)  # copied for every row: jinja's own are slow to copy
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The conversation as text. Raises ``TemplateFault``."""
+    def render(self, messages: Sequence[MessageDict], *, add_generation_prompt: bool = False) -> str:
+        """The conversation as text.
+
+        Raises:
+            TemplateFault: the template refuses it, or breaks on it.
+        """
         text = self._rendered(messages, add_generation_prompt)
         return _BRACKETS.sub("", text) if self.marks_answers else text
 
-    def render_marked(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and the [start, end) characters that ``{% generation %}`` blocks wrote."""
+    def render_marked(self, messages: Sequence[MessageDict]) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and the [start, end) characters that ``{% generation %}`` blocks wrote. Raises as ``render``."""
         pieces = _BRACKETS.split(self._rendered(messages, add_generation_prompt=False))
         spans, start, length = [], 0, 0
         for piece in pieces:
@@ -61,7 +67,7 @@ class ChatTemplate:
                 length += len(piece)
         return "".join(pieces[::2]), spans
 
-    def _rendered(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    def _rendered(self, messages: Sequence[MessageDict], add_generation_prompt: bool) -> str:
         try:
             return self._compiled.render(
                 messages=messages, add_generation_prompt=add_generation_prompt, **self._variables

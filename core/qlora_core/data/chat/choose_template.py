@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qlora_core.data.chat.chat_template import ChatTemplate, TemplateFault
-from qlora_core.data.chat.template_families import FAMILIES, PLAIN_CHATML, family, has_tokens, pick_family, with_bos
+from qlora_core.data.chat.template_families import (
+    PLAIN_CHATML,
+    TEMPLATE_FAMILIES,
+    has_tokens,
+    pick_template_family,
+    template_family,
+    with_bos,
+)
 from qlora_core.data.chat.tokenizer_files import TokenizerFiles
 from qlora_profiles.architectures import architecture_of
 from qlora_profiles.errors import UserError
@@ -26,7 +33,11 @@ class TemplateChoice(NamedTuple):
 
 
 def choose_template(files: TokenizerFiles, wanted: str | None, today: date | None) -> TemplateChoice:
-    """The template that was asked for, else the tokenizer's own, else the one its special tokens call for."""
+    """The template that was asked for, else the tokenizer's own, else the one its special tokens call for.
+
+    Raises:
+        UserError: ``wanted`` cannot be had for this tokenizer, or nothing ends an answer.
+    """
     if wanted is not None:
         return _asked_for(files, wanted, today)
     if files.template is None:
@@ -39,10 +50,14 @@ def choose_template(files: TokenizerFiles, wanted: str | None, today: date | Non
 
 
 def stop_token_of(template: ChatTemplate, files: TokenizerFiles) -> str | None:
-    """The special token that the template writes right behind the last answer, or ``None``."""
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
+    """The special token that the template writes right behind the last answer, or ``None``.
+
+    Raises:
+        UserError: the template refuses a question and an answer.
+    """
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
     try:
-        behind = template.render(turns).rpartition(PROBE)[2].lstrip()
+        behind = template.render(messages).rpartition(PROBE)[2].lstrip()
     except TemplateFault as fault:
         raise UserError(
             f"the chat template refuses a question and an answer: {fault}", "--chat-template chatml"
@@ -52,12 +67,12 @@ def stop_token_of(template: ChatTemplate, files: TokenizerFiles) -> str | None:
 
 
 def _asked_for(files: TokenizerFiles, wanted: str, today: date | None) -> TemplateChoice:
-    if wanted in FAMILIES:
+    if wanted in TEMPLATE_FAMILIES:
         if has_tokens(wanted, files.added_tokens):
             return _own(files, wanted, f"--chat-template {wanted}", today)
         if wanted == "chatml":
             return _own(files, PLAIN_CHATML, "--chat-template chatml, without its tokens in this tokenizer", today)
-        missing = [token for token in FAMILIES[wanted].needs if token not in files.added_tokens]
+        missing = [token for token in TEMPLATE_FAMILIES[wanted].needs if token not in files.added_tokens]
         raise UserError(
             f"--chat-template {wanted}: this tokenizer has no {' '.join(missing)}", "--chat-template chatml"
         )
@@ -68,8 +83,8 @@ def _from_file(files: TokenizerFiles, wanted: str, today: date | None) -> Templa
     path = Path(wanted).expanduser()
     if path.suffix not in TEMPLATE_SUFFIXES:
         raise UserError(
-            f"--chat-template {wanted}: no such template{hint(wanted, FAMILIES)}",
-            f"one of {', '.join(FAMILIES)}, or a .jinja file",
+            f"--chat-template {wanted}: no such template{hint(wanted, TEMPLATE_FAMILIES)}",
+            f"one of {', '.join(TEMPLATE_FAMILIES)}, or a .jinja file",
         )
     try:
         source = path.read_text(encoding="utf-8-sig")
@@ -84,10 +99,10 @@ def _from_file(files: TokenizerFiles, wanted: str, today: date | None) -> Templa
 
 
 def _picked(files: TokenizerFiles, why: str, today: date | None) -> TemplateChoice:
-    name = pick_family(files.added_tokens, architecture_of(files.model_type).template)
+    name = pick_template_family(files.added_tokens, architecture_of(files.model_type).template)
     because = (
-        f"the tokenizer has {' '.join(family(name).needs)}"
-        if name in FAMILIES
+        f"the tokenizer has {' '.join(template_family(name).needs)}"
+        if name in TEMPLATE_FAMILIES
         else "it has no turn markers: ChatML in ordinary tokens, ended by the eos token"
     )
     return _own(files, name, f"{why}; {because}", today)
@@ -95,7 +110,7 @@ def _picked(files: TokenizerFiles, why: str, today: date | None) -> TemplateChoi
 
 def _own(files: TokenizerFiles, name: str, reason: str, today: date | None) -> TemplateChoice:
     """One of our own templates. A bos token is written where the tokenizer would add it."""
-    template, _, stop = family(name)
+    template, _, stop = template_family(name)
     stop = stop or files.special_tokens.get("eos_token")
     if stop is None or files.tokenizer.token_to_id(stop) is None:
         raise UserError(

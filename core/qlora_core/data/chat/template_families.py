@@ -4,8 +4,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 
-class Family(NamedTuple):
-    """A chat template, the tokens that it needs, and the one that ends a turn (``None``: the eos token)."""
+class TemplateFamily(NamedTuple):
+    """A chat template, the tokens that it needs, and the one that ends a message (``None``: the eos token)."""
 
     template: str
     needs: tuple[str, ...]
@@ -112,7 +112,7 @@ _LLAMA3 = r"""
 {%- endif -%}
 """
 
-# Gemma has no system turn: its text opens the first user turn
+# Gemma has no system message: its text opens the first user message
 _GEMMA = r"""
 {{- bos_token -}}
 {%- set ns = namespace(opening='') -%}
@@ -122,7 +122,7 @@ _GEMMA = r"""
 {%- endif -%}
 {%- for message in messages -%}
     {%- if (message.role == 'assistant') != (loop.index0 % 2 == 1) -%}
-        {{- raise_exception('user and assistant turns must alternate, a user turn first') -}}
+        {{- raise_exception('user and assistant messages must alternate, a user message first') -}}
     {%- endif -%}
     {%- set role = 'model' if message.role == 'assistant' else 'user' -%}
     {{- '<start_of_turn>' + role + '\n' + ns.opening + message.content | trim + '<end_of_turn>\n' -}}
@@ -144,20 +144,20 @@ _PHI = r"""
 """
 
 _CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
-FAMILIES: dict[str, Family] = {
-    "chatml": Family(_CHATML, _CHATML_TOKENS, "<|im_end|>"),
-    "qwen": Family(_QWEN, _CHATML_TOKENS, "<|im_end|>"),
-    "qwen3": Family(_QWEN3, _CHATML_TOKENS, "<|im_end|>"),
-    "llama3": Family(_LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>"),
-    "gemma": Family(_GEMMA, ("<start_of_turn>", "<end_of_turn>"), "<end_of_turn>"),
-    "phi": Family(_PHI, ("<|user|>", "<|assistant|>", "<|end|>"), "<|end|>"),
+TEMPLATE_FAMILIES: dict[str, TemplateFamily] = {
+    "chatml": TemplateFamily(_CHATML, _CHATML_TOKENS, "<|im_end|>"),
+    "qwen": TemplateFamily(_QWEN, _CHATML_TOKENS, "<|im_end|>"),
+    "qwen3": TemplateFamily(_QWEN3, _CHATML_TOKENS, "<|im_end|>"),
+    "llama3": TemplateFamily(_LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>"),
+    "gemma": TemplateFamily(_GEMMA, ("<start_of_turn>", "<end_of_turn>"), "<end_of_turn>"),
+    "phi": TemplateFamily(_PHI, ("<|user|>", "<|assistant|>", "<|end|>"), "<|end|>"),
 }
 PLAIN_CHATML = "chatml-eos"
-PLAIN_FAMILY = Family(_PLAIN_CHATML, (), None)
+PLAIN_TEMPLATE_FAMILY = TemplateFamily(_PLAIN_CHATML, (), None)
 PICKED = ("chatml", "llama3", "gemma", "phi")
 
 
-def pick_family(special_tokens: Collection[str], own: str | None = None) -> str:
+def pick_template_family(special_tokens: Collection[str], own: str | None = None) -> str:
     """The family whose turn markers the tokenizer has, the model's ``own`` first; ChatML in ordinary tokens where it
     has none."""
     names = (own, *PICKED) if own else PICKED
@@ -166,12 +166,12 @@ def pick_family(special_tokens: Collection[str], own: str | None = None) -> str:
 
 def has_tokens(name: str, special_tokens: Collection[str]) -> bool:
     """Whether a tokenizer has all the tokens that a family's template is written with."""
-    return all(token in special_tokens for token in FAMILIES[name].needs)
+    return all(token in special_tokens for token in TEMPLATE_FAMILIES[name].needs)
 
 
-def family(name: str) -> Family:
+def template_family(name: str) -> TemplateFamily:
     """A template by its name, ``chatml-eos`` included."""
-    return PLAIN_FAMILY if name == PLAIN_CHATML else FAMILIES[name]
+    return PLAIN_TEMPLATE_FAMILY if name == PLAIN_CHATML else TEMPLATE_FAMILIES[name]
 
 
 def with_bos(template: str) -> str:

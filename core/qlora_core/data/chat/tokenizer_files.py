@@ -36,7 +36,11 @@ class TokenizerFiles(Struct, frozen=True, kw_only=True):
 
 
 def read_tokenizer(folder: Path) -> TokenizerFiles:
-    """Read a tokenizer folder. Raises ``UserError`` for a folder that has none, or a damaged one."""
+    """Read a tokenizer folder.
+
+    Raises:
+        UserError: the folder has no tokenizer.json, or a file of it is damaged.
+    """
     tokenizer = _tokenizer(folder)
     config = _json(folder / "tokenizer_config.json")
     special_tokens = _special_tokens(folder, config, tokenizer)

@@ -23,7 +23,7 @@ from unicodedata import is_normalized
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-NFC_GROWTH = 3  # composing a text makes it no more than three times as many bytes of UTF-8
+NFC_GROWTH = 3  # most times as many bytes of UTF-8 after NFC: Unicode's FAQ on normalization (U+1D160)
 
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
@@ -46,7 +46,7 @@ _CUT = re.compile(r" (?<=\S )")
 
 
 class TokenBounds:
-    """Bounds of texts by the words that were learned: those of texts that were learned are exact.
+    """Upper bounds of texts' tokens by the words that were counted: those of texts whose words all were are exact.
 
     The tokenizer must be one that ``can_bound`` is true of.
     """
@@ -56,16 +56,16 @@ class TokenBounds:
         self._added = re.compile("|".join(map(re.escape, reversed(added))) or "(?!)")
         self._heads, self._words = _Counts(tokenizer, ""), _Counts(tokenizer, " ")
 
-    def learn(self, texts: Iterable[str]) -> None:
+    def count_words(self, texts: Iterable[str]) -> None:
         """Count the tokens of the texts' words."""
         heads, words = set[str](), set[str]()
         for head, *rest in (cut for text in texts for cut in self._cut(text)):
             heads.add(head)
             words.update(rest)
-        self._heads.learn(heads)
-        self._words.learn(words)
+        self._heads.count_words(heads)
+        self._words.count_words(words)
 
-    def most(self, text: str, enough: int = 0) -> int:
+    def upper_bound(self, text: str, enough: int = 0) -> int:
         """At most how many tokens the text has; a bound of no more than ``enough`` may be a loose one."""
         if (size := _most_bytes(text)) <= enough:
             return size
@@ -89,7 +89,7 @@ class _Counts(dict[str, int]):
     def __missing__(self, word: str) -> int:
         return len(self._space) + _most_bytes(word)
 
-    def learn(self, words: set[str]) -> None:
+    def count_words(self, words: set[str]) -> None:
         """Count the tokens of those words that are new."""
         new = list(words.difference(self))
         encodings = self._tokenizer.encode_batch_fast([self._space + word for word in new], add_special_tokens=False)
@@ -108,7 +108,7 @@ def _is_plain(text: str) -> bool:
 
 
 def can_bound(tokenizer: "Tokenizer") -> bool:
-    """Whether the tokenizer is known to be one whose texts can be bounded."""
+    """Whether the tokenizer is one of which the argument above is known to hold."""
     added = tokenizer.get_added_tokens_decoder().values()
     stages = _stages(_state(tokenizer.pre_tokenizer))
     return (

@@ -1,10 +1,10 @@
-"""One message of a row to one turn: roles, content, and whether it is learned."""
+"""One message of a row: its role, its content, and whether it is supervised."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qlora_core.data.bad_rows import Reject
-from qlora_core.data.schema import CONTENT_KEYS, ROLE_KEYS, Role, Turn
+from qlora_core.data.bad_rows import RowRejected
+from qlora_core.data.schema import CONTENT_KEYS, ROLE_KEYS, Message, Role
 from qlora_profiles.suggest import hint
 
 WEIGHT_KEYS = ("loss_weight", "weight", "train", "loss")
@@ -30,29 +30,41 @@ ROLES: dict[str, Role] = {
 MAX_QUOTED = 60
 
 
-def turn_of(message: Any, place: str, *, all_roles: bool) -> Turn:
-    """One message as a turn. ``place`` names it in errors; raises ``Reject``."""
+def message_of(message: Any, place: str, *, all_roles: bool) -> Message:
+    """A row's message as ours. ``place`` names it in errors.
+
+    Raises:
+        RowRejected: it has no role or content that can be trained on.
+    """
     if not isinstance(message, Mapping):
-        raise Reject(f"{place} is {kind_of(message)}, not an object with a role and a content")
+        raise RowRejected(f"{place} is {kind_of(message)}, not an object with a role and a content")
     if any(message.get(key) for key in TOOL_CALL_KEYS):
-        raise Reject(f'{place} has "tool_calls": only text can be trained', fix="write the call into its content")
+        raise RowRejected(f'{place} has "tool_calls": only text can be trained', fix="write the call into its content")
     role = _role(_value(message, ROLE_KEYS, place), place)
     content = text_of(_value(message, CONTENT_KEYS, place), f"{place} ({role})")
-    learned = _weight(message, place)
-    return Turn(role=role, content=content, supervised=learned and (all_roles or role == "assistant"))
+    counts = _weight(message, place)
+    return Message(role=role, content=content, supervised=counts and (all_roles or role == "assistant"))
 
 
 def text_of(value: Any, place: str) -> str:
-    """Content that is text, or a list of text parts. Raises ``Reject`` for anything else."""
+    """Content that is text, or a list of text parts, as one text.
+
+    Raises:
+        RowRejected: it is anything else, or holds half characters.
+    """
     if isinstance(value, str):
         return whole_text(value, place)
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return "".join(_part(part, place) for part in value)
-    raise Reject(f"{place}: the content is {kind_of(value)}, not text")
+    raise RowRejected(f"{place}: the content is {kind_of(value)}, not text")
 
 
 def whole_text(text: str, place: str) -> str:
-    """The text itself. Raises ``Reject`` where it holds half characters, which no tokenizer can read."""
+    """The text itself.
+
+    Raises:
+        RowRejected: it holds half characters, which no tokenizer can read.
+    """
     if text.isascii():
         return text
     try:
@@ -61,7 +73,7 @@ def whole_text(text: str, place: str) -> str:
         char = text[error.start]
         damaged = "\udc80" <= char <= "\udcff"
         fault = f"a byte that is not UTF-8 (0x{ord(char) - 0xDC00:02x})" if damaged else f"half a character ({char!a})"
-        raise Reject(f"{place} holds {fault}") from error
+        raise RowRejected(f"{place} holds {fault}") from error
     return text
 
 
@@ -87,21 +99,21 @@ def _value(message: Mapping[str, Any], keys: tuple[str, ...], place: str) -> Any
             return message[key]
     wanted = keys[0]
     if any(key in message for key in keys):
-        raise Reject(f'{place}: "{wanted}" is null')
+        raise RowRejected(f'{place}: "{wanted}" is null')
     found = [key for key in message if key not in (*ROLE_KEYS, *CONTENT_KEYS, *WEIGHT_KEYS)]
     column = found[0] if len(found) == 1 else "KEY"
     reason = f'{place} has no "{wanted}", found {quoted(list(message)) or "nothing"}'
-    raise Reject(reason, fix=f"--field {wanted}={column}")
+    raise RowRejected(reason, fix=f"--field {wanted}={column}")
 
 
 def _role(value: Any, place: str) -> Role:
     if not isinstance(value, str):
-        raise Reject(f"{place}: the role is {kind_of(value)}, not text")
+        raise RowRejected(f"{place}: the role is {kind_of(value)}, not text")
     role = ROLES.get(value.strip().lower())
     if role is None:
         known = ("system", "user", "assistant", "tool")
         nearest = hint(value, ROLES)
-        raise Reject(f'{place}: unknown role "{value[:MAX_QUOTED]}"{nearest}', fix="one of " + ", ".join(known))
+        raise RowRejected(f'{place}: unknown role "{value[:MAX_QUOTED]}"{nearest}', fix="one of " + ", ".join(known))
     return role
 
 
@@ -109,22 +121,22 @@ def _part(part: Any, place: str) -> str:
     if isinstance(part, str):
         return whole_text(part, place)
     if not isinstance(part, Mapping):
-        raise Reject(f"{place}: a part of the content is {kind_of(part)}, not an object with a type")
+        raise RowRejected(f"{place}: a part of the content is {kind_of(part)}, not an object with a type")
     kind = part.get("type", "text")
     if kind != "text":
-        raise Reject(f"{place}: the content has a part of type {kind}; only text can be trained")
+        raise RowRejected(f"{place}: the content has a part of type {kind}; only text can be trained")
     text = next((part[key] for key in ("text", "value") if part.get(key) is not None), None)
     if not isinstance(text, str):
-        raise Reject(f'{place}: a text part has no "text"')
+        raise RowRejected(f'{place}: a text part has no "text"')
     return whole_text(text, place)
 
 
 def _weight(message: Mapping[str, Any], place: str) -> bool:
-    """Whether the message's own mark lets it be learned; without one it is."""
-    marks = {key: message[key] for key in WEIGHT_KEYS if message.get(key) is not None}
-    for key, mark in marks.items():
-        if not isinstance(mark, bool | int | float) or mark not in (0, 1):
-            raise Reject(f'{place}: "{key}" is {str(mark)[:MAX_QUOTED]}; 0 (not learned) or 1 (learned)')
-    if len({bool(mark) for mark in marks.values()}) > 1:
-        raise Reject(f"{place}: {quoted(list(marks))} say different things")
-    return all(marks.values())
+    """Whether the message's own weight lets it be supervised; without one it does."""
+    weights = {key: message[key] for key in WEIGHT_KEYS if message.get(key) is not None}
+    for key, weight in weights.items():
+        if not isinstance(weight, bool | int | float) or weight not in (0, 1):
+            raise RowRejected(f'{place}: "{key}" is {str(weight)[:MAX_QUOTED]}; 0 (not learned) or 1 (learned)')
+    if len({bool(weight) for weight in weights.values()}) > 1:
+        raise RowRejected(f"{place}: {quoted(list(weights))} say different things")
+    return all(weights.values())

@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from qlora_core.data.bad_rows import Reject
-from qlora_core.data.rows.messages import TOOL_CALL_KEYS, WEIGHT_KEYS, kind_of, quoted, text_of, turn_of
+from qlora_core.data.bad_rows import RowRejected
+from qlora_core.data.rows.messages import TOOL_CALL_KEYS, WEIGHT_KEYS, kind_of, message_of, quoted, text_of
 from qlora_core.data.schema import (
     ANSWER_COLUMNS,
     CONTENT_KEYS,
@@ -16,8 +16,8 @@ from qlora_core.data.schema import (
     PROMPT_COLUMNS,
     ROLE_KEYS,
     Conversation,
-    DataOptions,
-    Turn,
+    Message,
+    ReadOptions,
 )
 from qlora_core.data.sources.formats import Row
 from qlora_profiles.suggest import did_you_mean
@@ -30,18 +30,18 @@ class RowReader:
     """Turns rows into conversations and keeps count of what it met.
 
     ``shapes`` counts rows by shape; ``used`` and ``unused`` are columns in the file's own names;
-    ``unused_keys`` are keys of messages that nothing reads; ``ignored_marks`` counts messages that ask
-    to be learned but are no answers.
+    ``unused_keys`` are keys of messages that nothing reads; ``ignored_weights`` counts messages that ask
+    to be trained on but are no answers.
     """
 
-    def __init__(self, options: DataOptions) -> None:
+    def __init__(self, options: ReadOptions) -> None:
         self.options = options
         self.shapes: Counter[str] = Counter()
         self.used: dict[str, None] = {}
         self.unused: dict[str, None] = {}
         self.unused_keys: dict[str, None] = {}
         self.columns_seen: dict[str, None] = {}
-        self.ignored_marks = 0
+        self.ignored_weights = 0
         self._wanted = {column: wanted for wanted, column in options.fields.items()}
         self._message_names = {
             column: wanted for wanted, column in options.fields.items() if wanted in (*ROLE_KEYS, *CONTENT_KEYS)
@@ -49,7 +49,11 @@ class RowReader:
         self._all_roles = options.loss_on == "all"
 
     def conversation(self, row: Row) -> Conversation:
-        """The row as a conversation. Raises ``Reject`` where it cannot be one."""
+        """The row as a conversation.
+
+        Raises:
+            RowRejected: it cannot be one, or has nothing to supervise.
+        """
         self.columns_seen |= dict.fromkeys(row.columns)
         columns = self._renamed(row.columns)
         shape, used, build = self._shape(columns)
@@ -57,7 +61,7 @@ class RowReader:
         if conversation.text is None:
             conversation = self._with_system(conversation, columns)
             used = (*used, *(("system",) if columns.get("system") else ()))
-            _check_learns_something(conversation)
+            _check_any_supervised(conversation)
         self._count(shape, used, columns)
         return conversation
 
@@ -87,7 +91,7 @@ class RowReader:
         raise _missing(columns, prompt, answer)
 
     def _from_messages(self, value: Any, name: str, line: int) -> Conversation:
-        return self._conversation(line, self._turns(value, name))
+        return self._conversation(line, self._messages(value, name))
 
     def _from_instruction(self, columns: Columns, answer: str, line: int) -> Conversation:
         instruction = text_of(columns["instruction"], '"instruction"')
@@ -99,67 +103,67 @@ class RowReader:
     def _from_pair(self, columns: Columns, prompt: str, answer: str, line: int) -> Conversation:
         asked, answered = columns[prompt], columns[answer]
         if isinstance(asked, list) and _holds_messages(asked):
-            given = [replace(turn, supervised=self._all_roles) for turn in self._turns(asked, prompt)]
-            rest = self._turns(answered, answer) if isinstance(answered, list) else (self._answer(answered, answer),)
+            given = [replace(message, supervised=self._all_roles) for message in self._messages(asked, prompt)]
+            rest = self._messages(answered, answer) if isinstance(answered, list) else (self._answer(answered, answer),)
             return self._conversation(line, (*given, *rest))
         return self._conversation(line, self._pair(text_of(asked, f'"{prompt}"'), answered, prompt, answer))
 
-    def _turns(self, value: Any, name: str) -> tuple[Turn, ...]:
+    def _messages(self, value: Any, name: str) -> tuple[Message, ...]:
         """The messages of a column; a text is read as JSON, which is how CSV holds a list."""
         messages = _unpacked(value)
         if not isinstance(messages, list):
-            raise Reject(f'"{name}" is {kind_of(messages)}, not a list of messages')
+            raise RowRejected(f'"{name}" is {kind_of(messages)}, not a list of messages')
         if not messages:
-            raise Reject(f'"{name}" is an empty list')
-        return tuple(self._turn(message, f"message {number}") for number, message in enumerate(messages, 1))
+            raise RowRejected(f'"{name}" is an empty list')
+        return tuple(self._message(message, f"message {number}") for number, message in enumerate(messages, 1))
 
-    def _turn(self, message: Any, place: str) -> Turn:
+    def _message(self, message: Any, place: str) -> Message:
         if isinstance(message, dict):
             if self._message_names:
                 message = {self._message_names.get(key, key): value for key, value in message.items()}
             if not MESSAGE_KEYS.issuperset(message):
                 self.unused_keys |= {k: None for k, v in message.items() if k not in MESSAGE_KEYS and v is not None}
-        turn = turn_of(message, place, all_roles=self._all_roles)
-        asks = turn.role != "assistant" and any(message.get(key) for key in WEIGHT_KEYS)
-        self.ignored_marks += asks and not self._all_roles
-        return turn
+        made = message_of(message, place, all_roles=self._all_roles)
+        asks = made.role != "assistant" and any(message.get(key) for key in WEIGHT_KEYS)
+        self.ignored_weights += asks and not self._all_roles
+        return made
 
-    def _pair(self, prompt: str, answered: Any, prompt_name: str, answer_name: str) -> tuple[Turn, Turn]:
+    def _pair(self, prompt: str, answered: Any, prompt_name: str, answer_name: str) -> tuple[Message, Message]:
         if not prompt.strip():
-            raise Reject(f'"{prompt_name}" is empty')
-        user = Turn(role="user", content=prompt, supervised=self._all_roles)
+            raise RowRejected(f'"{prompt_name}" is empty')
+        user = Message(role="user", content=prompt, supervised=self._all_roles)
         return user, self._answer(answered, answer_name)
 
-    def _answer(self, value: Any, name: str) -> Turn:
+    def _answer(self, value: Any, name: str) -> Message:
         text = text_of(value, f'"{name}"')
         if not text.strip():
-            raise Reject(f'"{name}" is empty: nothing to learn')
-        return Turn(role="assistant", content=text, supervised=True)
+            raise RowRejected(f'"{name}" is empty: nothing to learn')
+        return Message(role="assistant", content=text, supervised=True)
 
-    def _history(self, value: Any) -> list[Turn]:
+    def _history(self, value: Any) -> list[Message]:
         """Earlier exchanges, ``[[user, assistant], ...]``."""
         exchanges = _unpacked(value) or []
         if not isinstance(exchanges, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in exchanges):
-            raise Reject('"history" is no list of [user, assistant] pairs')
+            raise RowRejected('"history" is no list of [user, assistant] pairs')
         return [
-            turn
+            message
             for number, (asked, answered) in enumerate(exchanges, 1)
-            for turn in self._pair(text_of(asked, f'"history" {number}'), answered, f"history {number}", "history")
+            for message in self._pair(text_of(asked, f'"history" {number}'), answered, f"history {number}", "history")
         ]
 
     def _with_system(self, conversation: Conversation, columns: Columns) -> Conversation:
         own = text_of(columns.get("system", ""), '"system"')
-        has_turn = any(turn.role == "system" for turn in conversation.turns)
-        if own.strip() and has_turn:
-            raise Reject('two system prompts: the column "system" and a system message')
+        has_system = any(message.role == "system" for message in conversation.messages)
+        if own.strip() and has_system:
+            raise RowRejected('two system prompts: the column "system" and a system message')
         system = own if own.strip() else self.options.system_prompt
-        if has_turn or not system:
+        if has_system or not system:
             return conversation
-        turn = Turn(role="system", content=system, supervised=self._all_roles)
-        return replace(conversation, turns=(turn, *conversation.turns))
+        message = Message(role="system", content=system, supervised=self._all_roles)
+        return replace(conversation, messages=(message, *conversation.messages))
 
-    def _conversation(self, line: int, turns: tuple[Turn, ...]) -> Conversation:
-        return Conversation(line=line, turns=turns, whole=self._all_roles)
+    def _conversation(self, line: int, messages: tuple[Message, ...]) -> Conversation:
+        return Conversation(line=line, messages=messages, supervise_all=self._all_roles)
 
     def _count(self, shape: str, used: tuple[str, ...], columns: Columns) -> None:
         self.shapes[shape] += 1
@@ -171,35 +175,37 @@ class RowReader:
 def _from_text(columns: Columns, line: int) -> Conversation:
     text = text_of(columns["text"], '"text"')
     if not text.strip():
-        raise Reject('"text" is empty: nothing to learn')
-    return Conversation(line=line, text=text, whole=True)
+        raise RowRejected('"text" is empty: nothing to learn')
+    return Conversation(line=line, text=text, supervise_all=True)
 
 
-def _check_learns_something(conversation: Conversation) -> None:
-    answers = [turn for turn in conversation.turns if turn.role == "assistant"]
+def _check_any_supervised(conversation: Conversation) -> None:
+    answers = [message for message in conversation.messages if message.role == "assistant"]
     if not answers:
-        raise Reject("no assistant turn: nothing to learn")
-    if not any(turn.content.strip() for turn in answers):
-        raise Reject("the assistant's answer is empty: nothing to learn")
-    if any(turn.supervised and not turn.content.strip() for turn in answers):
-        raise Reject("an assistant turn is empty: it teaches to answer nothing", fix='"loss_weight": 0 on that turn')
-    if not any(turn.supervised for turn in conversation.turns):
-        raise Reject("every assistant turn has weight 0: nothing to learn")
+        raise RowRejected("no assistant message: nothing to learn")
+    if not any(message.content.strip() for message in answers):
+        raise RowRejected("the assistant's answer is empty: nothing to learn")
+    if any(message.supervised and not message.content.strip() for message in answers):
+        raise RowRejected(
+            "an assistant message is empty: it teaches to answer nothing", fix='"loss_weight": 0 on that message'
+        )
+    if not any(message.supervised for message in conversation.messages):
+        raise RowRejected("every assistant message has weight 0: nothing to learn")
 
 
-def _missing(columns: Columns, prompt: str | None, answer: str | None) -> Reject:
+def _missing(columns: Columns, prompt: str | None, answer: str | None) -> RowRejected:
     """Which column is wanted, which were found, and the mapping that would do."""
     if not columns:
-        return Reject("the row is empty")
+        return RowRejected("the row is empty")
     found = list(columns)
     half = _missing_half(columns, prompt, answer)
     strangers = [name for name in found if name not in KNOWN_COLUMNS]
     for column in strangers:
         for wanted in did_you_mean(column, _candidates(half)):
-            return Reject(f'no "{wanted}", found "{column}"', fix=f"--field {wanted}={column}")
+            return RowRejected(f'no "{wanted}", found "{column}"', fix=f"--field {wanted}={column}")
     wanted = half or "messages"
     column = strangers[0] if half and len(strangers) == 1 else "COLUMN"
-    return Reject(f'no "{wanted}", found {quoted(found)}', fix=f"--field {wanted}={column}")
+    return RowRejected(f'no "{wanted}", found {quoted(found)}', fix=f"--field {wanted}={column}")
 
 
 def _missing_half(columns: Columns, prompt: str | None, answer: str | None) -> str | None:

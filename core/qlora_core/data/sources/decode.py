@@ -7,7 +7,8 @@ from qlora_profiles.suggest import hint
 
 COMMON_ENCODINGS = ("utf-8", "utf-16", "gbk", "gb18030", "big5", "shift_jis", "euc-kr", "cp1252", "latin-1")
 DISPLAY = {"cp1252": "Windows-1252", "shift_jis": "Shift-JIS"}
-# encodings told by the share of characters in their script's range
+# encodings told by the share of characters in their script's range; set by hand, as all shares here, and held by
+# tests/core/data/sources/test_encodings.py
 SCRIPTS = (("shift_jis", "\u3040", "\u30ff", 0.3), ("euc_kr", "\uac00", "\ud7a3", 0.95))
 SCRIPT_CHARACTERS = 8
 PROBE_BYTES = 4096
@@ -17,7 +18,9 @@ def decode(data: bytes, encoding: str, name: str) -> str:
     """The text of a file, without a byte order mark.
 
     Single damaged bytes in a UTF-8 file come back as lone surrogates, so that their rows can be told.
-    Raises ``UserError`` naming the encoding that does read the file.
+
+    Raises:
+        UserError: no such encoding, or one that does not read the file; names the one that does.
     """
     codec = _codec(encoding)
     try:

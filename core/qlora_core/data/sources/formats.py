@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qlora_core.data.bad_rows import BadRow, BadRows, Reject
+from qlora_core.data.bad_rows import BadRow, BadRows, RowRejected
 from qlora_core.data.sources.json_text import excerpt_at, parse_line, parse_value, value_end
 from qlora_profiles.errors import EnvironmentProblem, UserError
 
@@ -50,7 +50,11 @@ def jsonl_rows(text: str, name: str) -> Rows:
 
 
 def array_rows(text: str, name: str) -> Rows:
-    """The objects of one JSON list. A fault in the list itself ends the reading: the place is lost."""
+    """The objects of one JSON list.
+
+    Raises:
+        BadRows: a fault in the list itself: the place is lost, so no more can be read.
+    """
     place = _Place(text, name)
     pos = place.skip(text.index("[") + 1)
     if text[pos : pos + 1] == "]":
@@ -71,7 +75,7 @@ def array_rows(text: str, name: str) -> Rows:
 
 
 def stream_rows(text: str, name: str) -> Rows:
-    """Objects one after another, each written over several lines."""
+    """Objects one after another, each written over several lines. Raises as ``array_rows``."""
     place = _Place(text, name)
     pos = place.skip(0)
     while pos < len(text):
@@ -81,7 +85,12 @@ def stream_rows(text: str, name: str) -> Rows:
 
 
 def csv_rows(text: str, name: str) -> Rows:
-    """Rows of a CSV file with a header. A quote that is never closed ends the reading."""
+    """Rows of a CSV file with a header.
+
+    Raises:
+        UserError: the header is broken or names a column twice.
+        BadRows: a quote is never closed, so no more can be read.
+    """
     csv.field_size_limit(CELL_CHARACTERS)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     header = _header(reader, name)
@@ -93,17 +102,22 @@ def csv_rows(text: str, name: str) -> Rows:
             return
         except csv.Error as error:
             if "unexpected end" in str(error):
-                bad = Reject("a quote that opens in this row is never closed").row(name, line, "")
+                bad = RowRejected("a quote that opens in this row is never closed").row(name, line, "")
                 raise BadRows([bad], 1, skippable=False) from error
             raw = "\n".join(text.split("\n")[line - 1 : reader.line_num])
-            yield Reject(f"broken CSV: {_csv_reason(error)}").row(name, line, raw)
+            yield RowRejected(f"broken CSV: {_csv_reason(error)}").row(name, line, raw)
             continue
         if cells:
             yield _cells_or_bad(name, line, header, cells)
 
 
 def parquet_rows(path: Path, name: str) -> Rows:
-    """Rows of a Parquet file; ``line`` is the row's number. Raises ``UserError`` if it is none."""
+    """Rows of a Parquet file; ``line`` is the row's number.
+
+    Raises:
+        EnvironmentProblem: pyarrow is not installed.
+        UserError: it is no Parquet file, or a damaged one.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
@@ -138,10 +152,14 @@ class _Place:
         return pos
 
     def element(self, start: int) -> tuple[Row | BadRow, int]:
-        """The row that begins at ``start`` and where it ends."""
+        """The row that begins at ``start`` and where it ends.
+
+        Raises:
+            BadRows: it is broken, so that where it ends cannot be told.
+        """
         try:
             value, end = parse_value(self.text, start)
-        except Reject as fault:
+        except RowRejected as fault:
             end_of_bad = value_end(self.text, start)
             if end_of_bad is None:
                 raise self._fatal(start if fault.at is None else fault.at, fault) from fault
@@ -151,18 +169,18 @@ class _Place:
     def lost(self, pos: int, reason: str) -> BadRows:
         """The error for a fault at ``pos`` between two rows."""
         excerpt = excerpt_at(self.text, pos, ends_here=pos >= len(self.text))
-        return self._fatal(pos, Reject(f"broken JSON: {reason}", excerpt=excerpt))
+        return self._fatal(pos, RowRejected(f"broken JSON: {reason}", excerpt=excerpt))
 
-    def _fatal(self, pos: int, fault: Reject) -> BadRows:
+    def _fatal(self, pos: int, fault: RowRejected) -> BadRows:
         way_on = "mend it, or write one object per line (.jsonl) so that single rows can be set aside"
-        row = Reject(fault.reason, fix=way_on, excerpt=fault.excerpt).row(self.name, self.line(pos), "")
+        row = RowRejected(fault.reason, fix=way_on, excerpt=fault.excerpt).row(self.name, self.line(pos), "")
         return BadRows([row], 1, skippable=False)
 
 
 def _row_or_bad(name: str, line: int, raw: str) -> Row | BadRow:
     try:
         value = parse_line(raw)
-    except Reject as fault:
+    except RowRejected as fault:
         return fault.row(name, line, raw)
     return _object_or_bad(name, line, value, raw)
 
@@ -171,7 +189,7 @@ def _object_or_bad(name: str, line: int, value: Any, raw: str) -> Row | BadRow:
     if isinstance(value, dict):
         return Row(line, value, raw)
     kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
-    return Reject(f"the row is {kind}, not an object {{...}}").row(name, line, raw)
+    return RowRejected(f"the row is {kind}, not an object {{...}}").row(name, line, raw)
 
 
 def _first_line_is_whole(text: str) -> bool:
@@ -179,7 +197,7 @@ def _first_line_is_whole(text: str) -> bool:
     first, _, rest = text.lstrip(WHITESPACE).partition("\n")
     try:
         value = parse_line(first)
-    except Reject:
+    except RowRejected:
         return False
     return isinstance(value, dict) or rest.lstrip(WHITESPACE).startswith("[")
 
@@ -188,7 +206,7 @@ def _spans_lines(text: str) -> bool:
     start = len(text) - len(text.lstrip(WHITESPACE))
     try:
         _, end = parse_value(text, start)
-    except Reject:
+    except RowRejected:
         # an object opened on a line by itself is written over several lines, broken or not
         return text[start:].partition("\n")[0].strip(WHITESPACE) == "{"
     return "\n" in text[start:end]
@@ -216,7 +234,7 @@ def _cells_or_bad(name: str, line: int, header: list[str], cells: list[str]) -> 
     if len(cells) == len(header):
         return Row(line, dict(zip(header, cells, strict=True)))
     fault = f"{len(cells)} cells, the header has {len(header)}: text with a comma, quote or line break wants quotes"
-    return Reject(fault).row(name, line, json.dumps(cells, ensure_ascii=False))
+    return RowRejected(fault).row(name, line, json.dumps(cells, ensure_ascii=False))
 
 
 def _csv_reason(error: csv.Error) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from qlora_core.data.bad_rows import Reject
+from qlora_core.data.bad_rows import RowRejected
 
 BEFORE, AFTER = 32, 24  # characters of an excerpt on either side of the fault
 ENDS_EARLY = "it ends too early: a } or ] is missing"
@@ -14,15 +14,19 @@ PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def parse_value(text: str, start: int = 0) -> tuple[Any, int]:
-    """The JSON value that begins at ``start`` and where it ends. Raises ``Reject`` with a readable reason."""
+    """The JSON value that begins at ``start`` and where it ends.
+
+    Raises:
+        RowRejected: it is no JSON; says why in words.
+    """
     try:
         return _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
         raise broken(text, error) from error
     except RecursionError as error:
-        raise Reject("broken JSON: brackets inside brackets, too deep to read") from error
+        raise RowRejected("broken JSON: brackets inside brackets, too deep to read") from error
     except ValueError as error:  # int() refuses thousands of digits
-        raise Reject("broken JSON: a number with too many digits") from error
+        raise RowRejected("broken JSON: a number with too many digits") from error
 
 
 def value_end(text: str, start: int) -> int | None:
@@ -34,7 +38,11 @@ def value_end(text: str, start: int) -> int | None:
 
 
 def parse_line(text: str) -> Any:
-    """The one JSON value that ``text`` holds. Raises ``Reject``."""
+    """The one JSON value that ``text`` holds.
+
+    Raises:
+        RowRejected: it holds none, a broken one, or more than one.
+    """
     first = len(text) - len(text.lstrip())
     value, end = parse_value(text, first)
     rest = len(text) - len(text[end:].lstrip())
@@ -43,12 +51,12 @@ def parse_line(text: str) -> Any:
     return value
 
 
-def broken(text: str, error: json.JSONDecodeError) -> Reject:
+def broken(text: str, error: json.JSONDecodeError) -> RowRejected:
     """The fault in words, with the text around it."""
     explain = next((rule for start, rule in _RULES if error.msg.startswith(start)), _expecting_value)
     ends_here = error.msg.startswith("Unterminated") or not text[error.pos :].strip()
     excerpt = excerpt_at(text, _line_end(text, error.pos) if ends_here else error.pos, ends_here)
-    return Reject(f"broken JSON: {explain(text, error.pos)}", excerpt=excerpt, at=error.pos)
+    return RowRejected(f"broken JSON: {explain(text, error.pos)}", excerpt=excerpt, at=error.pos)
 
 
 def excerpt_at(text: str, pos: int, ends_here: bool = False) -> str:
@@ -84,12 +92,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise Reject(f'the key "{twice}" stands twice in one object')
+        raise RowRejected(f'the key "{twice}" stands twice in one object')
     return value
 
 
 def _no_constant(name: str) -> Any:
-    raise Reject(f"broken JSON: {name} is not JSON (write null)")
+    raise RowRejected(f"broken JSON: {name} is not JSON (write null)")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

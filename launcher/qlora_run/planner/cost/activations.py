@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from msgspec.structs import asdict
 
 from qlora_profiles.architectures import UNKNOWN, architecture_of
-from qlora_profiles.facts import ATTENTION, LayerGroup, LinearShape, ModelFacts
+from qlora_profiles.facts import LayerGroup, LinearShape, ModelFacts
+from qlora_profiles.layer_kinds import ATTENTION
 from qlora_run.planner.cost.inputs import CostInputs
 from qlora_run.planner.cost.weights import targets_in
 

@@ -14,7 +14,7 @@ from qlora_core import backends
 from qlora_core.backends import parity
 from qlora_core.backends.parity import Kept, Steps, agreed, apart, few_steps, key
 from qlora_core.backends.unsloth.requirements import missing, unfit
-from qlora_core.data import Encoded
+from qlora_core.data import TokenizedExample
 from qlora_core.session.control import Control
 from qlora_core.session.event_log import EventLog
 from qlora_profiles import events, run_folder
@@ -32,7 +32,7 @@ WHOLE = {
     "datasets": "4.8.5",
     "triton": "3.7.0",
 }
-ROWS = [Encoded(input_ids=e.input_ids, supervised=e.supervised) for e in random_examples(8, longest=30)]
+ROWS = [TokenizedExample(input_ids=e.input_ids, supervised=e.supervised) for e in random_examples(8, longest=30)]
 
 
 def test_a_whole_machine_has_what_it_needs() -> None:

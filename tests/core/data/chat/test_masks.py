@@ -1,4 +1,4 @@
-"""What is learned, printed, for every template family: the answers and the token that ends them, nothing else."""
+"""What is supervised, printed, for every template family: the answers and the token that ends them, nothing else."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 from support.masks import describe_mask, supervised_texts
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from qlora_core.data import ChatTokenizer, Conversation, Encoded
-from qlora_core.data.examples import mark
+from qlora_core.data import ChatTokenizer, Conversation, TokenizedExample
+from qlora_core.data.examples import fill_spans
 
 Folder = Callable[..., Path]
-Talk = Callable[..., Conversation]
+ConversationMaker = Callable[..., Conversation]
 
 CHAT = (
     ("system", "Be brief."),
@@ -57,107 +57,121 @@ MASKS = {
 
 
 @pytest.mark.parametrize("family", MASKS)
-def test_what_each_family_learns(model_folder: Folder, talk: Talk, family: str) -> None:
+def test_what_each_family_learns(model_folder: Folder, conversation_of: ConversationMaker, family: str) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder(family), family)
-    assert describe_mask(tokenizer, tokenizer.encode(talk(*CHAT))) == MASKS[family]
+    assert describe_mask(tokenizer, tokenizer.encode(conversation_of(*CHAT))) == MASKS[family]
 
 
-def test_chatml_in_ordinary_tokens_learns_the_eos(model_folder: Folder, talk: Talk) -> None:
+def test_chatml_in_ordinary_tokens_learns_the_eos(model_folder: Folder, conversation_of: ConversationMaker) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("plain"))
-    assert describe_mask(tokenizer, tokenizer.encode(talk(*CHAT))) == CHATML.replace("<|im_end|>", "</s>")
+    assert describe_mask(tokenizer, tokenizer.encode(conversation_of(*CHAT))) == CHATML.replace("<|im_end|>", "</s>")
     assert tokenizer.stop_tokens == ["</s>"]
 
 
-def test_qwen_adds_its_system_turn(model_folder: Folder, talk: Talk) -> None:
+def test_qwen_adds_its_system_message(model_folder: Folder, conversation_of: ConversationMaker) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("qwen"), "qwen")
-    mask = describe_mask(tokenizer, tokenizer.encode(talk(*CHAT[1:3])))
+    mask = describe_mask(tokenizer, tokenizer.encode(conversation_of(*CHAT[1:3])))
     assert mask.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi")
     assert mask.endswith("[[Hello! 😀<|im_end|>]]\n")
 
 
-def test_qwen3_learns_thinking_of_the_last_answer_only(model_folder: Folder, talk: Talk) -> None:
+def test_qwen3_learns_thinking_of_the_last_answer_only(
+    model_folder: Folder, conversation_of: ConversationMaker
+) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("qwen3"), "qwen3")
     thinking = "<think>\nI should look.\n</think>\n\n"
-    turns = (("user", "a"), ("assistant", f"{thinking}One."), ("user", "b"), ("assistant", f"{thinking}Two."))
-    assert supervised_texts(tokenizer, tokenizer.encode(talk(*turns))) == [
+    messages = (("user", "a"), ("assistant", f"{thinking}One."), ("user", "b"), ("assistant", f"{thinking}Two."))
+    assert supervised_texts(tokenizer, tokenizer.encode(conversation_of(*messages))) == [
         "One.<|im_end|>",
         f"{thinking}Two.<|im_end|>",
     ]
 
 
-def test_tool_turns_are_not_learned(model_folder: Folder, talk: Talk) -> None:
-    turns = (("user", "a"), ("assistant", "call"), ("tool", "42"), ("tool", "43"), ("assistant", "It is 42."))
+def test_tool_turns_are_not_supervised(model_folder: Folder, conversation_of: ConversationMaker) -> None:
+    messages = (("user", "a"), ("assistant", "call"), ("tool", "42"), ("tool", "43"), ("assistant", "It is 42."))
     for family in ("chatml", "qwen", "qwen3", "llama3", "phi"):
         tokenizer = ChatTokenizer.from_folder(model_folder(family), family)
-        texts = supervised_texts(tokenizer, tokenizer.encode(talk(*turns)))
+        texts = supervised_texts(tokenizer, tokenizer.encode(conversation_of(*messages)))
         stop = tokenizer.stop_tokens[0]
         think = "<think>\n\n</think>\n\n" if family == "qwen3" else ""
         assert texts == [f"call{stop}", f"{think}It is 42.{stop}"]
 
 
-def test_everything_but_the_first_token_and_marked_turns_when_all_is_learned(model_folder: Folder, talk: Talk) -> None:
+def test_everything_but_the_first_token_and_marked_messages_when_all_is_supervised(
+    model_folder: Folder, conversation_of: ConversationMaker
+) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("gemma"), "gemma")
-    turns = (("user", "Hi"), ("assistant", "Skip", False), ("user", "Not me", False), ("assistant", "Yes"))
-    every = describe_mask(tokenizer, tokenizer.encode(talk(*((role, text) for role, text, *_ in turns), whole=True)))
+    messages = (("user", "Hi"), ("assistant", "Skip", False), ("user", "Not me", False), ("assistant", "Yes"))
+    every = describe_mask(
+        tokenizer, tokenizer.encode(conversation_of(*((role, text) for role, text, *_ in messages), supervise_all=True))
+    )
     assert every.startswith("<bos>[[<start_of_turn>user\nHi")
     assert every.count("[[") == 1
     assert every.endswith("\n]]")
-    assert describe_mask(tokenizer, tokenizer.encode(talk(*turns, whole=True))) == (
+    assert describe_mask(tokenizer, tokenizer.encode(conversation_of(*messages, supervise_all=True))) == (
         "<bos>[[<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n]]Skip<end_of_turn>"
         "[[\n<start_of_turn>user\n]]Not me[[<end_of_turn>\n<start_of_turn>model\nYes<end_of_turn>\n]]"
     )
 
 
-def test_plain_text_is_learned_whole_with_its_end(model_folder: Folder, byte_level: Callable[..., Tokenizer]) -> None:
+def test_plain_text_is_supervised_whole_with_its_end(
+    model_folder: Folder, byte_level: Callable[..., Tokenizer]
+) -> None:
     adding = byte_level(("<s>", "</s>"), bos="<s>")
     tokenizer = ChatTokenizer.from_folder(model_folder("plain", tokenizer=adding))
     for text in ("Once upon.", "<s>Once upon.</s>"):
-        encoded = tokenizer.encode(Conversation(line=1, text=text, whole=True))
-        assert describe_mask(tokenizer, encoded) == "<s>[[Once upon.</s>]]"
+        example = tokenizer.encode(Conversation(line=1, text=text, supervise_all=True))
+        assert describe_mask(tokenizer, example) == "<s>[[Once upon.</s>]]"
     without = ChatTokenizer.from_folder(model_folder("chatml"))
-    encoded = without.encode(Conversation(line=1, text="Once upon.", whole=True))
-    assert "".join(supervised_texts(without, encoded)).endswith(" upon.<|endoftext|>")
-    assert encoded.supervised == [False] + [True] * (len(encoded.input_ids) - 1)
+    example = without.encode(Conversation(line=1, text="Once upon.", supervise_all=True))
+    assert "".join(supervised_texts(without, example)).endswith(" upon.<|endoftext|>")
+    assert example.supervised == [False] + [True] * (len(example.input_ids) - 1)
 
 
-def test_the_stop_token_is_learned_where_it_swallows_white_space(
-    model_folder: Folder, talk: Talk, byte_level: Callable[..., Tokenizer]
+def test_the_stop_token_is_supervised_where_it_swallows_white_space(
+    model_folder: Folder, conversation_of: ConversationMaker, byte_level: Callable[..., Tokenizer]
 ) -> None:
     greedy = byte_level(("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), rstrip=True)
     tokenizer = ChatTokenizer.from_folder(model_folder("phi", tokenizer=greedy))
-    encoded = tokenizer.encode(talk(("user", "Hi"), ("assistant", "Hello"), ("user", "x"), ("assistant", "Bye")))
-    learned = [number for number, flag in zip(encoded.input_ids, encoded.supervised, strict=True) if flag]
-    assert tokenizer.decode(learned, skip_special_tokens=False) == "Hello<|end|>Bye<|end|>"
+    example = tokenizer.encode(
+        conversation_of(("user", "Hi"), ("assistant", "Hello"), ("user", "x"), ("assistant", "Bye"))
+    )
+    supervised = [number for number, flag in zip(example.input_ids, example.supervised, strict=True) if flag]
+    assert tokenizer.decode(supervised, skip_special_tokens=False) == "Hello<|end|>Bye<|end|>"
 
 
-def test_a_token_that_begins_in_the_prompt_is_not_learned(model_folder: Folder, talk: Talk) -> None:
+def test_a_token_that_begins_in_the_prompt_is_not_supervised(
+    model_folder: Folder, conversation_of: ConversationMaker
+) -> None:
     """A leading line break may merge with the header's own: that token is not the model's to write."""
     tokenizer = ChatTokenizer.from_folder(model_folder("chatml"))
-    encoded = tokenizer.encode(talk(("user", "Hi"), ("assistant", "\n Thank you")))
-    assert "\n\n" in [tokenizer.decode([number]) for number in encoded.input_ids]
-    assert supervised_texts(tokenizer, encoded) == [" Thank you<|im_end|>"]
+    example = tokenizer.encode(conversation_of(("user", "Hi"), ("assistant", "\n Thank you")))
+    assert "\n\n" in [tokenizer.decode([number]) for number in example.input_ids]
+    assert supervised_texts(tokenizer, example) == [" Thank you<|im_end|>"]
 
 
-def test_a_space_token_before_the_answer_is_not_learned(
-    model_folder: Folder, talk: Talk, byte_level: Callable[..., Tokenizer]
+def test_a_space_token_before_the_answer_is_not_supervised(
+    model_folder: Folder, conversation_of: ConversationMaker, byte_level: Callable[..., Tokenizer]
 ) -> None:
     """Tokenizers that trim their offsets hide where such a token begins."""
     template = "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
     template += "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     trimming = byte_level(("<s>", "</s>"), bos="<s>")
     tokenizer = ChatTokenizer.from_folder(model_folder("plain", template=template, tokenizer=trimming))
-    encoded = tokenizer.encode(talk(("user", "a"), ("assistant", "the answer")))
-    assert supervised_texts(tokenizer, encoded) == [" answer</s>"]
+    example = tokenizer.encode(conversation_of(("user", "a"), ("assistant", "the answer")))
+    assert supervised_texts(tokenizer, example) == [" answer</s>"]
 
 
 @pytest.mark.parametrize("metaspace", [False, True])
-def test_characters_cut_into_bytes_and_marked_spaces(model_folder: Folder, talk: Talk, metaspace: bool) -> None:
+def test_characters_cut_into_bytes_and_marked_spaces(
+    model_folder: Folder, conversation_of: ConversationMaker, metaspace: bool
+) -> None:
     """SentencePiece ways: a space is a sign of its own, a rare character several byte tokens."""
     tokenizer = ChatTokenizer.from_folder(model_folder("plain", tokenizer=_sentencepiece(metaspace)))
-    encoded = tokenizer.encode(
-        talk(("user", "hello 你好"), ("assistant", "Hi 😀 there"), ("user", "x"), ("assistant", "再见"))
+    example = tokenizer.encode(
+        conversation_of(("user", "hello 你好"), ("assistant", "Hi 😀 there"), ("user", "x"), ("assistant", "再见"))
     )
-    assert supervised_texts(tokenizer, encoded) == ["Hi 😀 there</s>", "再见</s>"]
+    assert supervised_texts(tokenizer, example) == ["Hi 😀 there</s>", "再见</s>"]
 
 
 def _sentencepiece(metaspace: bool) -> Tokenizer:
@@ -177,26 +191,28 @@ def _sentencepiece(metaspace: bool) -> Tokenizer:
 # Cutting
 
 
-def test_cutting_keeps_the_beginning(model_folder: Folder, talk: Talk) -> None:
+def test_cutting_keeps_the_beginning(model_folder: Folder, conversation_of: ConversationMaker) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("chatml"))
-    row = talk(("user", "Hi"), ("assistant", "Hello there"))
+    row = conversation_of(("user", "Hi"), ("assistant", "Hello there"))
     whole = tokenizer.encode(row)
-    assert not whole.cut
+    assert not whole.truncated
     exact = tokenizer.encode(row, len(whole.input_ids))
     assert exact == whole
     cut = tokenizer.encode(row, len(whole.input_ids) - 2)
     assert (cut.input_ids, cut.supervised) == (whole.input_ids[:-2], whole.supervised[:-2])
-    assert cut.cut
-    assert cut == whole.cut_to(len(cut.input_ids))
+    assert cut.truncated
+    assert cut == whole.truncated_to(len(cut.input_ids))
     assert not any(tokenizer.encode(row, 5).supervised)
 
 
-def test_encode_all_equals_one_by_one_and_tells_progress(model_folder: Folder, talk: Talk) -> None:
+def test_encode_all_equals_one_by_one_and_tells_progress(
+    model_folder: Folder, conversation_of: ConversationMaker
+) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("qwen3"), "qwen3")
-    rows = [talk(("user", f"Question {n}"), ("assistant", f"回答 {n}")) for n in range(1001)]
+    rows = [conversation_of(("user", f"Question {n}"), ("assistant", f"回答 {n}")) for n in range(1001)]
     seen: list[tuple[int, int]] = []
-    encoded = tokenizer.encode_all(rows, 24, lambda done, total: seen.append((done, total)))
-    assert encoded == [tokenizer.encode(row, 24) for row in rows]
+    example = tokenizer.encode_all(rows, 24, lambda done, total: seen.append((done, total)))
+    assert example == [tokenizer.encode(row, 24) for row in rows]
     assert seen == [(1000, 1001), (1001, 1001)]
 
 
@@ -217,12 +233,12 @@ def test_encode_all_equals_one_by_one_and_tells_progress(model_folder: Folder, t
 def test_only_tokens_wholly_inside_are_marked(spans: list[tuple[int, int]], expected: list[int]) -> None:
     offsets = [(0, 1), (1, 2), (2, 4), (4, 6), (6, 9)]
     supervised = [False] * 5
-    mark(supervised, True, spans, offsets, [10, 11, 12, 13, 14], [])
+    fill_spans(supervised, True, spans, offsets, [10, 11, 12, 13, 14], [])
     assert supervised == [bool(flag) for flag in expected]
 
 
 def test_runs_cover_every_token() -> None:
     flags: list[Any] = [False, False, True, True, False]
-    encoded = Encoded(input_ids=[1, 2, 3, 4, 5], supervised=flags)
-    assert encoded.runs() == [(False, 0, 2), (True, 2, 4), (False, 4, 5)]
-    assert encoded.supervised_tokens == 2
+    example = TokenizedExample(input_ids=[1, 2, 3, 4, 5], supervised=flags)
+    assert example.segments() == [(False, 0, 2), (True, 2, 4), (False, 4, 5)]
+    assert example.supervised_tokens == 2

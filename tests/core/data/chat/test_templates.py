@@ -10,12 +10,12 @@ import pytest
 from support.masks import describe_mask, supervised_texts
 from tokenizers import Tokenizer
 
-from qlora_core.data import BadRow, BadRows, ChatTokenizer, Conversation, Turn
-from qlora_core.data.chat.template_families import FAMILIES
+from qlora_core.data import BadRow, BadRows, ChatTokenizer, Conversation, Message
+from qlora_core.data.chat.template_families import TEMPLATE_FAMILIES
 from qlora_profiles.errors import UserError
 
 Folder = Callable[..., Path]
-Talk = Callable[..., Conversation]
+ConversationMaker = Callable[..., Conversation]
 ASK = (("user", "Hi"), ("assistant", "Hello"))
 MINE = "{% for m in messages %}{{ '#' + m.role + '#' + m.content + eos_token }}{% endfor %}"
 MINE += "{% if add_generation_prompt %}{{ '#assistant#' }}{% endif %}"
@@ -48,13 +48,17 @@ def test_a_template_is_picked_by_the_tokens(model_folder: Folder, family: str, n
     ],
 )
 def test_the_models_own_template(
-    model_folder: Folder, talk: Talk, settings: dict[str, Any], files: dict[str, str], found: str
+    model_folder: Folder,
+    conversation_of: ConversationMaker,
+    settings: dict[str, Any],
+    files: dict[str, str],
+    found: str,
 ) -> None:
     folder = model_folder("plain", config={"eos_token": "</s>", **settings}, files=files)
     tokenizer = ChatTokenizer.from_folder(folder)
     assert (tokenizer.template, tokenizer.template_name) == (MINE, "own")
     assert found in tokenizer.template_source
-    assert describe_mask(tokenizer, tokenizer.encode(talk(*ASK))) == "#user#Hi</s>#assistant#[[Hello</s>]]"
+    assert describe_mask(tokenizer, tokenizer.encode(conversation_of(*ASK))) == "#user#Hi</s>#assistant#[[Hello</s>]]"
 
 
 @pytest.mark.parametrize(
@@ -108,30 +112,30 @@ def test_bos_is_written_where_the_tokenizer_adds_it_and_only_once(
 ) -> None:
     adding = byte_level(("<s>", "</s>"), bos="<s>")
     tokenizer = ChatTokenizer.from_folder(model_folder("plain", tokenizer=adding))
-    ids = tokenizer.prompt_ids([Turn(role="user", content="Hi")])
+    ids = tokenizer.prompt_ids([Message(role="user", content="Hi")])
     assert [place for place, number in enumerate(ids) if number == adding.token_to_id("<s>")] == [0]
     assert not ChatTokenizer.from_folder(model_folder("plain")).template.startswith("{{- bos_token")
 
 
 def test_padding_and_cutting_in_the_tokenizer_file_are_ignored(
-    model_folder: Folder, talk: Talk, byte_level: Callable[..., Tokenizer]
+    model_folder: Folder, conversation_of: ConversationMaker, byte_level: Callable[..., Tokenizer]
 ) -> None:
     limited = byte_level(("<s>", "</s>"))
     limited.enable_truncation(4)
     limited.enable_padding(length=64)
     tokenizer = ChatTokenizer.from_folder(model_folder("plain", tokenizer=limited))
     free = ChatTokenizer.from_folder(model_folder("plain"))
-    assert tokenizer.encode(talk(*ASK)) == free.encode(talk(*ASK))
+    assert tokenizer.encode(conversation_of(*ASK)) == free.encode(conversation_of(*ASK))
 
 
 # Asked for by a person
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEMPLATE_FAMILIES)
 def test_our_own_by_name(model_folder: Folder, family: str) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder(family, template=MINE), family)
     assert (tokenizer.template_name, tokenizer.template_source) == (family, f"--chat-template {family}")
-    assert tokenizer.stop_tokens[0] == FAMILIES[family].stop
+    assert tokenizer.stop_tokens[0] == TEMPLATE_FAMILIES[family].stop
 
 
 def test_chatml_without_its_tokens_falls_back_to_ordinary_ones(model_folder: Folder) -> None:
@@ -140,12 +144,12 @@ def test_chatml_without_its_tokens_falls_back_to_ordinary_ones(model_folder: Fol
     assert "without its tokens" in tokenizer.template_source
 
 
-def test_a_file_of_ones_own(model_folder: Folder, talk: Talk, tmp_path: Path) -> None:
+def test_a_file_of_ones_own(model_folder: Folder, conversation_of: ConversationMaker, tmp_path: Path) -> None:
     path = tmp_path / "mine.jinja"
     path.write_text(MINE, encoding="utf-8-sig")
     tokenizer = ChatTokenizer.from_folder(model_folder("plain"), str(path))
     assert tokenizer.template_name == "mine.jinja"
-    assert supervised_texts(tokenizer, tokenizer.encode(talk(*ASK))) == ["Hello</s>"]
+    assert supervised_texts(tokenizer, tokenizer.encode(conversation_of(*ASK))) == ["Hello</s>"]
 
 
 @pytest.mark.parametrize(
@@ -206,33 +210,35 @@ def test_a_tokenizer_without_any_end(model_folder: Folder) -> None:
 # Rows that a template refuses
 
 
-def test_refused_rows_are_told_or_set_aside(model_folder: Folder, talk: Talk) -> None:
+def test_refused_rows_are_told_or_set_aside(model_folder: Folder, conversation_of: ConversationMaker) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("gemma"))
-    twice = talk(("user", "a"), ("user", "b"), ("assistant", "c"))
+    twice = conversation_of(("user", "a"), ("user", "b"), ("assistant", "c"))
     with pytest.raises(UserError, match=r"row 1: .* must alternate.*-> --chat-template chatml"):
         tokenizer.encode(twice)
-    with pytest.raises(BadRows, match=r"my\.jsonl:1  the chat template refuses: user and assistant turns"):
-        tokenizer.encode_all([talk(*ASK), twice], file="my.jsonl")
+    with pytest.raises(BadRows, match=r"my\.jsonl:1  the chat template refuses: user and assistant messages"):
+        tokenizer.encode_all([conversation_of(*ASK), twice], file="my.jsonl")
     rejected: list[BadRow] = []
-    encoded = tokenizer.encode_all([twice, talk(*ASK)], rejected=rejected)
-    assert (len(encoded[0].input_ids), len(rejected)) == (0, 1)
-    assert encoded[1] == tokenizer.encode(talk(*ASK))
+    example = tokenizer.encode_all([twice, conversation_of(*ASK)], rejected=rejected)
+    assert (len(example[0].input_ids), len(rejected)) == (0, 1)
+    assert example[1] == tokenizer.encode(conversation_of(*ASK))
     with pytest.raises(UserError, match="must alternate"):
-        tokenizer.prompt_ids(twice.turns)
+        tokenizer.prompt_ids(twice.messages)
 
 
 # Generating
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_prompt_is_what_training_saw_before_the_answer(model_folder: Folder, talk: Talk, family: str) -> None:
+@pytest.mark.parametrize("family", TEMPLATE_FAMILIES)
+def test_a_prompt_is_what_training_saw_before_the_answer(
+    model_folder: Folder, conversation_of: ConversationMaker, family: str
+) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder(family), family)
-    row = talk(("system", "S"), ("user", "Hi"), ("assistant", "Hello"))
-    encoded = tokenizer.encode(row)
-    first = encoded.supervised.index(True)
-    assert tokenizer.prompt_ids(row.turns[:-1]) == encoded.input_ids[:first]
-    without = tokenizer.prompt_ids(row.turns[:-1], add_generation_prompt=False)
-    assert without == encoded.input_ids[: len(without)]
+    row = conversation_of(("system", "S"), ("user", "Hi"), ("assistant", "Hello"))
+    example = tokenizer.encode(row)
+    first = example.supervised.index(True)
+    assert tokenizer.prompt_ids(row.messages[:-1]) == example.input_ids[:first]
+    without = tokenizer.prompt_ids(row.messages[:-1], add_generation_prompt=False)
+    assert without == example.input_ids[: len(without)]
     assert len(without) < first
 
 
@@ -240,6 +246,6 @@ def test_the_date_can_be_frozen(model_folder: Folder) -> None:
     dated = "{{ strftime_now('%Y-%m-%d') }}" + MINE
     folder = model_folder("plain", template=dated)
     frozen = ChatTokenizer.from_folder(folder, today=date(2020, 2, 3))
-    assert frozen.render([Turn(role="user", content="x")]).startswith("2020-02-03#user#")
+    assert frozen.render([Message(role="user", content="x")]).startswith("2020-02-03#user#")
     assert frozen.tells_date
     assert not ChatTokenizer.from_folder(model_folder("plain")).tells_date

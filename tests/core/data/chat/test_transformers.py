@@ -10,11 +10,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from qlora_core.data import ChatTokenizer, Conversation
-from qlora_core.data.chat.answer_spans import as_messages
-from qlora_core.data.chat.template_families import FAMILIES
+from qlora_core.data.chat.answer_spans import as_dicts
+from qlora_core.data.chat.template_families import TEMPLATE_FAMILIES
 
 Folder = Callable[..., Path]
-Talk = Callable[..., Conversation]
+ConversationMaker = Callable[..., Conversation]
 THOUGHT = "<think>\nI should look.\n</think>\n\nIt costs 8."
 ROWS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("user", "Hi"), ("assistant", "Hello")),
@@ -42,28 +42,28 @@ def transformers_tokenizer(folder: Path) -> Any:
 
 
 def check_equal(ours: ChatTokenizer, theirs: Any, row: Conversation) -> None:
-    messages = as_messages(row.turns)
-    assert ours.render(row.turns) == theirs.apply_chat_template(messages, tokenize=False)
+    messages = as_dicts(row.messages)
+    assert ours.render(row.messages) == theirs.apply_chat_template(messages, tokenize=False)
     asked = theirs.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    assert ours.render(row.turns[:-1], add_generation_prompt=True) == asked
+    assert ours.render(row.messages[:-1], add_generation_prompt=True) == asked
     ids = theirs.apply_chat_template(messages, return_dict=False)
-    assert ours.prompt_ids(row.turns, add_generation_prompt=False) == ids
+    assert ours.prompt_ids(row.messages, add_generation_prompt=False) == ids
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_renders_alike(model_folder: Folder, talk: Talk, family: str) -> None:
+@pytest.mark.parametrize("family", TEMPLATE_FAMILIES)
+def test_every_family_renders_alike(model_folder: Folder, conversation_of: ConversationMaker, family: str) -> None:
     folder = model_folder(family)
     shipped = ChatTokenizer.from_folder(folder, family)
     (folder / "chat_template.jinja").write_text(shipped.template, encoding="utf-8", newline="\n")
     theirs, ours = transformers_tokenizer(folder), ChatTokenizer.from_folder(folder)
     assert (ours.template_name, ours.template) == ("own", shipped.template)
-    for turns in ROWS:
-        check_equal(ours, theirs, talk(*turns))
-        assert ours.encode(talk(*turns)) == shipped.encode(talk(*turns))
+    for messages in ROWS:
+        check_equal(ours, theirs, conversation_of(*messages))
+        assert ours.encode(conversation_of(*messages)) == shipped.encode(conversation_of(*messages))
 
 
-def test_a_saved_tokenizer_reads_back(model_folder: Folder, talk: Talk, tmp_path: Path) -> None:
-    template = FAMILIES["chatml"].template
+def test_a_saved_tokenizer_reads_back(model_folder: Folder, conversation_of: ConversationMaker, tmp_path: Path) -> None:
+    template = TEMPLATE_FAMILIES["chatml"].template
     theirs = transformers_tokenizer(model_folder("chatml", template=template))
     theirs.save_pretrained(tmp_path)
     assert (tmp_path / "chat_template.jinja").is_file()
@@ -71,19 +71,21 @@ def test_a_saved_tokenizer_reads_back(model_folder: Folder, talk: Talk, tmp_path
     assert ours.template == template
     assert ours.stop_tokens == ["<|im_end|>", "<|endoftext|>"]
     assert ours.vocab_size == len(theirs)
-    for turns in ROWS:
-        check_equal(ours, theirs, talk(*turns))
+    for messages in ROWS:
+        check_equal(ours, theirs, conversation_of(*messages))
 
 
-def test_extras_of_the_language_render_alike(model_folder: Folder, talk: Talk) -> None:
+def test_extras_of_the_language_render_alike(model_folder: Folder, conversation_of: ConversationMaker) -> None:
     folder = model_folder("chatml", template=EXTRAS)
     ours, theirs = ChatTokenizer.from_folder(folder), transformers_tokenizer(folder)
     assert ours.template_name == "own"
-    for turns in ROWS:
-        check_equal(ours, theirs, talk(*turns))
+    for messages in ROWS:
+        check_equal(ours, theirs, conversation_of(*messages))
 
 
-def test_a_generation_mask_agrees_up_to_the_stop_token(model_folder: Folder, talk: Talk) -> None:
+def test_a_generation_mask_agrees_up_to_the_stop_token(
+    model_folder: Folder, conversation_of: ConversationMaker
+) -> None:
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}"
         "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}"
@@ -91,20 +93,22 @@ def test_a_generation_mask_agrees_up_to_the_stop_token(model_folder: Folder, tal
     )
     folder = model_folder("chatml", template=template)
     ours, theirs = ChatTokenizer.from_folder(folder), transformers_tokenizer(folder)
-    for turns in ROWS:
-        row = talk(*((role, text.strip()) for role, text in turns))
+    for messages in ROWS:
+        row = conversation_of(*((role, text.strip()) for role, text in messages))
         answer = theirs.apply_chat_template(
-            as_messages(row.turns), return_dict=True, return_assistant_tokens_mask=True, tokenize=True
+            as_dicts(row.messages), return_dict=True, return_assistant_tokens_mask=True, tokenize=True
         )
-        encoded = ours.encode(row)
-        assert encoded.input_ids == answer["input_ids"]
-        assert encoded.supervised == [bool(flag) for flag in answer["assistant_masks"]]
+        example = ours.encode(row)
+        assert example.input_ids == answer["input_ids"]
+        assert example.supervised == [bool(flag) for flag in answer["assistant_masks"]]
 
 
-def test_bos_is_not_doubled(model_folder: Folder, talk: Talk, byte_level: Callable[..., Tokenizer]) -> None:
+def test_bos_is_not_doubled(
+    model_folder: Folder, conversation_of: ConversationMaker, byte_level: Callable[..., Tokenizer]
+) -> None:
     markers = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
     folder = model_folder("llama3", tokenizer=byte_level(markers, bos="<|begin_of_text|>"))
     ours = ChatTokenizer.from_folder(folder)
     (folder / "chat_template.jinja").write_text(ours.template, encoding="utf-8", newline="\n")
-    check_equal(ours, transformers_tokenizer(folder), talk(*ROWS[0]))
+    check_equal(ours, transformers_tokenizer(folder), conversation_of(*ROWS[0]))
     assert json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["post_processor"]["type"] == "Sequence"

@@ -19,11 +19,11 @@ def count(tokenizer: Tokenizer, text: str) -> int:
     return len(tokenizer.encode(text, add_special_tokens=False))
 
 
-def learned(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenBounds:
+def bounded_by(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenBounds:
     """Bounds by the words of some texts, one after the other."""
     bounds = TokenBounds(tokenizer)
     for text in texts:
-        bounds.learn([text])
+        bounds.count_words([text])
     return bounds
 
 
@@ -32,11 +32,11 @@ def learned(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenBounds:
 @settings(max_examples=100, deadline=None)
 def test_no_text_has_more_tokens_than_its_bound(kind: str, texts: list[str], other: str) -> None:
     tokenizer = known(kind)
-    bounds = learned(tokenizer, texts)
-    assert [bounds.most(text) for text in texts] == [count(tokenizer, text) for text in texts]
+    bounds = bounded_by(tokenizer, texts)
+    assert [bounds.upper_bound(text) for text in texts] == [count(tokenizer, text) for text in texts]
     for text in (other, " ".join([other, *texts]), "".join([*texts, other])):
-        assert bounds.most(text) >= count(tokenizer, text)
-        assert bounds.most(text, 20) >= count(tokenizer, text)
+        assert bounds.upper_bound(text) >= count(tokenizer, text)
+        assert bounds.upper_bound(text, 20) >= count(tokenizer, text)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,7 +44,7 @@ def test_no_text_has_more_tokens_than_its_bound(kind: str, texts: list[str], oth
 def test_runs_of_white_space_stay_together(kind: str, blank: str) -> None:
     tokenizer = known(kind)
     for text in (f"a{blank}b c", f"a b{blank}"):
-        assert learned(tokenizer, [text]).most(text) == count(tokenizer, text)
+        assert bounded_by(tokenizer, [text]).upper_bound(text) == count(tokenizer, text)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,7 +53,7 @@ def test_known_words_bound_a_text_closely(kind: str) -> None:
     assert can_bound(tokenizer)
     text = "<|im_start|>the answer isn't forty two, I'VE 12345 said: 你好 world<|im_end|>"
     other = text.replace("answer isn't forty", "forty isn't answer")
-    assert learned(tokenizer, [text]).most(other) == count(tokenizer, other) < len(other.encode())
+    assert bounded_by(tokenizer, [text]).upper_bound(other) == count(tokenizer, other) < len(other.encode())
 
 
 def changed(change: Callable[[Tokenizer], object]) -> Tokenizer:

@@ -53,7 +53,7 @@ def test_a_byte_order_mark_is_taken_off(read: Read, name: str) -> None:
 
 def test_gbk_csv(read: Read) -> None:
     data = read("my.csv", f"question,answer\n你好,{CHINESE}\n".encode("gbk"), encoding="GBK")
-    assert data.conversations[0].turns[1].content == CHINESE
+    assert data.conversations[0].messages[1].content == CHINESE
 
 
 def test_bytes_that_no_encoding_explains(read: Read) -> None:
