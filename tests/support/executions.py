@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from qlora_core.execution.limits import Limits
+from qlora_core.execution.rungs import NAMES
 from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
 from qlora_core.memory.device_memory import DeviceMemory
 from qlora_core.model.packing import Packed
@@ -34,6 +35,7 @@ def running(
         limits=limits,
         apply=apply,
         num_layers=len(decoder_layers(model)),
+        usable=NAMES - {"rematerialize_activations"},  # these are PEFT's own layers
         backward=lambda loss: loss.backward(),
         drop_gradients=lambda: model.zero_grad(set_to_none=True),
         memory=memory or DeviceMemory(device=torch.device("cpu")),

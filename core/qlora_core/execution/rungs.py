@@ -1,7 +1,7 @@
 """Every setting of the execution that may change in mid-run, once: how it makes room, grows back and is planned.
 
-The ladder (``step.limits``), the planner's search and its reasons, and the reference of the settings are all made from
-``RUNGS``. What a setting costs in bytes and seconds is beside the rest of the planner's costs
+The ladder (``execution.limits``), the planner's search and its reasons, and the reference of the settings are all made
+from ``RUNGS``. What a setting costs in bytes and seconds is beside the rest of the planner's costs
 (``qlora_run.planner.cost.rungs``); an entry here says it in words.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qlora_core.execution.micro_batches import cut
+from qlora_profiles.settings import Execution
 
 SMALLEST_TOKEN_BUDGET = 64
 """Below this a smaller budget saves next to nothing: what is left is the weights and the layers."""
@@ -22,11 +23,10 @@ EXPANDED_FEWER = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TightStep:
-    """The step that there is no room for: its examples' lengths (tokens), the model's layers, what the kernels can."""
+    """The step that there is no room for: its examples' lengths (tokens) and the model's decoder layers."""
 
     lengths: Sequence[int] = ()
     num_layers: int = 0
-    can_rebuild: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,7 @@ class Rung:
         down: what ``smaller`` does, in words.
         costs: what that does to memory and time, in words.
         held: whether its memory stays from step to step.
+        usable: whether the kernels of an execution can do what makes it smaller.
         planned: how the planner searches it; ``None`` where a rule decides alone.
     """
 
@@ -75,6 +76,7 @@ class Rung:
     down: str
     costs: str
     held: bool = False
+    usable: Callable[[Execution], bool] = lambda execution: True
     planned: Planned | None = None
 
 
@@ -86,8 +88,13 @@ def _more_expanded(layers: int, start: int) -> int | None:
     return (layers + start + 1) // 2 if layers < start else None
 
 
-def _rebuilt(on: int, step: TightStep) -> int | None:
-    return True if step.can_rebuild and not on else None
+def _rematerialized(on: int, step: TightStep) -> int | None:
+    return True if not on else None
+
+
+def _can_rematerialize(execution: Execution) -> bool:
+    """Fused adapters and Liger's layers tell each other what a result was made of."""
+    return execution.adapter_kernel == "fused" and execution.layer_kernels == "liger"
 
 
 def _finer_cut(token_budget: int, step: TightStep) -> int | None:
@@ -151,10 +158,11 @@ RUNGS = (
     ),
     Rung(
         name="rematerialize_activations",
-        smaller=_rebuilt,
+        smaller=_rematerialized,
         larger=_off_again,
         down="on, where the kernels can",
         costs="keeps less of each layer, which backward makes again",
+        usable=_can_rematerialize,
         planned=Planned(
             kind="switch",
             smallest=True,
@@ -219,6 +227,8 @@ RUNGS = (
 """In the order in which memory is given up: what is held and soon made first, what costs most time last. Growing back
 takes the opposite order."""
 
+NAMES = frozenset(rung.name for rung in RUNGS)
+
 HELD = tuple(rung for rung in RUNGS if rung.held)
 
 _PLANS = {rung.name: rung.planned for rung in RUNGS if rung.planned}
@@ -238,3 +248,8 @@ def planned(name: str) -> Planned:
         KeyError: it is not.
     """
     return _PLANS[name]
+
+
+def usable_rungs(execution: Execution) -> frozenset[str]:
+    """Names of the rungs that the kernels of an execution can do."""
+    return frozenset(rung.name for rung in RUNGS if rung.usable(execution))

@@ -5,7 +5,7 @@ The plan says where a run starts. From there on this is the truth: every change 
 and writes it down, so that the events tell at any moment what runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any, TypeVar
@@ -64,7 +64,7 @@ class RunningExecution:
         apply: lets the model compute within limits (all but the token budget), and hands out what scores a
             micro-batch then.
         num_layers: decoder layers that could recompute.
-        can_rebuild: whether norms' and activations' results can be made again.
+        usable: names of the rungs that the model's kernels can do (``rungs.usable_rungs``).
         backward: accumulates gradients of a scalar (the trainer's, for loss scaling).
         drop_gradients: forgets the gradients of the step.
         memory: of the device that computes.
@@ -84,20 +84,20 @@ class RunningExecution:
         limits: Limits,
         apply: Callable[[Limits], Scorer],
         num_layers: int,
+        usable: Collection[str],
         backward: Callable[[Tensor], None],
         drop_gradients: Callable[[], None],
         memory: DeviceMemory,
         write: Callable[..., None],
         step_in_hand: Callable[[], int],
         pin_memory: bool = False,
-        can_rebuild: bool = False,
         total_supervised: Callable[[int], int] = SINGLE.total,
     ) -> None:
         self._in_force = InForce(limits=limits)
         self.most = limits
         self._apply = apply
         self.scorer = apply(limits)
-        self._num_layers, self._can_rebuild = num_layers, can_rebuild
+        self._num_layers, self._usable = num_layers, usable
         self._drop_gradients = drop_gradients
         self._memory, self._device, self._pin_memory = memory, memory.device, pin_memory
         self._write, self._step_in_hand = write, step_in_hand
@@ -219,14 +219,15 @@ class RunningExecution:
     def shrink(self, cause: str, lengths: Sequence[int]) -> bool:
         """Take the next smaller execution that would compute a step of these lengths (tokens) otherwise; False at the
         end."""
-        after = self.limits.smaller(lengths, self._num_layers, self._can_rebuild)
+        after = self.limits.smaller(lengths, self._num_layers, self._usable)
         if after is not None:
             self.change(cause, after)
         return after is not None
 
     def start_from(self, cause: str, limits: Limits) -> None:
-        """Compute within other limits than the plan's from here on, and never grow beyond them."""
-        self.change(cause, limits)
+        """Compute within ``limits`` from here on, be they others or not, and never grow beyond them."""
+        if limits != self.limits:
+            self.change(cause, limits)
         self.most = limits
 
     def change(self, cause: str, after: Limits) -> None:

@@ -80,7 +80,10 @@ def lengths_of(rows: Sequence[Example]) -> list[int]:
 
 
 def preflight(trainer: "StepTrainer", talk: Talk) -> None:
-    """Measure, tell the launcher, and take the execution that it answers with, until both agree."""
+    """Measure, tell the launcher, and take the execution that it answers with, until both agree.
+
+    The run never grows beyond that: what was given up here for want of memory did not fit the heaviest step.
+    """
     job, execution = trainer.job, trainer.execution
     start = time.monotonic()
     for round_number in range(ROUNDS):
@@ -89,10 +92,11 @@ def preflight(trainer: "StepTrainer", talk: Talk) -> None:
         job.memory.cap_again(int(measured["outside_bytes"]))
         job.log.write(events.MeasuredEvent, stage="preflight", **measured)
         answer = job.stop.answer(ANSWER_SECONDS)
-        wished = Limits(**json.loads(answer)) if answer else execution.limits
-        if wished == execution.limits:
+        measured_limits = execution.limits
+        agreed = Limits(**json.loads(answer)) if answer else measured_limits
+        execution.start_from(CAUSE, agreed)
+        if agreed == measured_limits:
             return
-        execution.start_from(CAUSE, wished)
 
 
 def _measured(rehearsal: "Rehearsal") -> dict[str, Any]:

@@ -1,3 +1,4 @@
+from collections.abc import Collection
 from itertools import pairwise
 
 from hypothesis import given
@@ -5,7 +6,7 @@ from hypothesis import strategies as st
 
 from qlora_core.execution.limits import Limits
 from qlora_core.execution.micro_batches import cut
-from qlora_core.execution.rungs import RUNGS, SMALLEST_TOKEN_BUDGET
+from qlora_core.execution.rungs import NAMES, RUNGS, SMALLEST_TOKEN_BUDGET
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=20)
 STARTS = st.builds(
@@ -19,9 +20,9 @@ STARTS = st.builds(
 )
 
 
-def ladder(start: Limits, lengths: list[int], can_rebuild: bool = True) -> list[Limits]:
+def ladder(start: Limits, lengths: list[int], usable: Collection[str] = NAMES) -> list[Limits]:
     rungs = [start]
-    while (below := rungs[-1].smaller(lengths, 36, can_rebuild)) is not None:
+    while (below := rungs[-1].smaller(lengths, 36, usable)) is not None:
         rungs.append(below)
     return rungs
 
@@ -33,7 +34,8 @@ def test_the_ladder_ends_at_the_smallest_execution(start: Limits, lengths: list[
     assert not last.cuda_graphs
     assert last.layers_dequantized == 0
     assert last.rematerialize_activations
-    assert ladder(start, lengths, False)[-1].rematerialize_activations == start.rematerialize_activations
+    for name in NAMES:
+        assert getattr(ladder(start, lengths, NAMES - {name})[-1], name) == getattr(start, name)
     for batch in cut(lengths, last.token_budget):
         assert len(batch) == 1 or sum(lengths[i] for i in batch) < 2 * SMALLEST_TOKEN_BUDGET
 

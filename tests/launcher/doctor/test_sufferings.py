@@ -84,6 +84,7 @@ def held_out_is_bound() -> bool:
         limits=limits,
         apply=lambda limits: Tight(150),
         num_layers=1,
+        usable=(),
         backward=lambda loss: None,
         drop_gradients=lambda: None,
         memory=DeviceMemory(device=torch.device("cpu")),

@@ -37,7 +37,7 @@ def start(**changes: object) -> Execution:
 def test_no_rung_takes_more_memory(changes: dict[str, object]) -> None:
     execution, lengths = start(**changes), [2048, 1500, 1100, 900, 600, 300, 200, 100]
     peaks, limits = [peak_bytes(execution, lengths)], Limits.of(execution)
-    while (below := limits.smaller(lengths, 36, can_rebuild=True)) is not None:
+    while (below := limits.smaller(lengths, 36, NAMES)) is not None:
         limits = below
         execution = structs.replace(execution, **{name: getattr(limits, name) for name in NAMES})
         peaks.append(peak_bytes(execution, lengths))
