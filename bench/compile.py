@@ -32,8 +32,8 @@ def bench_of(variant: str) -> Bench:
     bench = Bench()
     bench.take("+ host")
     if variant.startswith("fused"):
-        expand = {"expand": triton_dequantize(DEVICE, DTYPE)} if CUDA else {}
-        fuse_adapters(bench.model, decoder_of(bench.model), DTYPE, **expand)
+        dequantize = {"dequantize": triton_dequantize(DEVICE, DTYPE)} if CUDA else {}
+        fuse_adapters(bench.model, decoder_of(bench.model), DTYPE, **dequantize)
         if CUDA:
             fuse_layers(causal_lm(bench.model), liger_kernels(), DTYPE, print)
     if variant.endswith("compiled"):

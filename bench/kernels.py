@@ -79,7 +79,7 @@ def legacy_pack(examples, device, pin_memory=False):
         position_ids=move([p for n in lengths for p in range(n)])[None],
         boundaries=move(starts, torch.int32),
         longest=max(lengths),
-        scored_at=move([a - 1 for a in at]),
+        supervised_at=move([a - 1 for a in at]),
         targets=move([ids[a] for a in at]),
     )
 

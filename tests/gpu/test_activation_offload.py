@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import random_examples
-from support.on_card import CARD, adapted, assert_close, scorer
+from support.on_card import CARD, adapted, assert_close, loss_function
 
 from qlora_core.backends.packed_loss import PackedLoss
 from qlora_core.memory.checkpointed_layers import recompute_layers
@@ -37,7 +37,7 @@ def batches(count: int = 4) -> list[Packed]:
 @pytest.mark.parametrize("recomputed", [1, 2, 3])
 def test_the_same_gradient_step_after_step(recomputed: int) -> None:
     model = adapted()
-    score, data = scorer(model), batches()
+    score, data = loss_function(model), batches()
     recompute_layers(model.get_base_model(), recomputed, False)
     expected = step(model, score, data)
     recompute_layers(model.get_base_model(), recomputed, False, offload=True)
@@ -47,7 +47,7 @@ def test_the_same_gradient_step_after_step(recomputed: int) -> None:
 
 def test_the_host_never_waits_for_the_card() -> None:
     model = adapted()
-    score, data = scorer(model), batches()
+    score, data = loss_function(model), batches()
 
     def waits(offload: bool) -> int:
         recompute_layers(model.get_base_model(), 3, False, offload=offload)
@@ -69,7 +69,7 @@ def test_the_host_never_waits_for_the_card() -> None:
 def test_less_memory() -> None:
     """Of the inputs of three layers one is there in forward, and two in backward."""
     model = adapted()
-    score = scorer(model)
+    score = loss_function(model)
     packed = pack(random_examples(400, seed=1, longest=90), CARD, pin_memory=True)
     kept = packed.num_tokens * model.config.hidden_size * 2
 

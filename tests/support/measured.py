@@ -1,10 +1,10 @@
 """Steps measured on one H200: our own loop, one micro-batch each, torch 2.11, rank 16.
 
-``segments`` of the allocator are growing or fixed, ``expanded`` is how many percent of the layers kept their weights
-expanded. ``kernels`` are "plain" (the model's own layers, PEFT's adapters, keys expanded to all heads), "adapters"
+``segments`` of the allocator are growing or fixed, ``dequantized`` is how many percent of the layers kept their weights
+dequantized. ``kernels`` are "plain" (the model's own layers, PEFT's adapters, keys expanded to all heads), "adapters"
 (adapters inside the products, shared key heads), "fused" (Liger's layers, too; adapters of 8-bit bases stay PEFT's),
-"own" (norms and SwiGLU are ours), "graphs" and "own graphs" (the same in one CUDA graph), "rebuilt" (with cheap results
-made again and layers' inputs in main memory), "eager" (fused, with attention that caps its scores) or "unsloth"
+"own" (norms and SwiGLU are ours), "graphs" and "own graphs" (the same in one CUDA graph), "rematerialized" (with cheap
+results made again and layers' inputs in main memory), "eager" (fused, with attention that caps its scores) or "unsloth"
 (Unsloth's kernels and adapters).
 """
 
@@ -50,7 +50,7 @@ class Point(NamedTuple):
     driver_mib: int
     step_ms: int
     segments: str
-    expanded: int
+    dequantized: int
 
     @property
     def graphs(self) -> bool:
@@ -70,8 +70,8 @@ class Point(NamedTuple):
             backend_kernels=self.kernels == "unsloth",
             expands_heads=self.kernels in ("plain", "eager"),
             cuda_graphs=self.graphs,
-            rematerialize_activations=self.kernels == "rebuilt",
-            offload_activations=self.kernels == "rebuilt",
+            rematerialize_activations=self.kernels == "rematerialized",
+            offload_activations=self.kernels == "rematerialized",
             expandable_segments=self.segments == "growing",
         )
 
@@ -80,8 +80,8 @@ class Point(NamedTuple):
         return round(SHARES[self.recomputed] * total)
 
     def layers_dequantized(self, total: int) -> int:
-        """How many of them kept their weights expanded."""
-        return round(self.expanded / 100 * total)
+        """How many of them kept their weights dequantized."""
+        return round(self.dequantized / 100 * total)
 
 
 @cache

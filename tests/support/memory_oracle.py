@@ -1,6 +1,6 @@
 """What a training step holds, counted tensor by tensor on fake tensors: no weights, no card, exact sizes.
 
-Quantised products are stood in for by what bitsandbytes does on a card: an expanded weight in 4 bits, 16-bit and
+Quantised products are stood in for by what bitsandbytes does on a card: an dequantized weight in 4 bits, 16-bit and
 32-bit copies in 8. The allocator with growing segments is imitated, so that its gaps can be counted too.
 """
 
@@ -173,14 +173,14 @@ class _Product4Bit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shape: tuple[int, int]) -> Tensor:
         ctx.shape = shape
-        return torch.nn.functional.linear(x, _expanded(shape))
+        return torch.nn.functional.linear(x, _dequantized(shape))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return torch.matmul(grad_outputs[0], _expanded(ctx.shape)), None
+        return torch.matmul(grad_outputs[0], _dequantized(ctx.shape)), None
 
 
-def _expanded(shape: tuple[int, int]) -> Tensor:
+def _dequantized(shape: tuple[int, int]) -> Tensor:
     scales = torch.empty(shape[0] * shape[1] // 64, dtype=torch.float32) + 1
     weight = torch.empty(shape, dtype=torch.bfloat16)
     del scales
@@ -239,7 +239,7 @@ def step_bytes(
     dropout: float = 0.0,
     fused: bool = False,
     fused_layers: bool = False,
-    rebuild: bool = False,
+    rematerialize: bool = False,
     offload: bool = False,
     steps: int = 1,
     mlp_widths: Sequence[int] = (),
@@ -257,7 +257,7 @@ def step_bytes(
         if fused:
             fuse_adapters(model, inner.get_decoder(), dtype, _expand(method))
         if fused_layers:
-            fuse_fakes(inner, dtype).rebuild = rebuild
+            fuse_fakes(inner, dtype).rematerialize = rematerialize
         # without, the first layer would keep less than the others: the closed form has them all alike
         inner.get_input_embeddings().register_forward_hook(lambda m, args, out: out.requires_grad_())
         loss = _loss(model, inner, dtype)
@@ -291,7 +291,9 @@ def _packed(tokens: int) -> Packed:
     ids = torch.zeros(1, tokens, dtype=torch.long)
     ends = torch.zeros(2, dtype=torch.int32)
     scored = torch.zeros(tokens, dtype=torch.long)
-    return Packed(input_ids=ids, position_ids=ids, boundaries=ends, longest=tokens, scored_at=scored, targets=scored)
+    return Packed(
+        input_ids=ids, position_ids=ids, boundaries=ends, longest=tokens, supervised_at=scored, targets=scored
+    )
 
 
 def _fake_model(
@@ -323,9 +325,11 @@ def _fake_model(
 
 
 def _expand(method: str) -> Dequantize:
-    """Fused adapters expand a 4-bit layer's weight by themselves in backward."""
+    """Fused adapters dequantize a 4-bit layer's weight by themselves in backward."""
     return (
-        (lambda base: _expanded((base.out_features, base.in_features))) if method == "qlora-4" else dequantized_weight
+        (lambda base: _dequantized((base.out_features, base.in_features)))
+        if method == "qlora-4"
+        else dequantized_weight
     )
 
 

@@ -24,8 +24,8 @@ class SeparateScorer:
     def _losses(self, packed: Packed) -> Iterator[Tensor]:
         for start, end in zip(packed.boundaries[:-1].tolist(), packed.boundaries[1:].tolist(), strict=True):
             logits = self.model(input_ids=packed.input_ids[:, start:end], use_cache=False).logits[0]
-            inside = (packed.scored_at >= start) & (packed.scored_at < end)
-            yield cross_entropy(logits[packed.scored_at[inside] - start], packed.targets[inside], reduction="none")
+            inside = (packed.supervised_at >= start) & (packed.supervised_at < end)
+            yield cross_entropy(logits[packed.supervised_at[inside] - start], packed.targets[inside], reduction="none")
 
     def __call__(self, packed: Packed) -> Tensor:
         return torch.cat(list(self._losses(packed))).sum()

@@ -46,11 +46,11 @@ class Backend(Protocol):
     def num_layers(self, loaded: Loaded) -> int:
         """Decoder layers that can recompute their activations."""
 
-    def apply(self, loaded: Loaded, limits: Limits) -> Scorer:
+    def apply(self, loaded: Loaded, limits: Limits) -> LossFunction:
         """Compute within ``limits`` from now on, and hand out what turns a micro-batch into its loss."""
 
 
-class Scorer(Protocol):
+class LossFunction(Protocol):
     """The loss of a packed micro-batch's supervised tokens, in nats and float32."""
 
     def __call__(self, packed: Packed) -> Tensor:

@@ -15,20 +15,20 @@ MULTIPLE = 64
 
 
 @lru_cache(maxsize=1024)
-def sizes(most_tokens: int) -> tuple[int, ...]:
+def graph_sizes(most_tokens: int) -> tuple[int, ...]:
     """Tokens of the graphs for micro-batches of at most ``most_tokens``, the largest first; multiples of 64."""
     exact = [max(SMALLEST_TOKENS, most_tokens) / 2 ** (k / SIZES_TO_A_HALF) for k in range(NUM_SIZES)]
     rounded = [-(-int(tokens) // MULTIPLE) * MULTIPLE for tokens in exact if tokens >= SMALLEST_TOKENS]
     return tuple(dict.fromkeys(rounded))
 
 
-def padded(tokens: int, most_tokens: int) -> int:
+def padded_size(tokens: int, most_tokens: int) -> int:
     """The smallest size that takes ``tokens``, of those for at most ``most_tokens``.
 
     Raises:
         ValueError: ``tokens`` are more.
     """
-    return min(size for size in sizes(most_tokens) if size >= tokens)
+    return min(size for size in graph_sizes(most_tokens) if size >= tokens)
 
 
 def power_of_two(count: int) -> int:

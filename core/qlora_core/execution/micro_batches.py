@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 
 
-def cut(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+def make_micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Micro-batches of at most ``token_budget`` tokens, as indices into ``lengths``.
 
     As few as best-fit decreasing needs, and all of about one size where that is possible: equal ones need least

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qlora_core.execution.micro_batches import cut
+from qlora_core.execution.micro_batches import make_micro_batches
 from qlora_profiles.settings import Execution
 
 SMALLEST_TOKEN_BUDGET = 64
@@ -17,8 +17,8 @@ SMALLEST_TOKEN_BUDGET = 64
 
 SMALLEST_LOSS_CHUNK = 32
 
-EXPANDED_FEWER = 4
-"""Into so many parts the number of expanded layers falls at once: each try costs a step."""
+DEQUANTIZED_PARTS = 4
+"""Into so many parts the number of dequantized layers falls at once: each try costs a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +80,11 @@ class Rung:
     planned: Planned | None = None
 
 
-def _fewer_expanded(layers: int, step: TightStep) -> int | None:
-    return layers // EXPANDED_FEWER if layers else None
+def _fewer_dequantized(layers: int, step: TightStep) -> int | None:
+    return layers // DEQUANTIZED_PARTS if layers else None
 
 
-def _more_expanded(layers: int, start: int) -> int | None:
+def _more_dequantized(layers: int, start: int) -> int | None:
     return (layers + start + 1) // 2 if layers < start else None
 
 
@@ -99,11 +99,11 @@ def _can_rematerialize(execution: Execution) -> bool:
 
 def _finer_cut(token_budget: int, step: TightStep) -> int | None:
     """The largest of the halved budgets that cuts the step otherwise than now."""
-    now = cut(step.lengths, token_budget)
+    now = make_micro_batches(step.lengths, token_budget)
     budget = min(token_budget, max(sum(step.lengths[i] for i in batch) for batch in now))
     while budget > SMALLEST_TOKEN_BUDGET:
         budget = max(SMALLEST_TOKEN_BUDGET, budget // 2)
-        if cut(step.lengths, budget) != now:
+        if make_micro_batches(step.lengths, budget) != now:
             return budget
     return None
 
@@ -143,17 +143,17 @@ def _off_again(on: int, start: int) -> int | None:
 RUNGS = (
     Rung(
         name="layers_dequantized",
-        smaller=_fewer_expanded,
-        larger=_more_expanded,
+        smaller=_fewer_dequantized,
+        larger=_more_dequantized,
         down="a quarter as many, at last none",
-        costs="frees their weights in 16 bits, which each product then expands again",
+        costs="frees their weights in 16 bits, which each product then dequantizes again",
         held=True,
         planned=Planned(
             kind="filler",
             needs={"four_bit": "a 4-bit base", "fused_adapters": "fused adapters"},
-            usual="expanded when a product needs them",
-            why="there is room: not expanded for each product",
-            words=("expanded", ""),
+            usual="dequantized when a product needs them",
+            why="there is room: not dequantized for each product",
+            words=("dequantized", ""),
         ),
     ),
     Rung(
@@ -169,7 +169,7 @@ RUNGS = (
             needs={"fused_adapters": "fused adapters", "fused_kernels": "Liger's layers"},
             usual="keeping them is faster",
             why="soon made; room is worth more",
-            words=("activations rebuilt", "nothing rebuilt"),
+            words=("activations rematerialized", "nothing rematerialized"),
             idle_with_room=True,
         ),
     ),

@@ -7,7 +7,7 @@ import msgspec
 
 from qlora_core.data.schema import Role, Turn
 from qlora_core.inference.generate import Sampling, generate
-from qlora_core.inference.load import Talker, load
+from qlora_core.inference.load import ChatModel, load
 from qlora_core.jobs.command import run_command
 from qlora_profiles.jobs import ChatJob
 
@@ -16,38 +16,47 @@ LEAVE = ("quit", "exit")
 
 def chat(job: ChatJob) -> None:
     """Answer ``job.prompt``, or turn by turn until a person leaves."""
-    talker = load(job)
+    chat_model = load(job)
     sampling = Sampling(temperature=job.temperature, top_p=job.top_p, max_new_tokens=job.max_new_tokens, seed=job.seed)
     if job.prompt is not None:
-        answer(talker, [*opening(talker), _turn("user", job.prompt)], sampling, _show)
+        answer(chat_model, [*system_messages(chat_model), _message("user", job.prompt)], sampling, _show)
         print()
         return
     print("Type a message; quit or exit ends the chat.")
-    converse(talker, sampling)
+    converse(chat_model, sampling)
 
 
-def converse(talker: Talker, sampling: Sampling) -> None:
-    """Read turns from the terminal until quit, exit or the end of input."""
-    turns = opening(talker)
+def converse(chat_model: ChatModel, sampling: Sampling) -> None:
+    """Read messages from the terminal until quit, exit or the end of input."""
+    messages = system_messages(chat_model)
     while (text := _ask()) is not None:
         if not text:
             continue
-        turns.append(_turn("user", text))
-        turns.append(_turn("assistant", answer(talker, turns, sampling, _show)))
+        messages.append(_message("user", text))
+        messages.append(_message("assistant", answer(chat_model, messages, sampling, _show)))
         print()
 
 
-def answer(talker: Talker, turns: list[Turn], sampling: Sampling, on_text: Callable[[str], None] | None) -> str:
+def answer(
+    chat_model: ChatModel, messages: list[Turn], sampling: Sampling, on_text: Callable[[str], None] | None
+) -> str:
     """The model's next turn."""
-    return generate(talker.model, talker.tokenizer, talker.chat.prompt_ids(turns), talker.stop_ids, sampling, on_text)
+    return generate(
+        chat_model.model,
+        chat_model.tokenizer,
+        chat_model.chat.prompt_ids(messages),
+        chat_model.stop_ids,
+        sampling,
+        on_text,
+    )
 
 
-def opening(talker: Talker) -> list[Turn]:
+def system_messages(chat_model: ChatModel) -> list[Turn]:
     """The system turn that the model was trained with, or the one asked for."""
-    return [_turn("system", talker.system_prompt)] if talker.system_prompt else []
+    return [_message("system", chat_model.system_prompt)] if chat_model.system_prompt else []
 
 
-def _turn(role: Role, content: str) -> Turn:
+def _message(role: Role, content: str) -> Turn:
     return Turn(role=role, content=content, supervised=False)
 
 

@@ -1,6 +1,6 @@
 """Examples laid end to end in one row, without padding.
 
-Shape legend: T tokens of the micro-batch, S sequences in it, N scored (supervised) tokens.
+Shape legend: T tokens of the micro-batch, S sequences in it, N supervised tokens.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class Example(Protocol):
-    """A tokenised example: ids, and which of them are learned."""
+    """A tokenised example: ids, and which of them are supervised."""
 
     @property
     def input_ids(self) -> Sequence[int]:
@@ -24,14 +24,14 @@ class Example(Protocol):
 
     @property
     def supervised(self) -> Sequence[bool]:
-        """True where the token is learned; the first token never can be."""
+        """True where its cross entropy counts; the first token never can be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
     """A micro-batch: ``input_ids`` and ``position_ids`` are 1 x T, positions restart at each sequence.
 
-    ``boundaries`` (S + 1, int32) are the cumulative lengths. The hidden state at ``scored_at`` (N) predicts
+    ``boundaries`` (S + 1, int32) are the cumulative lengths. The hidden state at ``supervised_at`` (N) predicts
     ``targets`` (N). ``lengths`` (S) are the sequences' tokens, known without asking the device.
     """
 
@@ -39,7 +39,7 @@ class Packed:
     position_ids: Tensor
     boundaries: Tensor
     longest: int
-    scored_at: Tensor
+    supervised_at: Tensor
     targets: Tensor
     lengths: tuple[int, ...] = ()
 
@@ -50,7 +50,7 @@ class Packed:
 
 
 def supervised_tokens(example: Example) -> int:
-    """How many tokens of an example are scored: its first token has nothing before it."""
+    """How many tokens of an example are supervised: its first token has nothing before it."""
     return sum(example.supervised[1:])
 
 
@@ -69,11 +69,11 @@ def pack_all(batches: Sequence[Sequence[Example]], device: torch.device, pin_mem
 
 
 class _LaidOut(NamedTuple):
-    """A micro-batch as one row of numbers: ids, positions, scored positions, targets, and boundaries in pairs."""
+    """A micro-batch as one row of numbers: ids, positions, supervised positions, targets, and boundaries in pairs."""
 
     values: Array
     tokens: int
-    scored: int
+    supervised: int
     lengths: tuple[int, ...]
 
 
@@ -82,30 +82,30 @@ def _laid_out(examples: Sequence[Example]) -> _LaidOut:
     ends = lengths.cumsum()
     starts = ends - lengths
     ids = np.concatenate([np.array(example.input_ids, dtype=np.int64) for example in examples])
-    learned = np.concatenate([np.array(example.supervised, dtype=bool) for example in examples])
-    learned[starts] = False
-    targets_at = learned.nonzero()[0]
+    supervised = np.concatenate([np.array(example.supervised, dtype=bool) for example in examples])
+    supervised[starts] = False
+    target_at = supervised.nonzero()[0]
     positions = np.arange(len(ids), dtype=np.int64) - starts.repeat(lengths)
     boundaries = np.zeros(2 * (len(examples) // 2 + 1), dtype=np.int32)
     boundaries[1 : len(examples) + 1] = ends
     return _LaidOut(
-        values=np.concatenate([ids, positions, targets_at - 1, ids[targets_at], boundaries.view(np.int64)]),
+        values=np.concatenate([ids, positions, target_at - 1, ids[target_at], boundaries.view(np.int64)]),
         tokens=len(ids),
-        scored=len(targets_at),
+        supervised=len(target_at),
         lengths=tuple(lengths.tolist()),
     )
 
 
 def _packed(laid: _LaidOut, values: Tensor) -> Packed:
     """Views of a row that is on the device."""
-    sizes = (laid.tokens, laid.tokens, laid.scored, laid.scored)
-    ids, positions, scored_at, targets, boundaries = values.split([*sizes, len(values) - sum(sizes)])
+    sizes = (laid.tokens, laid.tokens, laid.supervised, laid.supervised)
+    ids, positions, supervised_at, targets, boundaries = values.split([*sizes, len(values) - sum(sizes)])
     return Packed(
         input_ids=ids[None],
         position_ids=positions[None],
         boundaries=boundaries.view(torch.int32)[: len(laid.lengths) + 1],
         longest=max(laid.lengths),
-        scored_at=scored_at,
+        supervised_at=supervised_at,
         targets=targets,
         lengths=laid.lengths,
     )

@@ -69,7 +69,7 @@ CHECKS: tuple[Check, ...] = (
     Check(id="varlen", about="packed attention, run", look=kernels.varlen),
     Check(id="cuda-graphs", about="a captured gradient, run again", look=kernels.cuda_graphs),
     Check(id="triton", about="a Triton kernel, compiled and run", look=kernels.triton),
-    Check(id="dequantize-kernel", about="4-bit weights expanded by our kernel", look=kernels.dequantize_kernel),
+    Check(id="dequantize-kernel", about="4-bit weights dequantized by our kernel", look=kernels.dequantize_kernel),
     Check(id="loss-kernel", about="losses and slopes by our kernel", look=kernels.loss_kernel),
     Check(id="liger", about="Liger's layers, run", look=kernels.liger),
     Check(id="unsloth", about="Unsloth, imported", look=kernels.unsloth),

@@ -225,7 +225,7 @@ def test_merged_and_switched_off_adapters_and_saved_names() -> None:
     torch.testing.assert_close(model(input_ids=inputs, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_held_out_rows_are_scored_as_before() -> None:
+def test_held_out_losses_are_as_before() -> None:
     model = adapted().eval()
     score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     packed: Packed = pack(random_examples(4), CPU)
@@ -235,26 +235,26 @@ def test_held_out_rows_are_scored_as_before() -> None:
 
 
 def expanding(model: Any, made: list[int]) -> FusedAdapters:
-    """Fused adapters that note how many weights were expanded."""
+    """Fused adapters that note how many weights were dequantized."""
 
-    def expand(base: Any) -> torch.Tensor:
+    def dequantize(base: Any) -> torch.Tensor:
         made.append(base.weight.numel())
         return dequantized_weight(base)
 
-    return fuse_adapters(model, decoder_of(model), torch.float32, expand)
+    return fuse_adapters(model, decoder_of(model), torch.float32, dequantize)
 
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("kept", [1, 3])
 @pytest.mark.parametrize("recomputed", [0, 2, 3])
-def test_weights_that_stay_expanded_change_nothing(recomputed: int, kept: int) -> None:
+def test_weights_that_stay_dequantized_change_nothing(recomputed: int, kept: int) -> None:
     model, made = adapted(quantised=True), list[int]()
     recompute_layers(model.get_base_model(), recomputed, False)
     adapters, layers = expanding(model, made), decoder_layers(model)
     expected, usual = computed(model), len(made)
     made.clear()
     adapters.keep_dequantized(layers[:kept])
-    assert made == [], "nothing is expanded before the next step"
+    assert made == [], "nothing is dequantized before the next step"
     loss, gradient = computed(model)
     assert (loss, float((gradient - expected[1]).abs().max())) == (expected[0], 0.0)
     first = len(made)
@@ -271,11 +271,11 @@ def test_weights_that_stay_expanded_change_nothing(recomputed: int, kept: int) -
 
 
 @pytest.mark.filterwarnings("default")
-def test_expanded_weights_make_room_until_the_next_step() -> None:
+def test_dequantized_weights_make_room_until_the_next_step() -> None:
     model, made = adapted(quantised=True), list[int]()
     adapters = expanding(model, made)
     adapters.keep_dequantized(decoder_layers(model))
-    assert not adapters.let_go()
+    assert not adapters.release()
     model.eval()
     score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     with torch.no_grad():
@@ -284,9 +284,9 @@ def test_expanded_weights_make_room_until_the_next_step() -> None:
     model.train()
     loss, _ = computed(model)
     assert len(made) == SEVEN
-    assert adapters.let_go()
-    assert not adapters.let_go()
+    assert adapters.release()
+    assert not adapters.release()
     assert computed(model)[0] == loss
     assert len(made) == 2 * SEVEN
     adapters.remove()
-    assert not adapters.let_go()
+    assert not adapters.release()

@@ -16,7 +16,7 @@ from support.plans import plan
 
 from qlora_core.backends.peft.backend import PeftBackend
 from qlora_core.execution.limits import Limits
-from qlora_core.execution.micro_batches import cut
+from qlora_core.execution.micro_batches import make_micro_batches
 from qlora_core.memory import device_memory
 from qlora_core.memory.checkpointed_layers import decoder_layers
 from qlora_core.memory.device_memory import DeviceMemory
@@ -37,7 +37,7 @@ def test_the_heaviest_rows_are_one_micro_batch(lengths: list[int], budget: int, 
     rows = heaviest(lengths, budget, most)
     taken = [lengths[i] for i in rows]
     assert len(set(rows)) == len(rows) <= most
-    assert len(cut(taken, budget)) == 1
+    assert len(make_micro_batches(taken, budget)) == 1
     assert max(taken) == max(lengths) or sum(taken) <= budget
 
 
@@ -165,7 +165,7 @@ def test_a_run_does_not_grow_back_to_what_did_not_fit(
     changes = [e for e in said if isinstance(e, events.AdaptationEvent)]
     assert [e.cause for e in changes] == ["out of memory"]
     assert seen[-1].limits.token_budget < 256
-    assert seen[-1].most == seen[-1].limits
+    assert seen[-1].largest == seen[-1].limits
 
 
 def test_a_launcher_that_never_agrees_is_heard_a_few_times_only(trained: Any) -> None:

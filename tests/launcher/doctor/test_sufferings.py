@@ -62,7 +62,7 @@ class Row:
 
 
 class Tight:
-    """A scorer on a card with room for so many tokens."""
+    """A loss_function on a card with room for so many tokens."""
 
     def __init__(self, most_tokens: int) -> None:
         self.most_tokens = most_tokens

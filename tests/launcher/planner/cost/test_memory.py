@@ -178,7 +178,7 @@ def test_runs_of_the_product(
     assert -0.015 < above < (0.01 if cap_gib > 24 else 0.02), above
 
 
-def test_a_run_whose_layers_all_stay_expanded() -> None:
+def test_a_run_whose_layers_all_stay_dequantized() -> None:
     """The same, under 80 GiB."""
     kernels: dict[str, Any] = OWN_LOSS | {"fused_adapters": True, "expands_heads": False, "loss_chunk_tokens": 512}
     setup = replace(FUSED, **kernels)

@@ -125,7 +125,7 @@ def test_weights_of_every_shape_are_counted() -> None:
     assert base_bytes(mixed, setups[0]) == 2 * mixed.params
 
 
-def test_weights_that_stay_expanded_are_those_of_the_first_layers() -> None:
+def test_weights_that_stay_dequantized_are_those_of_the_first_layers() -> None:
     costs = costs_of(with_mlps(WIDE, *(NARROW,) * 5), fused_adapters=True)
     sizes = [costs.keeping(count).staying_expanded_bytes for count in range(7)]
     each = [more - fewer for fewer, more in pairwise(sizes)]

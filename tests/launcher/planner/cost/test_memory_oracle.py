@@ -113,24 +113,24 @@ def test_random_shapes(seed: int) -> None:
     tokens, recomputed = draw.choice((128, 256, 512, 1024)), draw.randint(0, shape["num_hidden_layers"])
     method, fused = draw.choice(("lora", "qlora-4")), draw.random() < 0.5
     layers = fused and architecture_of(shape["model_type"]).layer_kernels and draw.random() < 0.8
-    rebuild = layers and draw.random() < 0.6
-    kernels: dict[str, Any] = {"fused_layers": layers, "rebuild": rebuild, "fused": fused}
+    rematerialize = layers and draw.random() < 0.6
+    kernels: dict[str, Any] = {"fused_layers": layers, "rematerialize": rematerialize, "fused": fused}
     counted = step_bytes(shape, tokens=tokens, recomputed=recomputed, method=method, **kernels)
-    setup = {"fused_adapters": fused, "fused_kernels": layers, "rematerialize_activations": rebuild}
+    setup = {"fused_adapters": fused, "fused_kernels": layers, "rematerialize_activations": rematerialize}
     costs = costs_of(shape, method=method, **setup)
     worst = _worst(costs, tokens, recomputed, accumulating=False)
     staying = costs.base_bytes + costs.state_bytes
     assert worst.used + worst.gradients + staying == pytest.approx(counted.passing + staying, rel=0.01)
 
 
-@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.parametrize("rematerialize", [False, True])
 @pytest.mark.parametrize("recomputed", [0, 1, 3])
 @pytest.mark.parametrize("family", sorted(name for name in SHAPES if architecture_of(name).layer_kernels))
-def test_fused_layers(family: str, recomputed: int, rebuild: bool) -> None:
+def test_fused_layers(family: str, recomputed: int, rematerialize: bool) -> None:
     shape = {"model_type": family, **COMMON, **SHAPES[family]}
     how: dict[str, Any] = {"tokens": TOKENS, "recomputed": recomputed, "method": "qlora-4", "fused": True}
-    counted = step_bytes(shape, fused_layers=True, rebuild=rebuild, **how)
-    setup = {"fused_adapters": True, "fused_kernels": True, "rematerialize_activations": rebuild}
+    counted = step_bytes(shape, fused_layers=True, rematerialize=rematerialize, **how)
+    setup = {"fused_adapters": True, "fused_kernels": True, "rematerialize_activations": rematerialize}
     assert tensors_bytes(costs_of(shape, **setup), recomputed) == pytest.approx(counted.passing, rel=0.02)
 
 

@@ -54,7 +54,7 @@ def test_our_own_steps_on_a_real_card() -> None:
 
 def test_steps_of_our_own_kernels_on_a_real_card() -> None:
     """Those that computing decides, or graphs; how fast the others were launched is another program's doing."""
-    own = [p for p in points() if p.segments == "growing" and p.kernels in ("own", "own graphs", "rebuilt")]
+    own = [p for p in points() if p.segments == "growing" and p.kernels in ("own", "own graphs", "rematerialized")]
     ratios = [1000 * seconds_at(p) / p.step_ms for p in own if p.graphs or p.tokens == 8192]
     assert len(ratios) == 23
     assert median(ratios) == pytest.approx(1.0, abs=0.03)

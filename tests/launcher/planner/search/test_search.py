@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.planning_facts import asking, card_report, data_of, known
 
-from qlora_core.execution.pinned_memory import slabs_bytes
+from qlora_core.execution.pinned_memory import pinned_bytes
 from qlora_core.execution.rungs import SWITCHES
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport, Memory
@@ -138,9 +138,9 @@ def test_what_is_soon_made_is_made_again_where_that_saves_a_layer() -> None:
         asked = asking(method="qlora-4", max_length=2048, examples_per_step=16, layers_dequantized=0, **wishes)
         return resolve(ready, asked, known("Qwen/Qwen3-8B"), rows)
 
-    rebuild = plan().execution["rematerialize_activations"]
-    assert (rebuild.value, rebuild.source) == (True, "tuner")
-    assert "no: " in str(rebuild.if_changed)
+    rematerialize = plan().execution["rematerialize_activations"]
+    assert (rematerialize.value, rematerialize.source) == (True, "tuner")
+    assert "no: " in str(rematerialize.if_changed)
     assert plan().time.step_seconds < plan(rematerialize_activations="no").time.step_seconds
     assert plan(layer_kernels="plain").execution_values().rematerialize_activations is False
     assert plan_on(80, ready, method="qlora-4").execution["rematerialize_activations"].source == "default"
@@ -149,7 +149,7 @@ def test_what_is_soon_made_is_made_again_where_that_saves_a_layer() -> None:
 def test_main_memory_limits_what_is_offloaded() -> None:
     search = search_for(situation(12, "Qwen/Qwen3-8B", 1804, {}, 64), "qlora-4")
     offloading = next(variant for variant in search.variants if variant.offload_activations)
-    needed = slabs_bytes(2 * 4096 * 2048, 36)
+    needed = pinned_bytes(2 * 4096 * 2048, 36)
     assert 36 * 2 * 4096 * 2048 <= needed < 1.3 * 36 * 2 * 4096 * 2048
     assert replace(offloading, most_offloaded_bytes=needed).holds(2048, 36)
     assert not replace(offloading, most_offloaded_bytes=needed - 1).holds(2048, 36)
