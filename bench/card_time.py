@@ -28,8 +28,8 @@ CLASSES = {
     "attention": r"flash|fmha|attn|cudnn::fusion",
     "dequantizing weights": r"Dequantize|^dequantize$",
     "matrix products": r"gemm|nvjet|cutlass|xmma|cublas|splitK",
-    "norms, rotation, activation": r"rms_norm|rope|swiglu|silu|geglu|_per_head|^norm|^gated|^turned",
-    "loss": r"^score|cross_entropy|softmax",
+    "norms, rotation, activation": r"rms_norm|rope|swiglu|silu|geglu|_per_head|^norm",
+    "loss": r"cross_entropy|softmax",
     "optimizer": r"multi_tensor|adam|FusedAdam",
     "copies and fills": r"Memcpy|Memset|copy_|fill|CatArray",
 }

@@ -1,7 +1,7 @@
 """The registry of backends: who loads the model and computes a micro-batch.
 
-Third parties join through the entry-point group ``qlora_run.planner.backends``: an entry is a class that keeps
-``protocol.Backend``, called without arguments. A backend is imported only when it is chosen.
+Third parties join through an entry-point group (``BACKEND_GROUP`` of ``qlora_profiles.settings``): an entry is a class
+that keeps ``protocol.Backend``, called without arguments. A backend is imported only when it is chosen.
 """
 
 from collections.abc import Callable

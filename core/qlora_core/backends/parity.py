@@ -47,6 +47,7 @@ FLOAT16_SCALE = 1024.0
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-2, 5e-2
 """Relative; what bfloat16 kernels of different make differ by stays well below."""
 MOST_SECONDS = 1200.0
+"""Of one side; set by hand."""
 ANSWER = "ANSWER "
 
 
@@ -169,7 +170,12 @@ def _answer(name: str, code: int, text: str) -> Steps:
 
 
 def few_steps(plan: RunPlan, examples: Sequence[Sequence[int]]) -> Steps:
-    """A few optimizer steps of the plan's backend on rows of which every token is learned."""
+    """A few optimizer steps of the plan's backend on rows of which every token is supervised.
+
+    Raises:
+        UserError: the backend does not take the model or the recipe.
+        EnvironmentProblem: it cannot run here.
+    """
     from qlora_core import backends
     from qlora_core.memory import device_memory
     from qlora_core.model import lora_init

@@ -7,11 +7,12 @@ beside the rounding, to all but the smallest.
 from functools import lru_cache
 
 LARGEST_GRAPHED_TOKENS = 8192
-"""Beyond it the card is busy computing anyway."""
+"""Beyond it the card is busy computing anyway; set by hand."""
 SMALLEST_TOKENS = 256
 NUM_SIZES = 12
 SIZES_TO_A_HALF = 4
 MULTIPLE = 64
+"""Set by hand, all four; what they cost in padding: ``tests/core/memory/test_cuda_graphs.py``."""
 
 
 @lru_cache(maxsize=1024)

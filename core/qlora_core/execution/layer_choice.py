@@ -1,4 +1,4 @@
-"""Which layers recompute, known to the step and to the planner, which has no torch."""
+"""Which layers recompute: known to the step and to the planner, which has no torch."""
 
 
 def choose_layers(count: int, total: int) -> set[int]:

@@ -16,6 +16,7 @@ SMALLEST_TOKEN_BUDGET = 64
 """Below this a smaller budget saves next to nothing: what is left is the weights and the layers."""
 
 SMALLEST_LOSS_CHUNK = 32
+"""Supervised tokens; set by hand."""
 
 DEQUANTIZED_PARTS = 4
 """Into so many parts the number of dequantized layers falls at once: each try costs a step."""
@@ -42,7 +43,7 @@ class Planned:
         usual: why it is left as it is by default; what the setting is, where nothing is said.
         why: why it is something else, where the planner finds that better.
         why_off: why a switch is off, where it is left off after a look at both; else ``usual`` says it.
-        words: what a person reads of a switch that is on and off, or after the number of a filler.
+        labels: what a person reads of a switch that is on and off, or after the number of a filler.
         idle_with_room: a switch that changes nothing for the better where no layer must recompute.
     """
 
@@ -52,7 +53,7 @@ class Planned:
     usual: str = ""
     why: str = ""
     why_off: str = ""
-    words: tuple[str, str] = ("", "")
+    labels: tuple[str, str] = ("", "")
     idle_with_room: bool = False
 
 
@@ -153,7 +154,7 @@ RUNGS = (
             needs={"four_bit": "a 4-bit base", "fused_adapters": "fused adapters"},
             usual="dequantized when a product needs them",
             why="there is room: not dequantized for each product",
-            words=("dequantized", ""),
+            labels=("dequantized", ""),
         ),
     ),
     Rung(
@@ -169,7 +170,7 @@ RUNGS = (
             needs={"fused_adapters": "fused adapters", "fused_kernels": "Liger's layers"},
             usual="keeping them is faster",
             why="soon made; room is worth more",
-            words=("activations rematerialized", "nothing rematerialized"),
+            labels=("activations rematerialized", "nothing rematerialized"),
             idle_with_room=True,
         ),
     ),
@@ -184,7 +185,7 @@ RUNGS = (
             kind="switch",
             why="launching kernels takes longest here",
             why_off="not faster here, or no room for what they hold",
-            words=("CUDA graphs", "no CUDA graphs"),
+            labels=("CUDA graphs", "no CUDA graphs"),
         ),
     ),
     Rung(
@@ -220,7 +221,7 @@ RUNGS = (
             kind="switch",
             smallest=True,
             why="the card has no room for them",
-            words=("activations offloaded", "nothing offloaded"),
+            labels=("activations offloaded", "nothing offloaded"),
         ),
     ),
 )

@@ -43,7 +43,11 @@ def find(target: Path, merged: bool) -> Path:
 
 
 def load(job: ChatJob) -> ChatModel:
-    """Load the model for ``job``: adapter on its base (in 4 bits on a card), or a whole model."""
+    """Load the model for ``job``: adapter on its base (in 4 bits on a card), or a whole model.
+
+    Raises:
+        UserError: nothing trained is there, or its base cannot be loaded or is another one.
+    """
     from qlora_core.model.loading import saved_tokenizer
 
     folder = find(Path(job.target), job.merged)

@@ -28,7 +28,7 @@ def share_exact(chat_model: ChatModel, rows: Sequence[Conversation], max_new_tok
 
 
 def measure(job: ExactMatchJob) -> dict[str, float]:
-    """The share for each of the job's models."""
+    """The share (0 to 1) for each of the job's models. Raises UserError for data or a model that cannot be read."""
     rows = read_data(DataOptions(path=str(Path(job.data)))).conversations
     return {name: share_exact(load(model), rows, job.max_new_tokens) for name, model in job.models.items()}
 

@@ -63,7 +63,10 @@ Kernel = Callable[[Tensor, Tensor, Head, int], Tensor]
 
 
 def chunked(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
-    """``chunk`` tokens at a time; a trained or adapted head computes its logits again in backward."""
+    """``chunk`` tokens at a time; a trained or adapted head computes its logits again in backward.
+
+    Args: hidden states (N x H), targets (N), the head, and tokens of a tile. The result is a sum of nats, a scalar.
+    """
     if head.frozen:
         return _frozen(hidden, targets, head, chunk, torch_cross_entropy)
     parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
@@ -76,7 +79,12 @@ def _plain(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
 
 
 def triton(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
-    """The same with a frozen head, whose logits our kernel turns into gradients where they lie."""
+    """The same with a frozen head, whose logits our kernel turns into gradients where they lie.
+
+    Raises:
+        ImportError: there is no Triton.
+        ArithmeticError: the kernel makes other numbers than torch.
+    """
     return _frozen(hidden, targets, head, chunk, _triton_kernel(head))
 
 
@@ -87,7 +95,7 @@ def _frozen(hidden: Tensor, targets: Tensor, head: Head, chunk: int, kernel: Til
 
 
 def losses_of(kernel: str, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-    """Each token's loss (N, float32) without a gradient, for as many as fit a tile."""
+    """Each token's loss (N, float32, nats) without a gradient, for as many as fit a tile."""
     if kernel == "triton":
         return _triton_kernel(head).losses(head.module(hidden), targets, head.softcap)
     return cross_entropy(head.logits(hidden), targets, reduction="none")

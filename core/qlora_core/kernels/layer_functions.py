@@ -14,7 +14,7 @@ from torch import Tensor
 from qlora_core.kernels.triton_launch import Launcher
 
 NARROW = 256
-"""Widest rows of which a program takes several: those of a head's norm."""
+"""Widest rows of which a program takes several: those of a head's norm. The sizes here are set by hand."""
 SEVERAL = 32
 BLOCK = 2048
 """Numbers of an activation for a program."""

@@ -1,4 +1,4 @@
-"""What a tile of logits loses, and by what that changes: in words of torch, and by a kernel of our own.
+"""The cross entropy of a tile of logits and its gradient: in words of torch, and by a kernel of our own.
 
 Shape legend: n tokens of a tile, V vocabulary.
 """
@@ -22,7 +22,10 @@ TRIAL_TOKENS = 3
 
 
 def torch_cross_entropy(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """In words of torch: a float32 copy of the tile, overwritten to save another."""
+    """In words of torch: a float32 copy of the tile, overwritten to save another.
+
+    The gradient of a row is softmax minus one-hot; behind a cap c of c tanh(x / c) it is bent by 1 - (capped / c)^2.
+    """
     given, logits = logits.dtype, logits.float()
     if softcap:
         logits = logits.div_(softcap).tanh_().mul_(softcap)

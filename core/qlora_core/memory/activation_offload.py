@@ -39,7 +39,7 @@ class Offload:
         return keeping
 
     def pack(self, tensor: Tensor) -> "Tensor | _Kept":
-        """Begin to copy a tensor out; the one before it has left by now, or is waited for."""
+        """Begin to copy a tensor out; the one before it has left by now, or is waited for. What is elsewhere stays."""
         if tensor.device != self.device or not tensor.numel():
             return tensor
         tensor = tensor.detach()

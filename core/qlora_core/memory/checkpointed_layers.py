@@ -32,7 +32,7 @@ def recompute_layers(
     input_gradients: bool = False,
     lighter: bool = True,
 ) -> None:
-    """Let ``count`` decoder layers recompute their activations, evenly spread over the depth.
+    """Let ``count`` decoder layers, or all, recompute their activations, evenly spread over the depth.
 
     ``preserve_rng_state`` costs time and is needed only where a layer draws random numbers (dropout).
     ``offload`` keeps the layers' inputs in main memory meanwhile. ``input_gradients``: also for the embeddings' result,

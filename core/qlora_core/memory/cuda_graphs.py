@@ -210,7 +210,7 @@ def _gradients(hidden: Tensor, gradients: Gradients, grad_hidden: Tensor) -> tup
 
 
 class GraphedDecoder:
-    """Hidden states of a micro-batch by a graph of its size, or ``None`` where it is to be computed as usual.
+    """Hidden states (T x H) of a micro-batch by a graph of its size, or ``None`` where it is to be computed as usual.
 
     The largest graph is captured first: all others find room in its memory. Nothing that is trained on is computed
     as usual beside it, which would take that memory a second time.
@@ -284,7 +284,7 @@ class GraphedDecoder:
     def _worth_capturing(self, size: int, taker: int) -> bool:
         """Whether what was wasted on padding so far, for want of this size, would have paid for its graph.
 
-        Capturing then costs at most twice what the best choice in hindsight would have.
+        Capturing then costs at most twice what the best choice in hindsight would have (the ski-rental rule).
         """
         self._wasted[size] += taker - size
         few = len(self._graphs) < CAPTURED_AT_ONCE

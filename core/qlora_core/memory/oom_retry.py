@@ -60,7 +60,7 @@ def beside_a_step(ways: str) -> Callable[[str], EnvironmentProblem]:
 
 
 def retry_optimizer_step(optimizer: torch.optim.AdamW, device: torch.device, free_memory: Callable[[], bool]) -> None:
-    """Let a step that runs out of memory try again.
+    """Let a step that runs out of memory try again; it raises EnvironmentProblem once nothing is left to free.
 
     torch makes the state of all parameters before it changes any of them, so nothing is done twice; the state that
     it could not finish must go.

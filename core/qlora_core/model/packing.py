@@ -55,7 +55,7 @@ def supervised_tokens(example: Example) -> int:
 
 
 def pack(examples: Sequence[Example], device: torch.device, pin_memory: bool = False) -> Packed:
-    """Lay examples end to end."""
+    """Lay examples end to end: T is the sum of their lengths. Raises ValueError where there are none."""
     return pack_all([examples], device, pin_memory)[0]
 
 

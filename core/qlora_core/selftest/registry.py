@@ -23,7 +23,11 @@ TESTS: dict[str, str] = {
     "workers": "qlora_core.selftest.processes:loader_worker",
     "all_reduce": "qlora_core.selftest.processes:all_reduce",
 }
-"""Where each test is: a function without arguments that returns what it found, or raises."""
+"""Where each test is: a function without arguments that returns what it found.
+
+All raise ``Unavailable`` where there is nothing to try, ArithmeticError where the numbers are others than they should
+be, and whatever a broken library raises.
+"""
 
 
 def test_named(name: str) -> Callable[[], Found]:

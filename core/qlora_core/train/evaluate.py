@@ -26,7 +26,11 @@ def evaluate(
     device: torch.device,
     pin_memory: bool = False,
 ) -> HeldOut:
-    """The loss of rows without gradient, in micro-batches of at most ``token_budget`` tokens or of one longer row."""
+    """The loss of rows without gradient, in micro-batches of at most ``token_budget`` tokens or of one longer row.
+
+    Raises:
+        RuntimeError: memory ran out, among others.
+    """
     batches = make_micro_batches([len(example.input_ids) for example in examples], token_budget)
     sums = _row_sums(loss_function, examples, batches, device, pin_memory)
     counts = [supervised_tokens(example) for example in examples]

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PHASE = "measuring the heaviest step"
 CAUSE = "measured before the first step"
 MOST_SECONDS = 25.0
-"""Parts that would begin later than this are left out."""
+"""Parts that would begin later than this are left out; set by hand, as the times below."""
 ROUNDS = 3
 LONG_STEP_SECONDS = 3.0
 """In a typical step that takes longer, what is new in the first of its kind hardly counts."""
@@ -83,6 +83,9 @@ def preflight(trainer: "StepTrainer", prompt: ProbePrompt) -> None:
     """Measure, tell the launcher, and take the execution that it answers with, until both agree.
 
     The run never grows beyond that: what was given up here for want of memory did not fit the heaviest step.
+
+    Raises:
+        EnvironmentProblem: not even the smallest execution fits.
     """
     job, execution = trainer.job, trainer.execution
     start = time.monotonic()

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
 
 def run(plan: RunPlan, log: EventLog, control: Control, measured: bool = False) -> int:
-    """Train what the plan says; returns the exit code. Raises what went wrong.
+    """Train what the plan says; returns the exit code.
 
     ``measured`` leaves out the preflight: the launcher knows its outcome.
+
+    Raises:
+        UserError: the data, the model or a checkpoint is not what the plan needs, or training fell apart.
+        EnvironmentProblem: this machine cannot do it; memory ran out for good.
+        Interrupted: the run was stopped before the first step.
     """
     start = time.monotonic()
     output = Path(plan.run_values().output)

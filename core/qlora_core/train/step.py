@@ -58,6 +58,9 @@ class StepRunner:
 
         ``loss_sum`` is the summed loss of a micro-batch. Gradients are added to those there are; a pass that runs out
         of memory leaves those of a part.
+
+        Raises:
+            RuntimeError: memory ran out, among others (``oom.is_out_of_memory`` tells).
         """
         lengths = [len(example.input_ids) for example in examples]
         own = sum(supervised_tokens(example) for example in examples)

@@ -117,7 +117,7 @@ OPTIMIZERS = {
 
 
 def training_arguments(plan: RunPlan, output: Path) -> TrainingArguments:
-    """The plan in transformers' words."""
+    """The plan as transformers' arguments. Raises KeyError for an optimizer without an entry in ``OPTIMIZERS``."""
     recipe, execution, run = plan.recipe_values(), plan.execution_values(), plan.run_values()
     return TrainingArguments(
         output_dir=str(output),

@@ -37,7 +37,12 @@ class PeftBackend:
         """Nothing: the libraries are used as they are."""
 
     def load(self, plan: RunPlan, warn: Callable[[str], None]) -> Loaded:
-        """Load the base, freeze it and put float32 adapters on; the whole model is trained for ``full``."""
+        """Load the base, freeze it and put float32 adapters on; the whole model is trained for ``full``.
+
+        Raises:
+            UserError: the base cannot be loaded, or has no layer that the recipe names.
+            EnvironmentProblem: a package that the plan names is missing.
+        """
         self._plan, self._warn = plan, warn
         recipe, execution, run = plan.recipe_values(), plan.execution_values(), plan.run_values()
         config = _config(recipe, plan)

@@ -292,7 +292,7 @@ def described(candidate: Candidate, chosen: Candidate, total_layers: int) -> str
     """An execution by what sets it apart from the chosen one: ``6,144 tokens, 30 of 36 recomputed, CUDA graphs``."""
     words = [f"{candidate.token_budget:,} tokens", f"{candidate.layers_recomputed} of {total_layers} recomputed"]
     for name, how in (FILLERS | SWITCHES).items():
-        value, (on, off) = candidate.value(name), how.words
+        value, (on, off) = candidate.value(name), how.labels
         if value != chosen.value(name):
             words.append(f"{value} {on}" if how.kind == "filler" else on if value else off)
     return ", ".join(words)
