@@ -137,7 +137,7 @@ def steps(backend: Any, loaded: Any, plan: Any, tokens: int, before_bytes: int) 
     backend._plan = plan
     execution = plan.execution_values()
     backend._loss = None  # the kernel changes from point to point
-    score = backend.apply(loaded, Limits.of(execution))
+    loss_sum = backend.apply(loaded, Limits.of(execution))
     gc.collect()  # what the point before left, weights that it had dequantized among it
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -152,7 +152,7 @@ def steps(backend: Any, loaded: Any, plan: Any, tokens: int, before_bytes: int) 
         for _ in range(2):
             start.record()
             packed = pack(rows, torch.device("cuda", 0))
-            (score(packed) / tokens).backward()
+            (loss_sum(packed) / tokens).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -29,9 +29,9 @@ def rows() -> list[PlainExample]:
     return [PlainExample(each, [True] * LENGTH) for each in ids]
 
 
-def gradient(model: Any, score: PackedLoss) -> tuple[float, Tensor]:
+def gradient(model: Any, loss_sum: PackedLoss) -> tuple[float, Tensor]:
     model.zero_grad(set_to_none=True)
-    loss = score(pack(rows(), CARD)) / (3 * LENGTH)
+    loss = loss_sum(pack(rows(), CARD)) / (3 * LENGTH)
     loss.backward()
     grads = [p.grad.flatten().float() for p in model.parameters() if p.grad is not None]
     return float(loss.detach()), torch.cat(grads)

@@ -38,12 +38,12 @@ def _free() -> Iterator[None]:
     torch.cuda.empty_cache()
 
 
-def step(model: Any, score: PackedLoss, seeds: tuple[int, ...] = (2,)) -> tuple[float, torch.Tensor]:
+def step(model: Any, loss_sum: PackedLoss, seeds: tuple[int, ...] = (2,)) -> tuple[float, torch.Tensor]:
     """Micro-batches of one step; the gradients of all adapters."""
     model.zero_grad(set_to_none=True)
     total = torch.zeros((), device=CARD)
     for seed in seeds:
-        loss = score(pack(random_examples(6, seed=seed, longest=90), CARD, pin_memory=True)) / 100
+        loss = loss_sum(pack(random_examples(6, seed=seed, longest=90), CARD, pin_memory=True)) / 100
         loss.backward()
         total += loss.detach()
     return float(total), torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
@@ -81,16 +81,16 @@ def test_fused_adapters_over_our_dequantized_weights_give_the_same_gradient(fami
 
 def test_weights_that_stay_dequantized_change_no_bit_and_make_room() -> None:
     model = adapted(quantised=True)
-    fused, score = fuse_adapters(model, decoder_of(model), HALF, triton_dequantize(CARD, HALF)), loss_function(model)
-    expected = step(model, score)
+    fused, loss_sum = fuse_adapters(model, decoder_of(model), HALF, triton_dequantize(CARD, HALF)), loss_function(model)
+    expected = step(model, loss_sum)
     held = torch.cuda.memory_allocated()
     fused.keep_dequantized(decoder_layers(model))
-    assert torch.equal(step(model, score)[1], expected[1])
+    assert torch.equal(step(model, loss_sum)[1], expected[1])
     size = sum(2 * m.base.weight.quant_state.shape.numel() for group in fused.groups for m in group.members)
     assert torch.cuda.memory_allocated() - held >= size
     assert fused.release()
     assert torch.cuda.memory_allocated() - held < size
-    assert torch.equal(step(model, score)[1], expected[1])
+    assert torch.equal(step(model, loss_sum)[1], expected[1])
 
 
 def test_fused_adapters_launch_fewer_kernels() -> None:
@@ -175,12 +175,12 @@ def test_graphs_give_the_usual_steps(kernels: str, recomputed: int) -> None:
         _layers(model, [])
     recompute_layers(model.get_base_model(), recomputed, False)
     warned: list[str] = []
-    score, decoder = with_graphs(model, recomputed, warned)
+    loss_sum, decoder = with_graphs(model, recomputed, warned)
     usual = loss_function(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=True)
     for seeds in ((1, 2, 3), (4,), (5, 6), (7, 8)):
         expected = step(model, usual, seeds)
-        assert_close(step(model, score, seeds), expected, 0.04)
+        assert_close(step(model, loss_sum, seeds), expected, 0.04)
         optimizer.step()  # the graph must see what it changed
     assert warned == []
     assert decoder.num_graphs > 0
@@ -189,15 +189,15 @@ def test_graphs_give_the_usual_steps(kernels: str, recomputed: int) -> None:
 def test_a_graph_computes_what_its_padded_inputs_give() -> None:
     model = adapted(quantised=True)
     fuse_adapters(model, decoder_of(model), HALF)
-    score, decoder = with_graphs(model, 0, [])
+    loss_sum, decoder = with_graphs(model, 0, [])
     packed = pack(random_examples(6, seed=2, longest=90), CARD)
     hidden = decoder(packed)
     assert hidden is not None
     inputs = Inputs(graph_shape(packed, padded_size(packed.num_tokens, 4096)), CARD)
     inputs.load(packed)
-    with score.autocast("cuda"):
-        filled = score.hidden_states(inputs.packed)[: packed.num_tokens]
-        usual = score.hidden_states(packed)
+    with loss_sum.autocast("cuda"):
+        filled = loss_sum.hidden_states(inputs.packed)[: packed.num_tokens]
+        usual = loss_sum.hidden_states(packed)
     torch.testing.assert_close(hidden.detach(), filled.detach(), rtol=0, atol=0)
     assert float((hidden - usual).float().norm() / usual.float().norm()) < 0.02
 
@@ -205,7 +205,7 @@ def test_a_graph_computes_what_its_padded_inputs_give() -> None:
 def test_a_step_that_ran_out_of_memory_leaves_nothing_behind() -> None:
     """Gradients dropped in the middle of a step start from zero again."""
     model = adapted()
-    score, _ = with_graphs(model, 0, [])
+    loss_sum, _ = with_graphs(model, 0, [])
     expected = step(model, loss_function(model), (1, 2))
-    step(model, score, (1, 2, 3))
-    assert_close(step(model, score, (1, 2)), expected, 0.04)
+    step(model, loss_sum, (1, 2, 3))
+    assert_close(step(model, loss_sum, (1, 2)), expected, 0.04)

@@ -17,7 +17,7 @@ from qlora_profiles.events import AdaptationEvent
 def running(
     model: Any,
     limits: Limits,
-    score: Callable[[Packed], torch.Tensor],
+    loss_sum: Callable[[Packed], torch.Tensor],
     told: list[AdaptationEvent] | None = None,
     memory: DeviceMemory | None = None,
 ) -> RunningExecution:
@@ -25,7 +25,7 @@ def running(
 
     def apply(limits: Limits) -> Any:
         recompute_layers(model.get_base_model(), limits.layers_recomputed, False)
-        return score
+        return loss_sum
 
     def write(kind: type[AdaptationEvent], **fields: Any) -> None:
         if told is not None:

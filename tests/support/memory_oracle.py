@@ -290,9 +290,9 @@ def _packed(tokens: int) -> Packed:
     """One example; only sizes matter."""
     ids = torch.zeros(1, tokens, dtype=torch.long)
     ends = torch.zeros(2, dtype=torch.int32)
-    scored = torch.zeros(tokens, dtype=torch.long)
+    supervised = torch.zeros(tokens, dtype=torch.long)
     return Packed(
-        input_ids=ids, position_ids=ids, boundaries=ends, longest=tokens, supervised_at=scored, targets=scored
+        input_ids=ids, position_ids=ids, boundaries=ends, longest=tokens, supervised_at=supervised, targets=supervised
     )
 
 

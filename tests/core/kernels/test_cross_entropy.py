@@ -58,7 +58,7 @@ def test_slopes_are_what_losses_change_by(softcap: float | None) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available() and find_spec("triton") is not None, reason="Triton works here")
 def test_our_kernel_where_triton_does_not_work() -> None:
-    """The chunked kernel scores in its place, and says why."""
+    """The chunked kernel computes in its place, and says why."""
     hidden, targets, head = _problem(None)
     said: list[str] = []
     assert usable_kernel("triton", head, said.append) == "chunked"

@@ -158,14 +158,14 @@ def test_copies_that_stay_are_made_at_once(recomputed: int, copyings: int, monke
 
     monkeypatch.setattr(torch, "_foreach_copy_", counted)
     examples = pack(random_examples(2, seed=3), CPU)
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=64, autocast_dtype=None)
-    score(examples).backward()
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=64, autocast_dtype=None)
+    loss_sum(examples).backward()
     assert len(calls) == copyings
     assert calls[0] == (3 - recomputed) * SEVEN // 3 * 2 or recomputed == 3
     calls.clear()
     model.eval()
     with torch.no_grad():
-        score(examples)
+        loss_sum(examples)
     assert calls == []
 
 
@@ -180,8 +180,8 @@ def test_gradients_add_up_over_micro_batches() -> None:
     fused(model)
     results = []
     for each in (model, plain):
-        score = packed_loss(each, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
-        losses = [score(pack(random_examples(3, seed=seed), CPU)) for seed in (1, 2)]
+        loss_sum = packed_loss(each, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+        losses = [loss_sum(pack(random_examples(3, seed=seed), CPU)) for seed in (1, 2)]
         for loss in losses:
             loss.backward()
         flat = torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None])
@@ -227,11 +227,11 @@ def test_merged_and_switched_off_adapters_and_saved_names() -> None:
 
 def test_held_out_losses_are_as_before() -> None:
     model = adapted().eval()
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     packed: Packed = pack(random_examples(4), CPU)
-    expected = score.token_losses(packed)
+    expected = loss_sum.token_losses(packed)
     fused(model)
-    torch.testing.assert_close(score.token_losses(packed), expected, rtol=0, atol=0)
+    torch.testing.assert_close(loss_sum.token_losses(packed), expected, rtol=0, atol=0)
 
 
 def expanding(model: Any, made: list[int]) -> FusedAdapters:
@@ -277,9 +277,9 @@ def test_dequantized_weights_make_room_until_the_next_step() -> None:
     adapters.keep_dequantized(decoder_layers(model))
     assert not adapters.release()
     model.eval()
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     with torch.no_grad():
-        score.token_losses(pack(random_examples(4), CPU))
+        loss_sum.token_losses(pack(random_examples(4), CPU))
     assert made == [], "held-out rows need none"
     model.train()
     loss, _ = computed(model)

@@ -83,11 +83,11 @@ def test_a_forward_without_backward_leaves_nothing(owners: list[Offload]) -> Non
     model = adapted()
     expected = computed(model)
     recompute_layers(model.get_base_model(), 3, False, offload=True)
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     packed = pack(random_examples(5, seed=4), CPU)
     computed(model)
     before = len(owners[0]._free)
-    loss = score(packed)
+    loss = loss_sum(packed)
     assert len(owners[0]._free) < before
     del loss
     assert_same(computed(model), expected, 1e-6)
@@ -110,11 +110,11 @@ def test_places_in_main_memory_are_as_many_and_as_large_as_planned() -> None:
 
 def test_two_forwards_at_once(owners: list[Offload]) -> None:
     model = adapted()
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     batches = [pack(random_examples(4, seed=seed), CPU) for seed in (1, 2)]
 
     def gradient() -> torch.Tensor:
-        first, second = (score(batch) for batch in batches)
+        first, second = (loss_sum(batch) for batch in batches)
         first.backward()
         second.backward()
         flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

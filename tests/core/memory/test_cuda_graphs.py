@@ -125,11 +125,11 @@ def graphed(model: Any, capture: Callable[..., Any] = EagerGraph, warned: list[s
     return replace(usual, decode=GraphedDecoder(usual.hidden_states, trained, 4096, told.append, capture=capture))
 
 
-def step(model: Any, score: PackedLoss, seeds: list[int]) -> tuple[float, torch.Tensor]:
+def step(model: Any, loss_sum: PackedLoss, seeds: list[int]) -> tuple[float, torch.Tensor]:
     """Micro-batches of one step, one after the other."""
     total = 0.0
     for seed in seeds:
-        loss = score(pack(random_examples(3, seed=seed), CPU)) / 7
+        loss = loss_sum(pack(random_examples(3, seed=seed), CPU)) / 7
         loss.backward()
         total += float(loss.detach())
     flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -143,11 +143,11 @@ def test_steps_of_graphs_equal_usual_steps() -> None:
     for seeds in steps:
         expected.append(step(model, loss_function(model), seeds))
         model.zero_grad(set_to_none=True)
-    score = graphed(model)
-    decoder = score.decode
+    loss_sum = graphed(model)
+    decoder = loss_sum.decode
     assert isinstance(decoder, GraphedDecoder)
     for number, (seeds, wanted) in enumerate(zip(steps, expected, strict=True)):
-        assert_same(step(model, score, seeds), wanted, 5e-6)
+        assert_same(step(model, loss_sum, seeds), wanted, 5e-6)
         model.zero_grad(set_to_none=number % 2 == 0)
     assert decoder.num_graphs == 2  # the largest, and the size of these
 
@@ -161,14 +161,14 @@ def test_a_head_that_is_trained_too_keeps_its_gradient() -> None:
 
 def test_held_out_rows_make_no_graph_and_use_one_that_is_there() -> None:
     model = adapted()
-    score, packed = graphed(model), pack(random_examples(3), CPU)
-    expected = score.token_losses(packed)
-    assert isinstance(score.decode, GraphedDecoder)
-    assert score.decode.num_graphs == 0
-    step(model, score, [5])
-    before = [graph.replays for _, _, graph in score.decode._graphs.values() if isinstance(graph, EagerGraph)]
-    torch.testing.assert_close(score.token_losses(packed), expected, rtol=1e-5, atol=1e-5)
-    after = [graph.replays for _, _, graph in score.decode._graphs.values() if isinstance(graph, EagerGraph)]
+    loss_sum, packed = graphed(model), pack(random_examples(3), CPU)
+    expected = loss_sum.token_losses(packed)
+    assert isinstance(loss_sum.decode, GraphedDecoder)
+    assert loss_sum.decode.num_graphs == 0
+    step(model, loss_sum, [5])
+    before = [graph.replays for _, _, graph in loss_sum.decode._graphs.values() if isinstance(graph, EagerGraph)]
+    torch.testing.assert_close(loss_sum.token_losses(packed), expected, rtol=1e-5, atol=1e-5)
+    after = [graph.replays for _, _, graph in loss_sum.decode._graphs.values() if isinstance(graph, EagerGraph)]
     assert sum(after) == sum(before) + 1
 
 
@@ -198,31 +198,31 @@ def capturing(model: Any, fail_at: int = 10**9) -> tuple[PackedLoss, list[int]]:
     return graphed(model, capture), captured
 
 
-def lengths(score: PackedLoss, *counts: int) -> None:
+def lengths(loss_sum: PackedLoss, *counts: int) -> None:
     for count in counts:
         packed = pack([example(count)], CPU)
         packed = replace(packed, input_ids=packed.input_ids % 300, position_ids=packed.position_ids % 500)
-        assert score.decode is not None
-        score.decode(packed)
+        assert loss_sum.decode is not None
+        loss_sum.decode(packed)
 
 
 def test_the_largest_size_is_captured_first_and_each_once() -> None:
-    score, captured = capturing(adapted())
-    lengths(score, 3000, 3100, 700, 2100, 710, 4000)
+    loss_sum, captured = capturing(adapted())
+    lengths(loss_sum, 3000, 3100, 700, 2100, 710, 4000)
     assert captured == [4096, 3456, 768]  # for 2,100 tokens the one of 3,456 does at first
     assert captured[0] == graph_sizes(4096)[0]
 
 
 def test_another_size_is_captured_once_its_padding_would_have_paid_for_it() -> None:
-    score, captured = capturing(adapted())
-    lengths(score, 4000, 700, 3000)
+    loss_sum, captured = capturing(adapted())
+    lengths(loss_sum, 4000, 700, 3000)
     wasted = 0
     while 2496 not in captured:
         assert wasted <= CAPTURE_COSTS * 4096
         wasted += 3456 - 2496
-        lengths(score, 2100)
+        lengths(loss_sum, 2100)
     assert wasted > CAPTURE_COSTS * 4096
-    lengths(score, *[2100] * 9, *[4000] * 9)
+    lengths(loss_sum, *[2100] * 9, *[4000] * 9)
     assert captured == [4096, 768, 3456, 2496]
 
 
@@ -230,37 +230,37 @@ def test_graphs_that_made_room_are_captured_again_and_compute_the_same() -> None
     model = adapted()
     expected = step(model, loss_function(model), [1, 2, 3, 4])
     model.zero_grad(set_to_none=True)
-    score, captured = capturing(model)
-    assert not score.release()
-    assert_same(step(model, score, [1, 2, 3, 4]), expected, 5e-6)
+    loss_sum, captured = capturing(model)
+    assert not loss_sum.release()
+    assert_same(step(model, loss_sum, [1, 2, 3, 4]), expected, 5e-6)
     before = list(captured)
-    assert score.release()
-    assert not score.release()
+    assert loss_sum.release()
+    assert not loss_sum.release()
     model.zero_grad(set_to_none=True)
-    assert_same(step(model, score, [1, 2, 3, 4]), expected, 5e-6)
+    assert_same(step(model, loss_sum, [1, 2, 3, 4]), expected, 5e-6)
     assert captured == before * 2
 
 
 def test_a_longer_example_than_there_should_be_raises_the_largest_size() -> None:
-    score, captured = capturing(adapted())
-    lengths(score, 4096, 5000, 5000, 4096)
+    loss_sum, captured = capturing(adapted())
+    lengths(loss_sum, 4096, 5000, 5000, 4096)
     assert captured == [4096, 5056, 4224]
 
 
 def test_beyond_the_largest_graphs_everything_is_as_usual() -> None:
-    score, captured = capturing(adapted())
-    assert isinstance(score.decode, GraphedDecoder)
-    lengths(score, 500, 9000, 500)
-    assert (len(captured), score.decode.num_graphs) == (2, 0)
+    loss_sum, captured = capturing(adapted())
+    assert isinstance(loss_sum.decode, GraphedDecoder)
+    lengths(loss_sum, 500, 9000, 500)
+    assert (len(captured), loss_sum.decode.num_graphs) == (2, 0)
 
 
 def test_running_out_of_memory_while_capturing_is_the_steps_to_handle() -> None:
     model = adapted()
-    score, _ = capturing(model, fail_at=4096)
+    loss_sum, _ = capturing(model, fail_at=4096)
     with pytest.raises(torch.OutOfMemoryError):
-        step(model, score, [1])
-    assert isinstance(score.decode, GraphedDecoder)
-    assert score.decode.num_graphs == 0
+        step(model, loss_sum, [1])
+    assert isinstance(loss_sum.decode, GraphedDecoder)
+    assert loss_sum.decode.num_graphs == 0
 
 
 @given(st.integers(1, 9000), st.integers(1, 9000))

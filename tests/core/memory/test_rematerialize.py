@@ -135,9 +135,9 @@ def test_layers_that_recompute_keep_nothing_of_it(recomputed: int) -> None:
 
     model = fused("qwen3", True, recomputed, replace(KERNELS, silu=silu_seen))
     gates.clear()
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     gates.clear()
-    loss = score(pack(random_examples(3, seed=2), torch.device("cpu")))
+    loss = loss_sum(pack(random_examples(3, seed=2), torch.device("cpu")))
     gc.collect()
     assert len(gates) == 3
     assert sum(gate() is not None for gate in gates) == (3 if recomputed == 0 else 0)

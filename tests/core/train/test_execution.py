@@ -61,12 +61,12 @@ class Card:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:
-    card, score, score_rows = Card(), PackedLoss.__call__, PackedLoss.token_losses
+    card, loss_sum, score_rows = Card(), PackedLoss.__call__, PackedLoss.token_losses
     begin = RunningExecution.__init__
 
     def step(self: PackedLoss, packed: Any) -> torch.Tensor:
         card.take("step", card.step_room, packed.num_tokens)
-        return score(self, packed)
+        return loss_sum(self, packed)
 
     def rows(self: PackedLoss, packed: Any) -> torch.Tensor:
         card.take("rows", card.row_room, packed.num_tokens)

@@ -91,7 +91,7 @@ def losses(said: list[events.Event]) -> list[float]:
     return [e.loss for e in said if isinstance(e, events.StepEvent | events.EvalEvent)]
 
 
-def test_nothing_is_learned_and_no_random_number_is_used_up(trained: Any) -> None:
+def test_nothing_is_trained_and_no_random_number_is_used_up(trained: Any) -> None:
     plain, measured = trained("plain", False, token_budget=64), trained("measured", True, token_budget=64)
     assert any(isinstance(e, events.PhaseEvent) and e.name == PHASE for e in measured)
     (found,) = [e for e in measured if isinstance(e, events.MeasuredEvent)]

@@ -105,12 +105,12 @@ def test_cut_1_2_and_8_ways_and_count_the_micro_batches() -> None:
 def test_out_of_memory_redoes_the_same_step(fails_at: int, message: str) -> None:
     model, examples = adapted(), random_examples(8, seed=5)
     _, expected = plain_gradient(model, examples)
-    score, calls = loss_function(model), iter(range(1000))
+    loss_sum, calls = loss_function(model), iter(range(1000))
 
     def failing(packed: Packed) -> torch.Tensor:
         if next(calls) == fails_at:
             raise RuntimeError(message)
-        return score(packed)
+        return loss_sum(packed)
 
     told: list[AdaptationEvent] = []
     result = runner(model, 140, failing, told).run(examples)
@@ -122,12 +122,12 @@ def test_out_of_memory_redoes_the_same_step(fails_at: int, message: str) -> None
 def test_repeated_out_of_memory_shrinks_until_all_layers_recompute() -> None:
     model, examples = adapted(), random_examples(6, seed=4, longest=200)
     _, expected = plain_gradient(model, examples)
-    score = loss_function(model)
+    loss_sum = loss_function(model)
 
     def small_card(packed: Packed) -> torch.Tensor:
         if not all(layer.gradient_checkpointing for layer in decoder_layers(model)):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return score(packed)
+        return loss_sum(packed)
 
     told: list[AdaptationEvent] = []
     run = runner(model, 10_000, small_card, told)

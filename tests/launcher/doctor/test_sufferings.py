@@ -77,10 +77,10 @@ class Tight:
 
 
 def held_out_is_bound() -> bool:
-    """Held-out rows are scored under the plan's token budget, and in smaller parts where even that is too much."""
+    """Held-out rows are computed under the plan's token budget, and in smaller parts where even that is too much."""
     limits = Limits.of(planned().execution_values())
     rows = [Row(tuple(range(100)), (True,) * 100)] * 4
-    scored = RunningExecution(
+    held_out = RunningExecution(
         limits=limits,
         apply=lambda limits: Tight(150),
         num_layers=1,
@@ -91,7 +91,7 @@ def held_out_is_bound() -> bool:
         write=lambda kind, **fields: None,
         step_in_hand=lambda: 1,
     ).evaluate(rows)
-    return limits.token_budget > 150 and scored.loss == 1.0 and len(scored.row_losses) == 4
+    return limits.token_budget > 150 and held_out.loss == 1.0 and len(held_out.row_losses) == 4
 
 
 def longest_counts() -> bool:
