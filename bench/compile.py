@@ -32,8 +32,8 @@ def bench_of(variant: str) -> Bench:
     bench = Bench()
     bench.take("+ host")
     if variant.startswith("fused"):
-        expand = {"expand": triton_dequantize(DEVICE, DTYPE)} if CUDA else {}
-        fuse_adapters(bench.model, decoder_of(bench.model), DTYPE, **expand)
+        dequantize = {"dequantize": triton_dequantize(DEVICE, DTYPE)} if CUDA else {}
+        fuse_adapters(bench.model, decoder_of(bench.model), DTYPE, **dequantize)
         if CUDA:
             fuse_layers(causal_lm(bench.model), liger_kernels(), DTYPE, print)
     if variant.endswith("compiled"):
@@ -45,16 +45,16 @@ def bench_of(variant: str) -> Bench:
 def line(bench: Bench, variant: str, size: str) -> str:
     """A micro-step's first time and its later ones."""
     rows = [Row(length, seed) for seed, length in enumerate(SIZES[size])]
-    score: Any = bench.score
+    loss_sum: Any = bench.loss_sum
     if variant.endswith("graphs"):
         limits = Limits(token_budget=sum(SIZES[size]), layers_recomputed=0, cuda_graphs=CUDA)
-        score = replace(score, decode=graphed(score, limits, print))
+        loss_sum = replace(loss_sum, decode=graphed(loss_sum, limits, print))
     start = time.perf_counter()
-    score(pack(rows, DEVICE, CUDA)).backward()
+    loss_sum(pack(rows, DEVICE, CUDA)).backward()
     if CUDA:
         torch.cuda.synchronize()
     first = time.perf_counter() - start
-    loss, _, milliseconds, launched, allocated, _ = measure(bench.model, score, pack, rows, 0)
+    loss, _, milliseconds, launched, allocated, _ = measure(bench.model, loss_sum, pack, rows, 0)
     cells = (variant, size, f"{first:.1f}", f"{milliseconds:.1f}", f"{launched}", f"{allocated:.2f}", f"{loss:.4f}")
     return "| " + " | ".join(cells) + " |"
 

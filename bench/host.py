@@ -44,12 +44,12 @@ def small_model(layers: int) -> Any:
 
 def milliseconds(model: Any, layers: int, rounds: int) -> tuple[float, float]:
     """Of one layer's forward, and of its backward: the middle of some rounds."""
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=64, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=64, autocast_dtype=None)
     packed = pack([TokenizedExample(input_ids=list(range(TOKENS)), supervised=[True] * TOKENS)], torch.device("cpu"))
     forward, backward = [], []
     for _ in range(rounds + 3):
         start = time.perf_counter()
-        loss = score(packed)
+        loss = loss_sum(packed)
         between = time.perf_counter()
         loss.backward()
         forward.append(between - start)

@@ -14,7 +14,7 @@ from qlora_core.memory import device_memory
 from qlora_core.model import lora_init
 from qlora_core.session.control import Control
 from qlora_core.session.event_log import EventLog
-from qlora_core.train.dataset import Prepared, prepare_data
+from qlora_core.train.dataset import PreparedData, prepare_data
 from qlora_core.train.job import Job
 from qlora_core.train.trainer import StepTrainer
 from qlora_profiles.plan import Given, Request, RunPlan, strongest
@@ -50,7 +50,7 @@ class Loaded:
         backend = backends.create("peft")
         return cls(backend=backend, model=backend.load(plan, print), free_before_bytes=before)
 
-    def trainer(self, plan: RunPlan, output: Path) -> tuple[StepTrainer, Prepared]:
+    def trainer(self, plan: RunPlan, output: Path) -> tuple[StepTrainer, PreparedData]:
         """A trainer for a plan of this model, its adapter at its first values, capped as the plan says."""
         output.mkdir(parents=True, exist_ok=True)
         log = EventLog(output)
@@ -66,7 +66,7 @@ class Loaded:
         lora_init.initialise(self.model.model, plan.recipe_values().seed)
         self.model.model.zero_grad(set_to_none=True)
         self.model.tokenizer.chat_template = data.template
-        self.backend._plan, self.backend._scorer = plan, None
+        self.backend._plan, self.backend._loss = plan, None
         job = Job(
             plan=plan,
             backend=self.backend,

@@ -123,13 +123,13 @@ def launches(step):
     return sum(e.count for e in seen.key_averages() if any(word in e.key for word in words))
 
 
-def measure(model, score, packing, rows, recomputed):
+def measure(model, loss_sum, packing, rows, recomputed):
     recompute_layers(causal_lm(model), recomputed, False)
     parameters = [p for p in model.parameters() if p.requires_grad]
     share = 1.0 / sum(sum(row.supervised[1:]) for row in rows)
 
     def step():
-        loss = score(packing(rows, DEVICE, CUDA)) * share
+        loss = loss_sum(packing(rows, DEVICE, CUDA)) * share
         loss.backward()
         return loss.detach()
 
@@ -161,7 +161,7 @@ class Bench:
 
     def __init__(self):
         self.model = build()
-        self.score = packed_loss(
+        self.loss_sum = packed_loss(
             self.model, attention=ATTENTION, kernel="chunked", chunk_tokens=256, autocast_dtype=DTYPE, warn=print
         )
         self.sharing, attention_module._sharing = attention_module._sharing, lambda device: None
@@ -183,7 +183,7 @@ class Bench:
     def row(self, variant, size, recomputed):
         """Time one micro-step and print its line."""
         rows = [Row(length, seed) for seed, length in enumerate(SIZES[size])]
-        used = self.score
+        used = self.loss_sum
         if variant == "+ graphs":
             limits = Limits(token_budget=sum(SIZES[size]), layers_recomputed=recomputed, cuda_graphs=CUDA)
             used = replace(used, decode=graphed(used, limits, print))

@@ -51,14 +51,14 @@ def plan_for(model: str, method: str, values: dict[str, Any]) -> Any:
 
 def predicted(plan: Any, tokens: int, execution: Any = None) -> dict[str, Any]:
     """The planner's estimate for steps of one micro-batch of ``tokens``."""
-    from qlora_core.execution.graph_sizes import sizes
+    from qlora_core.execution.graph_sizes import graph_sizes
     from qlora_run.model_facts import discover_targets
     from qlora_run.planner import estimate_memory
 
     recipe, execution = plan.recipe_values(), execution or plan.execution_values()
     targets = discover_targets(plan.model, recipe.target_modules)
     graphs = execution.cuda_graphs
-    tokens = sizes(tokens)[0] if graphs else tokens
+    tokens = graph_sizes(tokens)[0] if graphs else tokens
     estimate = estimate_memory(plan.model, targets, recipe, execution, tokens, report=plan.report, accumulating=graphs)
     parts = {part.name: part.bytes for part in estimate.parts}
     return {"predicted": estimate.peak_bytes, "instant": estimate.instant, "parts": parts}
@@ -85,7 +85,7 @@ def measure(model: str, method: str, options: argparse.Namespace) -> None:
     device_memory.prepare(plan)
     loaded = backend.load(plan, print)
     layers = plan.model.num_layers
-    for count, share, kernel, kept in product(options.tokens, SHARES, options.kernels, options.expanded):
+    for count, share, kernel, kept in product(options.tokens, SHARES, options.kernels, options.dequantized):
         values = {"token_budget": count, "layers_recomputed": round(SHARES[share] * layers), "loss_kernel": kernel}
         values |= {"layers_dequantized": round(kept * layers)}
         values |= {name: word in options.switches for word, name in SWITCHES.items()} | own
@@ -94,7 +94,7 @@ def measure(model: str, method: str, options: argparse.Namespace) -> None:
         except QloraRunError:  # the planner refuses: more than this card has
             continue
         row = names | {"tokens": count, "recomputed": share, "kernel": kernel, "switches": options.switches}
-        row |= {"expanded": kept}
+        row |= {"dequantized": kept}
         row |= predicted(point, count)
         try:
             row |= steps(backend, loaded, point, count, before)
@@ -136,9 +136,9 @@ def steps(backend: Any, loaded: Any, plan: Any, tokens: int, before_bytes: int) 
 
     backend._plan = plan
     execution = plan.execution_values()
-    backend._scorer = None  # the kernel changes from point to point
-    score = backend.apply(loaded, Limits.of(execution))
-    gc.collect()  # what the point before left, weights that it had expanded among it
+    backend._loss = None  # the kernel changes from point to point
+    loss_sum = backend.apply(loaded, Limits.of(execution))
+    gc.collect()  # what the point before left, weights that it had dequantized among it
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     parameters = [p for p in loaded.model.parameters() if p.requires_grad]
@@ -152,7 +152,7 @@ def steps(backend: Any, loaded: Any, plan: Any, tokens: int, before_bytes: int) 
         for _ in range(2):
             start.record()
             packed = pack(rows, torch.device("cuda", 0))
-            (score(packed) / tokens).backward()
+            (loss_sum(packed) / tokens).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -172,7 +172,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["qlora-4", "lora"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048, 8192, 16384])
     parser.add_argument("--kernels", nargs="+", default=["chunked", "triton"])
-    parser.add_argument("--expanded", type=float, nargs="+", default=[0], help="shares of layers that stay expanded")
+    parser.add_argument(
+        "--dequantized", type=float, nargs="+", default=[0], help="shares of layers that stay dequantized"
+    )
     parser.add_argument("--switches", nargs="*", choices=SWITCHES, default=[], help="what to switch on")
     parser.add_argument("--backend", default="peft")
     parser.add_argument("--fixed-segments", action="store_true", help="the allocator's segments do not grow")
@@ -197,7 +199,7 @@ def main() -> None:
 def _child(model: str, method: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, model, "--child", "--methods", method]
     command += ["--tokens", *map(str, options.tokens), "--kernels", *options.kernels, "--switches", *options.switches]
-    command += ["--expanded", *map(str, options.expanded)]
+    command += ["--dequantized", *map(str, options.dequantized)]
     command += ["--backend", options.backend, *(["--calibrate"] if options.calibrate else [])]
     command += ["--fixed-segments"] if options.fixed_segments else []
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
@@ -232,7 +234,7 @@ def _scored(
         loss_kernel=row["kernel"],
         token_budget=row["tokens"],
         layers_recomputed=layers,
-        layers_dequantized=round(row.get("expanded", 0) * plan.model.num_layers),
+        layers_dequantized=round(row.get("dequantized", 0) * plan.model.num_layers),
         **{name: word in _switches(row) for word, name in SWITCHES.items()},
         **own,
     )
@@ -274,7 +276,7 @@ def report(rows: list[dict[str, Any]]) -> None:
             f"predicted {r['predicted'] / GIB:.2f}, driver {r['driver'] / GIB:.2f}, reserved {r['reserved'] / GIB:.2f}"
         )
         name = f"{r['model']} {r['method']} {r['tokens']} {r['recomputed']} {r['kernel']} ({r['instant']})"
-        name += f" {r['expanded']:.0%} expanded" if r.get("expanded") else ""
+        name += f" {r['dequantized']:.0%} dequantized" if r.get("dequantized") else ""
         print(f"{name}: {_error(r):+.1%} {sizes}")
 
 

@@ -99,7 +99,7 @@ def draw(rng: random.Random, options: argparse.Namespace, method: str, number: i
     }
 
 
-def _rebuilding(values: dict[str, Any]) -> RunPlan:
+def _rematerializing(values: dict[str, Any]) -> RunPlan:
     """A plan that keeps as little as it can."""
     try:
         return plan_of(values | {"rematerialize_activations": True})
@@ -113,7 +113,7 @@ def refused_rightly(loaded: list[Loaded], outcome: Outcome) -> bool:
     budget = outcome.asked["vram_budget_bytes"]
     roomy_values = {**outcome.asked, **layers, "vram_budget_bytes": 4 * budget, "max_steps": 2}
     try:
-        roomy = _rebuilding(roomy_values)
+        roomy = _rematerializing(roomy_values)
     except UserError:
         return True
     held = loaded[0] if loaded else first_loaded(outcome.asked)

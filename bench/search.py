@@ -1,6 +1,6 @@
 """Is the chosen execution the fastest one? Times a grid of executions of one model and compares the planner's choice.
 
-usage: python bench/search.py MODEL_DIR DATA --grid-only --json FILE [--graphs yes|no] [--rebuild yes|no] ...
+usage: python bench/search.py MODEL_DIR DATA --grid-only --json FILE [--graphs yes|no] [--rematerialize yes|no] ...
        python bench/search.py MODEL_DIR DATA --caps 8 --grid FILE [FILE ...]
 
 For each point of the grid (token budget x layers recomputed x loss kernel x switches) the heaviest
@@ -23,7 +23,7 @@ from switches import SWITCHES, also
 
 import qlora_core.memory.cuda_graphs
 from qlora_core.execution.limits import Limits
-from qlora_core.train.preflight import Rehearsal, Talk
+from qlora_core.train.preflight import PreflightMeasurement, ProbePrompt
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.events import MeasuredEvent
 from qlora_profiles.plan import RunPlan
@@ -43,7 +43,7 @@ def grid(layers: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     usual = (False, True) if torch.cuda.is_available() else (False,)
     asked = (getattr(options, word) for word in SWITCHES)
     switches = [(each == "yes",) if each else usual for each in asked]
-    choices = product(options.budgets, counts, options.expanded, options.kernels, *switches)
+    choices = product(options.budgets, counts, options.dequantized, options.kernels, *switches)
     points = [dict(zip(NAMES, choice, strict=True)) for choice in choices]
     return [p for p in points if not p["offload_activations"] or (p["layers_recomputed"] and not p["cuda_graphs"])]
 
@@ -85,16 +85,16 @@ class Bench:
         self.loaded = self.loaded or Loaded.of(plan)
         self.loaded.clear()
         trainer, _ = self.loaded.trainer(plan, Path(self.options.output))
-        talk = Talk(prompt_ids=(1,), stop_ids=(0,))
-        rehearsal = Rehearsal(trainer, talk, time.monotonic(), complete=False)
+        prompt = ProbePrompt(prompt_ids=(1,), stop_ids=(0,))
+        measurement = PreflightMeasurement(trainer, prompt, time.monotonic(), complete=False)
         trainer.job.loaded.model.train()
         try:
-            rehearsal._part("step", rehearsal._heaviest_step)
+            measurement._part("step", measurement._heaviest_step)
             if trainer.execution.limits != Limits.of(plan.execution_values()):
                 return {"oom": True}
-            seconds = self._seconds(trainer, rehearsal)
+            seconds = self._seconds(trainer, measurement)
             outside = trainer.job.memory.outside_now_bytes()
-            peak = rehearsal.peaks.get("step", 0) + outside
+            peak = measurement.peaks.get("step", 0) + outside
             return {"peak_bytes": peak, "outside_bytes": outside, "seconds": seconds}
         except torch.OutOfMemoryError:
             return {"oom": True}
@@ -102,7 +102,7 @@ class Bench:
             trainer.optimizer = None
             trainer.job.loaded.model.zero_grad(set_to_none=True)
 
-    def _seconds(self, trainer: Any, rehearsal: Rehearsal) -> float:
+    def _seconds(self, trainer: Any, measurement: PreflightMeasurement) -> float:
         """Mean time of a few ordinary steps, optimizer step included, after the same steps once to warm up."""
         rng, count = random.Random(1), self.options.examples_per_step
         order = list(range(len(trainer.job.train)))
@@ -115,7 +115,7 @@ class Bench:
             start = time.perf_counter()
             trainer.job.loaded.model.zero_grad(set_to_none=True)
             float(trainer.execution.run(rows).loss)
-            rehearsal._optimizer_step()
+            measurement._optimizer_step()
             trainer.job.memory.wait()
             times.append(time.perf_counter() - start)
         return sum(times[len(steps) :]) / len(steps)
@@ -132,8 +132,10 @@ class Bench:
         self.loaded.clear()
         trainer, _ = self.loaded.trainer(plan, Path(self.options.output))
         for _ in range(2):
-            rehearsal = Rehearsal(trainer, Talk(prompt_ids=(1,), stop_ids=(0,)), time.monotonic(), complete=False)
-            measured = rehearsal.measure() | {"ceilings": rehearsal._ceilings()}
+            measurement = PreflightMeasurement(
+                trainer, ProbePrompt(prompt_ids=(1,), stop_ids=(0,)), time.monotonic(), complete=False
+            )
+            measured = measurement.measure() | {"ceilings": measurement._ceilings()}
             event = MeasuredEvent(time_s=0.0, stage="preflight", **measured)
             plan = retuned(plan, calibrated_by(plan, measured_of(plan, event)))
             trainer.execution.change("bench", Limits.of(plan.execution_values()))
@@ -197,7 +199,7 @@ def main() -> None:
     parser.add_argument("--examples-per-step", type=int, default=8)
     parser.add_argument("--budgets", type=int, nargs="+", default=[640, 1024, 1536, 2048])
     parser.add_argument("--parts", type=int, default=4, help="steps from no layer recomputed to all")
-    parser.add_argument("--expanded", type=int, nargs="+", default=[0], help="layers whose weights stay expanded")
+    parser.add_argument("--dequantized", type=int, nargs="+", default=[0], help="layers whose weights stay dequantized")
     parser.add_argument("--kernels", nargs="+", default=["triton"])
     parser.add_argument("--steps", type=int, default=7, help="timed for each point, after as many to warm up")
     parser.add_argument("--limit-seconds", type=float, default=420, help="stop timing the grid after so long")

@@ -5,10 +5,12 @@ to say how its allocator works.
 from collections.abc import Mapping
 from typing import Any
 
-SWITCHES = {"offload": "offload_activations", "graphs": "cuda_graphs", "rebuild": "rematerialize_activations"}
+SWITCHES = {"offload": "offload_activations", "graphs": "cuda_graphs", "rematerialize": "rematerialize_activations"}
 
 
 def also(execution: Mapping[str, Any]) -> str:
-    """What an execution does beside its sizes: ``, 21 expanded, graphs``."""
-    expanded = [f"{execution['layers_dequantized']} expanded"] if execution["layers_dequantized"] else []
-    return "".join(f", {word}" for word in [*expanded, *(word for word, name in SWITCHES.items() if execution[name])])
+    """What an execution does beside its sizes: ``, 21 dequantized, graphs``."""
+    dequantized = [f"{execution['layers_dequantized']} dequantized"] if execution["layers_dequantized"] else []
+    return "".join(
+        f", {word}" for word in [*dequantized, *(word for word, name in SWITCHES.items() if execution[name])]
+    )

@@ -27,16 +27,16 @@ def main(argv: list[str] | None = None) -> int:
     plan = codec.load(options.plan, RunPlan)
     output = Path(plan.run_values().output)
     output.mkdir(parents=True, exist_ok=True)
-    stop = Control()
-    stop.listen(options.supervised)
+    control = Control()
+    control.listen(options.supervised)
     log = EventLog(output)
     try:
-        return _run(plan, log, stop, options.measured)
+        return _run(plan, log, control, options.measured)
     finally:
         log.close()
 
 
-def _run(plan: RunPlan, log: EventLog, stop: Control, measured: bool) -> int:
+def _run(plan: RunPlan, log: EventLog, control: Control, measured: bool) -> int:
     start = time.monotonic()
     set_environment(plan)
     try:
@@ -45,7 +45,7 @@ def _run(plan: RunPlan, log: EventLog, stop: Control, measured: bool) -> int:
         read_ahead(plan)
         from qlora_core.train.run import run
 
-        return run(plan, log, stop, measured)
+        return run(plan, log, control, measured)
     except (Interrupted, KeyboardInterrupt) as error:
         message = error.message if isinstance(error, Interrupted) else "stopped at once"
         return _failed(log, start, "interrupted", EXIT_INTERRUPTED, message, None)

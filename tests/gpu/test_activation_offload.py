@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import random_examples
-from support.on_card import CARD, adapted, assert_close, scorer
+from support.on_card import CARD, adapted, assert_close, loss_function
 
 from qlora_core.backends.packed_loss import PackedLoss
 from qlora_core.memory.checkpointed_layers import recompute_layers
@@ -19,10 +19,10 @@ pytestmark = [
 ]
 
 
-def step(model: Any, score: PackedLoss, batches: list[Packed]) -> tuple[float, torch.Tensor]:
+def step(model: Any, loss_sum: PackedLoss, batches: list[Packed]) -> tuple[float, torch.Tensor]:
     total = torch.zeros((), device=CARD)
     for packed in batches:
-        loss = score(packed) / 100
+        loss = loss_sum(packed) / 100
         loss.backward()
         total += loss.detach()
     flat = torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
@@ -37,27 +37,27 @@ def batches(count: int = 4) -> list[Packed]:
 @pytest.mark.parametrize("recomputed", [1, 2, 3])
 def test_the_same_gradient_step_after_step(recomputed: int) -> None:
     model = adapted()
-    score, data = scorer(model), batches()
+    loss_sum, data = loss_function(model), batches()
     recompute_layers(model.get_base_model(), recomputed, False)
-    expected = step(model, score, data)
+    expected = step(model, loss_sum, data)
     recompute_layers(model.get_base_model(), recomputed, False, offload=True)
     for _ in range(10):
-        assert_close(step(model, score, data), expected, 0.02)
+        assert_close(step(model, loss_sum, data), expected, 0.02)
 
 
 def test_the_host_never_waits_for_the_card() -> None:
     model = adapted()
-    score, data = scorer(model), batches()
+    loss_sum, data = loss_function(model), batches()
 
     def waits(offload: bool) -> int:
         recompute_layers(model.get_base_model(), 3, False, offload=offload)
-        step(model, score, data)
+        step(model, loss_sum, data)
         torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")
                 for packed in data:
-                    score(packed).backward()
+                    loss_sum(packed).backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
         model.zero_grad(set_to_none=True)
@@ -69,16 +69,16 @@ def test_the_host_never_waits_for_the_card() -> None:
 def test_less_memory() -> None:
     """Of the inputs of three layers one is there in forward, and two in backward."""
     model = adapted()
-    score = scorer(model)
+    loss_sum = loss_function(model)
     packed = pack(random_examples(400, seed=1, longest=90), CARD, pin_memory=True)
     kept = packed.num_tokens * model.config.hidden_size * 2
 
     def held(offload: bool) -> int:
         recompute_layers(model.get_base_model(), 3, False, offload=offload)
-        score(packed).backward()
+        loss_sum(packed).backward()
         model.zero_grad(set_to_none=True)
         before = torch.cuda.memory_allocated()
-        loss = score(packed)
+        loss = loss_sum(packed)
         after = torch.cuda.memory_allocated()
         loss.backward()
         model.zero_grad(set_to_none=True)

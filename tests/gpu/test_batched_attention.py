@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import PlainExample
-from support.on_card import CARD, adapted, assert_close, scorer
+from support.on_card import CARD, adapted, assert_close, loss_function
 from torch import Tensor
 
 from qlora_core.backends.packed_loss import PackedLoss
@@ -29,9 +29,9 @@ def rows() -> list[PlainExample]:
     return [PlainExample(each, [True] * LENGTH) for each in ids]
 
 
-def gradient(model: Any, score: PackedLoss) -> tuple[float, Tensor]:
+def gradient(model: Any, loss_sum: PackedLoss) -> tuple[float, Tensor]:
     model.zero_grad(set_to_none=True)
-    loss = score(pack(rows(), CARD)) / (3 * LENGTH)
+    loss = loss_sum(pack(rows(), CARD)) / (3 * LENGTH)
     loss.backward()
     grads = [p.grad.flatten().float() for p in model.parameters() if p.grad is not None]
     return float(loss.detach()), torch.cat(grads)
@@ -50,7 +50,7 @@ def test_rows_as_a_batch_give_the_same_gradient(family: str, recomputed: int, mo
     monkeypatch.setattr(batched_attention, "attend", spied)
     model = adapted(family)
     recompute_layers(model.get_base_model(), recomputed, False)
-    usual = scorer(model)
+    usual = loss_function(model)
     expected = gradient(model, usual)
     assert taken == []
     assert_close(gradient(model, replace(usual, full_length=LENGTH)), expected, 0.04)

@@ -66,13 +66,13 @@ def test_heads_normed_and_turned(shape: tuple[int, ...], dtype: torch.dtype, wid
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     for seed in (3, 4):  # the second time what was compiled is launched without Triton
         ours, plain = (drawn(shape, dtype, seed).requires_grad_() for _ in range(2))
-        found, expected = kernels.turned(ours, weight, how, cos, sin), in_words(plain, weight, cos, sin, wide)
+        found, expected = kernels.norm_rope(ours, weight, how, cos, sin), in_words(plain, weight, cos, sin, wide)
         assert apart(found, expected) < TOLERANCES[dtype]
         (of_ours,) = torch.autograd.grad(found, ours, grad.clone())
         (of_plain,) = torch.autograd.grad(expected, plain, grad)
         assert apart(of_ours, of_plain) < 2 * TOLERANCES[dtype]
         with torch.no_grad():
-            assert torch.equal(kernels.turned(ours, weight, how, cos, sin), found)
+            assert torch.equal(kernels.norm_rope(ours, weight, how, cos, sin), found)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCES))

@@ -321,11 +321,11 @@ def test_one_entry_is_all_that_a_new_family_needs(made_up: str, tmp_path: Path) 
         layers = fuse_layers(loaded, (KERNELS,), torch.float32)
         assert all(layers.replaced.values())
         warned: list[str] = []
-        score = packed_loss(
+        loss_sum = packed_loss(
             model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None, warn=warned.append
         )
         assert not warned
-        losses.append(float(score(pack(random_examples(3, seed=2), torch.device("cpu"))).detach()))
+        losses.append(float(loss_sum(pack(random_examples(3, seed=2), torch.device("cpu"))).detach()))
     assert losses[0] == losses[1]
     assert plans[0].execution == plans[1].execution
     assert plans[0].memory == plans[1].memory

@@ -35,8 +35,8 @@ def adapted(family: str = "qwen3", quantised: bool = False, **lora: Any) -> Any:
 
 def computed(model: Any, dtype: torch.dtype | None = None, examples: Any = None) -> tuple[float, torch.Tensor]:
     """Loss and the gradient of all adapters, one after the other."""
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=dtype)
-    loss = score(pack(examples or random_examples(5, seed=2), CPU))
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=dtype)
+    loss = loss_sum(pack(examples or random_examples(5, seed=2), CPU))
     loss.backward()
     flat = torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
     model.zero_grad(set_to_none=True)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from qlora_core.execution.limits import Limits
+from qlora_core.execution.rungs import NAMES
 from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
 from qlora_core.memory.device_memory import DeviceMemory
 from qlora_core.model.packing import Packed
@@ -16,7 +17,7 @@ from qlora_profiles.events import AdaptationEvent
 def running(
     model: Any,
     limits: Limits,
-    score: Callable[[Packed], torch.Tensor],
+    loss_sum: Callable[[Packed], torch.Tensor],
     told: list[AdaptationEvent] | None = None,
     memory: DeviceMemory | None = None,
 ) -> RunningExecution:
@@ -24,7 +25,7 @@ def running(
 
     def apply(limits: Limits) -> Any:
         recompute_layers(model.get_base_model(), limits.layers_recomputed, False)
-        return score
+        return loss_sum
 
     def write(kind: type[AdaptationEvent], **fields: Any) -> None:
         if told is not None:
@@ -34,6 +35,7 @@ def running(
         limits=limits,
         apply=apply,
         num_layers=len(decoder_layers(model)),
+        usable=NAMES - {"rematerialize_activations"},  # these are PEFT's own layers
         backward=lambda loss: loss.backward(),
         drop_gradients=lambda: model.zero_grad(set_to_none=True),
         memory=memory or DeviceMemory(device=torch.device("cpu")),

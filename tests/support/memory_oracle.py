@@ -257,7 +257,7 @@ def step_bytes(
         if fused:
             fuse_adapters(model, inner.get_decoder(), dtype, _dequantize(method))
         if fused_layers:
-            fuse_fakes(inner, dtype).rebuild = rematerialize
+            fuse_fakes(inner, dtype).rematerialize = rematerialize
         # without, the first layer would keep less than the others: the closed form has them all alike
         inner.get_input_embeddings().register_forward_hook(lambda m, args, out: out.requires_grad_())
         loss = _loss(model, inner, dtype)

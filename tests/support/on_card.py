@@ -35,7 +35,7 @@ def adapted(family: str = "qwen3", quantised: bool = False) -> Any:
     return model.train()
 
 
-def scorer(model: Any) -> PackedLoss:
+def loss_function(model: Any) -> PackedLoss:
     return packed_loss(model, attention="varlen", kernel="chunked", chunk_tokens=64, autocast_dtype=HALF)
 
 

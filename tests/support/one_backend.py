@@ -78,10 +78,10 @@ def _adapter_loss(backend: Any, loaded: Any, made: RunPlan, job: dict[str, Any],
         told = take_steps(backend, loaded, made, examples)
         assert told.losses[-1] < told.losses[0]
         loaded.model.save_pretrained(str(Path(job["folder"]) / ADAPTER))
-    score = backend.apply(loaded, Limits(token_budget=512, layers_recomputed=0))
+    loss_sum = backend.apply(loaded, Limits(token_budget=512, layers_recomputed=0))
     loaded.model.eval()
     with torch.no_grad():
-        return float(score.token_losses(packed).mean())
+        return float(loss_sum.token_losses(packed).mean())
 
 
 def _stir(model: Any) -> None:

@@ -21,7 +21,9 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     return one(q), one(k)
 
 
-def turned(x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, cos: Tensor, sin: Tensor) -> Tensor:
+def norm_rope(
+    x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, cos: Tensor, sin: Tensor
+) -> Tensor:
     heads = norm(x, weight, epsilon, offset, casting, False).transpose(1, 2)
     return rotate(heads, heads, cos, sin)[0].transpose(1, 2)
 

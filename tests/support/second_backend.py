@@ -36,7 +36,7 @@ class SeparateScorer:
 
 
 class SeparateBackend:
-    """Loads as the plain backend does, recomputes nothing, scores in its own way."""
+    """Loads as the plain backend does, recomputes nothing, computes the loss in its own way."""
 
     name = "separate"
 

@@ -18,12 +18,12 @@ def main(plan: str, tokens: int, step: int) -> int:
     from qlora_core.session.event_log import EventLog
     from qlora_profiles import events
 
-    score, write, resumed = PackedLoss.__call__, EventLog.write, []
+    loss_sum, write, resumed = PackedLoss.__call__, EventLog.write, []
 
-    def scored(self: PackedLoss, packed: Any) -> torch.Tensor:
+    def computed(self: PackedLoss, packed: Any) -> torch.Tensor:
         if packed.num_tokens > tokens:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return score(self, packed)
+        return loss_sum(self, packed)
 
     def written(self: EventLog, kind: Any, **fields: Any) -> None:
         write(self, kind, **fields)
@@ -32,7 +32,7 @@ def main(plan: str, tokens: int, step: int) -> int:
         if kind is events.StepEvent and fields["step"] == step and not resumed:
             os._exit(77)
 
-    PackedLoss.__call__, EventLog.write = scored, written  # type: ignore[method-assign]
+    PackedLoss.__call__, EventLog.write = computed, written  # type: ignore[method-assign]
     return core([plan, "--supervised"])
 
 

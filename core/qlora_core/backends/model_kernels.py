@@ -39,7 +39,7 @@ def use_kernels(model: Any, execution: Execution, warn: Warn) -> Fused:
     """
     dtype, fused = getattr(torch, execution.compute_dtype), Fused()
     if execution.adapter_kernel == "fused":
-        fused.adapters = fuse_adapters(model, decoder_of(model), dtype, _expand(execution, dtype, warn))
+        fused.adapters = fuse_adapters(model, decoder_of(model), dtype, _dequantize_kernel(execution, dtype, warn))
     if execution.layer_kernels != "liger":
         return fused
     try:
@@ -50,8 +50,8 @@ def use_kernels(model: Any, execution: Execution, warn: Warn) -> Fused:
     return fused
 
 
-def _expand(execution: Execution, dtype: torch.dtype, warn: Warn) -> Dequantize:
-    """What expands 4-bit weights; bitsandbytes where the plan's kernel fails."""
+def _dequantize_kernel(execution: Execution, dtype: torch.dtype, warn: Warn) -> Dequantize:
+    """What dequantizes 4-bit weights; bitsandbytes where the plan's kernel fails."""
     plain: Dequantize = dequantized_weight
     if execution.dequantize_kernel != "triton":
         return plain
@@ -74,24 +74,24 @@ def full_length(plan: RunPlan, model: Any, warn: Warn) -> int | None:
     return length if batched_attention.usable(config, device, end_to_end, warn) else None
 
 
-def graphed(scorer: PackedLoss, limits: Limits, warn: Warn) -> GraphedDecoder | None:
+def graphed(loss_function: PackedLoss, limits: Limits, warn: Warn) -> GraphedDecoder | None:
     """Graphs of the decoder as it computes now, or ``None`` where there are to be none or the model has none."""
-    if not limits.cuda_graphs or scorer.head is None or limits.offload_activations:
+    if not limits.cuda_graphs or loss_function.head is None or limits.offload_activations:
         return None
-    trained = [parameter for parameter in scorer.model.parameters() if parameter.requires_grad]
-    return GraphedDecoder(_uncached(scorer), trained, limits.token_budget, warn)
+    trained = [parameter for parameter in loss_function.model.parameters() if parameter.requires_grad]
+    return GraphedDecoder(_uncached(loss_function), trained, limits.token_budget, warn)
 
 
-def _uncached(scorer: PackedLoss) -> Callable[[Packed], Tensor]:
+def _uncached(loss_function: PackedLoss) -> Callable[[Packed], Tensor]:
     """The decoder without autocast's cache: a copy made before a capture would never be made again."""
 
     def decode(packed: Packed) -> Tensor:
         with torch.autocast(
             packed.input_ids.device.type,
-            scorer.autocast_dtype,
-            enabled=scorer.autocast_dtype is not None,
+            loss_function.autocast_dtype,
+            enabled=loss_function.autocast_dtype is not None,
             cache_enabled=False,
         ):
-            return scorer.hidden_states(packed)
+            return loss_function.hidden_states(packed)
 
     return decode

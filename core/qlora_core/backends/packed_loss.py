@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from qlora_core.kernels.attention import sequence_arguments
-from qlora_core.kernels.cross_entropy import KERNELS, Head, head_of, losses_of, usable
+from qlora_core.kernels.cross_entropy import KERNELS, Head, head_of, losses_of, usable_kernel
 from qlora_core.kernels.trial import attempt, by_value, require_close
 from qlora_core.memory.cuda_graphs import GraphedDecoder
 from qlora_core.model.packing import Packed
@@ -23,10 +23,10 @@ from qlora_core.session.fallback import DISAGREES, Unsuited, Warn
 class PackedLoss:
     """Summed cross entropy (nats, float32) of a packed micro-batch.
 
-    ``head`` is ``None`` for models whose logits only their own forward can make; they score through it.
+    ``head`` is ``None`` for models whose logits only their own forward can make; their loss is computed through it.
     ``full_length`` is what examples are cut at (tokens).
     ``decode`` computes the hidden states (T x H) of a micro-batch in another way than the model itself; it answers
-    ``None`` where it cannot. ``let_go`` frees what is soon made again, and says whether there was anything.
+    ``None`` where it cannot. ``release_weights`` frees what is soon made again, and says whether there was anything.
     """
 
     model: Any
@@ -37,15 +37,15 @@ class PackedLoss:
     autocast_dtype: torch.dtype | None
     full_length: int | None = None
     decode: GraphedDecoder | None = None
-    let_go: Callable[[], bool] | None = None
+    release_weights: Callable[[], bool] | None = None
 
     def __call__(self, packed: Packed) -> Tensor:
         """The sum over the micro-batch's supervised tokens."""
         with self.autocast(packed.input_ids.device.type):
             if self.head is None:
                 return cross_entropy(self._own_logits(packed), packed.targets, reduction="sum")
-            supervised = self._hidden(packed).index_select(0, packed.supervised_at)
-            return KERNELS[self.kernel](supervised, packed.targets, self.head, self.chunk_tokens)
+            hidden = self._hidden(packed).index_select(0, packed.supervised_at)
+            return KERNELS[self.kernel](hidden, packed.targets, self.head, self.chunk_tokens)
 
     @torch.no_grad()
     def token_losses(self, packed: Packed) -> Tensor:
@@ -53,8 +53,8 @@ class PackedLoss:
         with self.autocast(packed.input_ids.device.type):
             if self.head is None:
                 return cross_entropy(self._own_logits(packed), packed.targets, reduction="none")
-            supervised = self._hidden(packed).index_select(0, packed.supervised_at)
-            parts = zip(supervised.split(self.chunk_tokens), packed.targets.split(self.chunk_tokens), strict=True)
+            hidden = self._hidden(packed).index_select(0, packed.supervised_at)
+            parts = zip(hidden.split(self.chunk_tokens), packed.targets.split(self.chunk_tokens), strict=True)
             return torch.cat([losses_of(self.kernel, h, t, self.head) for h, t in parts])
 
     @property
@@ -65,11 +65,11 @@ class PackedLoss:
     def release(self) -> bool:
         """Free what is held until the next step makes it again; False where that is nothing.
 
-        Graphs go first: they read what ``let_go`` would free.
+        Graphs go first: they read what ``release_weights`` would free.
         """
         if self.decode is not None and self.decode.release():
             return True
-        return self.let_go is not None and self.let_go()
+        return self.release_weights is not None and self.release_weights()
 
     def _hidden(self, packed: Packed) -> Tensor:
         hidden = self.decode(packed) if self.decode else None
@@ -100,10 +100,10 @@ def packed_loss(
     chunk_tokens: int,
     autocast_dtype: torch.dtype | None,
     full_length: int | None = None,
-    let_go: Callable[[], bool] | None = None,
+    release_weights: Callable[[], bool] | None = None,
     warn: Warn = lambda message: None,
 ) -> PackedLoss:
-    """Choose what scores this model, after comparing its head with its own forward.
+    """Choose what computes the loss of this model, after comparing its head with its own forward.
 
     Falls back to a kernel that computes the same, and says so through ``warn``.
     """
@@ -115,7 +115,7 @@ def packed_loss(
         chunk_tokens=chunk_tokens,
         autocast_dtype=autocast_dtype,
         full_length=full_length,
-        let_go=let_go,
+        release_weights=release_weights,
     )
     if kernel == "logits":
         return loss
@@ -127,7 +127,7 @@ def packed_loss(
         warn=warn,
         caught=DISAGREES,
     )
-    return replace(loss, head=head, kernel=usable(kernel, head, warn)) if head is not None else loss
+    return replace(loss, head=head, kernel=usable_kernel(kernel, head, warn)) if head is not None else loss
 
 
 def decoder_of(model: Any) -> Any:

@@ -47,6 +47,7 @@ FLOAT16_SCALE = 1024.0
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-2, 5e-2
 """Relative; what bfloat16 kernels of different make differ by stays well below."""
 MOST_SECONDS = 1200.0
+"""Of one side; set by hand."""
 ANSWER = "ANSWER "
 
 
@@ -58,7 +59,7 @@ class Steps:
     norms: tuple[float, ...]
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A comparison as it is kept: relative differences, largest over the steps."""
 
     loss_apart: float
@@ -73,7 +74,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         return f"losses differ by {self.loss_apart:.1e}, gradients by {self.norm_apart:.1e}"
 
 
-def agreed(plan: RunPlan, rows: Sequence[TokenizedExample], log: "EventLog", stop: "Control") -> RunPlan:
+def agreed(plan: RunPlan, rows: Sequence[TokenizedExample], log: "EventLog", control: "Control") -> RunPlan:
     """The plan itself, or the same on the plain backend where its own does not agree with that; says so.
 
     Raises:
@@ -84,9 +85,9 @@ def agreed(plan: RunPlan, rows: Sequence[TokenizedExample], log: "EventLog", sto
         return plan
     log.phase(PHASE)
     try:
-        outcome = compared(plan, rows, stop)
+        outcome = compared(plan, rows, control)
         reason = None if outcome.agrees else str(outcome)
-    except Failed as failure:
+    except ComparisonFailed as failure:
         reason = str(failure)
     if reason is None:
         return plan
@@ -100,24 +101,24 @@ def on_backend(plan: RunPlan, name: str, reason: str) -> RunPlan:
     return msgspec.structs.replace(plan, execution=plan.execution | {"backend": backend})
 
 
-class Failed(Exception):
+class ComparisonFailed(Exception):
     """One side could not be computed; the message says which and why."""
 
 
-def compared(plan: RunPlan, rows: Sequence[TokenizedExample], stop: "Control") -> Kept:
+def compared(plan: RunPlan, rows: Sequence[TokenizedExample], control: "Control") -> Comparison:
     """How far the plan's backend is from the plain one: as kept from before, or measured now.
 
     Raises:
-        Failed: one of them did not run.
+        ComparisonFailed: one of them did not run.
         Interrupted: the run is to stop.
     """
-    store, name = MachineStore(KIND, Kept), key(plan)
+    store, name = MachineStore(KIND, Comparison), key(plan)
     before = store.read(name).value
     if before is not None:
         return before
     examples = [row.input_ids[:EXAMPLE_TOKENS] for row in islice(rows, EXAMPLES)]
-    plain, other = (_in_child(plan, name, examples, stop) for name in (PLAIN, plan.execution_values().backend))
-    outcome = Kept(loss_apart=apart(plain.losses, other.losses), norm_apart=apart(plain.norms, other.norms))
+    plain, other = (_in_child(plan, name, examples, control) for name in (PLAIN, plan.execution_values().backend))
+    outcome = Comparison(loss_apart=apart(plain.losses, other.losses), norm_apart=apart(plain.norms, other.norms))
     store.write(name, outcome)
     return outcome
 
@@ -138,7 +139,7 @@ def key(plan: RunPlan) -> str:
     return digest(versions(), cards, model, kernels, STEPS, EXAMPLE_TOKENS)
 
 
-def _in_child(plan: RunPlan, name: str, examples: Sequence[Sequence[int]], stop: "Control") -> Steps:
+def _in_child(plan: RunPlan, name: str, examples: Sequence[Sequence[int]], control: "Control") -> Steps:
     """One side, in a process that ends with it; it is killed when the run is to stop, or when it takes too long."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         job, said = Path(folder) / "job.json", Path(folder) / "said.txt"
@@ -150,8 +151,8 @@ def _in_child(plan: RunPlan, name: str, examples: Sequence[Sequence[int]], stop:
         with said.open("wb") as out:
             environment = child_process.python_environment()
             child = child_process.start(command, f"the comparison with {name}", output=out, environment=environment)
-            child.ended_by_itself(lambda: stop, MOST_SECONDS)
-        if stop:
+            child.ended_by_itself(lambda: control, MOST_SECONDS)
+        if control:
             raise Interrupted("stopped before the first step; nothing to save")
         return _answer(name, child.exit_code, said.read_text(encoding="utf-8", errors="replace"))
 
@@ -161,13 +162,20 @@ def _answer(name: str, code: int, text: str) -> Steps:
     answers = [line for line in lines if line.startswith(ANSWER)]
     if code or not answers:
         print(text, file=sys.stderr)  # into the run's log
-        raise Failed(f"{name} did not get through a few steps ({lines[-1][:200] if lines else f'exit {code}'})")
+        raise ComparisonFailed(
+            f"{name} did not get through a few steps ({lines[-1][:200] if lines else f'exit {code}'})"
+        )
     found = json.loads(answers[-1].removeprefix(ANSWER))
     return Steps(losses=tuple(found["losses"]), norms=tuple(found["norms"]))
 
 
 def few_steps(plan: RunPlan, examples: Sequence[Sequence[int]]) -> Steps:
-    """A few optimizer steps of the plan's backend on rows of which every token is supervised."""
+    """A few optimizer steps of the plan's backend on rows of which every token is supervised.
+
+    Raises:
+        UserError: the backend does not take the model or the recipe.
+        EnvironmentProblem: it cannot run here.
+    """
     from qlora_core import backends
     from qlora_core.memory import device_memory
     from qlora_core.model import lora_init
@@ -189,7 +197,7 @@ def take_steps(backend: Any, loaded: Any, plan: RunPlan, examples: Sequence[Sequ
     execution = plan.execution_values()
     half = (backend.num_layers(loaded) + 1) // 2
     limits = msgspec.structs.replace(execution, layers_recomputed=max(execution.layers_recomputed, half))
-    score = backend.apply(loaded, Limits.of(limits))
+    loss_function = backend.apply(loaded, Limits.of(limits))
     loaded.model.train()
     trained = [p for p in loaded.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
@@ -198,7 +206,7 @@ def take_steps(backend: Any, loaded: Any, plan: RunPlan, examples: Sequence[Sequ
     scale = FLOAT16_SCALE if execution.compute_dtype == "float16" else 1.0
     losses, norms = [], []
     for _ in range(STEPS):
-        loss = score(packed) / len(packed.targets)
+        loss = loss_function(packed) / len(packed.targets)
         (loss * scale).backward()
         for parameter in trained:
             if parameter.grad is not None:

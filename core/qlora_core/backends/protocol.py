@@ -38,23 +38,28 @@ class Backend(Protocol):
         """Why it cannot run on this machine, or ``None``."""
 
     def prepare(self, plan: RunPlan) -> None:
-        """What must happen before transformers is imported; mostly nothing."""
+        """What must happen before transformers is imported; mostly nothing. Raises EnvironmentProblem: it cannot."""
 
     def load(self, plan: RunPlan, warn: Callable[[str], None]) -> Loaded:
-        """Load the base and put the adapters on."""
+        """Load the base and put the adapters on.
+
+        Raises:
+            UserError: the model or the recipe is not for this backend, or cannot be loaded.
+            EnvironmentProblem: a package is missing.
+        """
 
     def num_layers(self, loaded: Loaded) -> int:
         """Decoder layers that can recompute their activations."""
 
-    def apply(self, loaded: Loaded, limits: Limits) -> Scorer:
+    def apply(self, loaded: Loaded, limits: Limits) -> LossFunction:
         """Compute within ``limits`` from now on, and hand out what turns a micro-batch into its loss."""
 
 
-class Scorer(Protocol):
+class LossFunction(Protocol):
     """The loss of a packed micro-batch's supervised tokens, in nats and float32."""
 
     def __call__(self, packed: Packed) -> Tensor:
-        """Their sum, differentiable in the trainable parameters."""
+        """Their sum (a scalar), differentiable in the trainable parameters."""
 
     def token_losses(self, packed: Packed) -> Tensor:
         """Each one's own (N), without gradient."""

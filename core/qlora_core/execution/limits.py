@@ -1,6 +1,6 @@
 """The part of the execution that may change while running, and the ladder down it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -25,10 +25,17 @@ class Limits:
         """Where a plan starts."""
         return cls(**{f.name: getattr(execution, f.name) for f in fields(cls)})
 
-    def smaller(self, lengths: Sequence[int], num_layers: int, can_rebuild: bool = False) -> "Limits | None":
-        """The next rung down for a step of these lengths (tokens), or ``None`` at the bottom."""
-        step = TightStep(lengths=lengths, num_layers=num_layers, can_rebuild=can_rebuild)
-        return self._first(RUNGS, lambda rung, value: rung.smaller(value, step))
+    def smaller(self, lengths: Sequence[int], num_layers: int, usable: Collection[str]) -> "Limits | None":
+        """The next rung down for a step, or ``None`` at the bottom.
+
+        Args:
+            lengths: tokens of each of the step's examples.
+            num_layers: decoder layers of the model.
+            usable: names of the rungs that its kernels can do (``rungs.usable_rungs``).
+        """
+        step = TightStep(lengths=lengths, num_layers=num_layers)
+        rungs = (rung for rung in RUNGS if rung.name in usable)
+        return self._first(rungs, lambda rung, value: rung.smaller(value, step))
 
     def less_held(self) -> "Limits | None":
         """With less that stays from step to step, or ``None`` where nothing does."""

@@ -1,7 +1,7 @@
 """Every setting of the execution that may change in mid-run, once: how it makes room, grows back and is planned.
 
-The ladder (``step.limits``), the planner's search and its reasons, and the reference of the settings are all made from
-``RUNGS``. What a setting costs in bytes and seconds is beside the rest of the planner's costs
+The ladder (``execution.limits``), the planner's search and its reasons, and the reference of the settings are all made
+from ``RUNGS``. What a setting costs in bytes and seconds is beside the rest of the planner's costs
 (``qlora_run.planner.cost.rungs``); an entry here says it in words.
 """
 
@@ -9,24 +9,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qlora_core.execution.micro_batches import cut
+from qlora_core.execution.micro_batches import make_micro_batches
+from qlora_profiles.settings import Execution
 
 SMALLEST_TOKEN_BUDGET = 64
 """Below this a smaller budget saves next to nothing: what is left is the weights and the layers."""
 
 SMALLEST_LOSS_CHUNK = 32
+"""Supervised tokens; set by hand."""
 
-EXPANDED_FEWER = 4
-"""Into so many parts the number of expanded layers falls at once: each try costs a step."""
+DEQUANTIZED_PARTS = 4
+"""Into so many parts the number of dequantized layers falls at once: each try costs a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TightStep:
-    """The step that there is no room for: its examples' lengths (tokens), the model's layers, what the kernels can."""
+    """The step that there is no room for: its examples' lengths (tokens) and the model's decoder layers."""
 
     lengths: Sequence[int] = ()
     num_layers: int = 0
-    can_rebuild: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Planned:
         usual: why it is left as it is by default; what the setting is, where nothing is said.
         why: why it is something else, where the planner finds that better.
         why_off: why a switch is off, where it is left off after a look at both; else ``usual`` says it.
-        words: what a person reads of a switch that is on and off, or after the number of a filler.
+        labels: what a person reads of a switch that is on and off, or after the number of a filler.
         idle_with_room: a switch that changes nothing for the better where no layer must recompute.
     """
 
@@ -52,7 +53,7 @@ class Planned:
     usual: str = ""
     why: str = ""
     why_off: str = ""
-    words: tuple[str, str] = ("", "")
+    labels: tuple[str, str] = ("", "")
     idle_with_room: bool = False
 
 
@@ -66,6 +67,7 @@ class Rung:
         down: what ``smaller`` does, in words.
         costs: what that does to memory and time, in words.
         held: whether its memory stays from step to step.
+        usable: whether the kernels of an execution can do what makes it smaller.
         planned: how the planner searches it; ``None`` where a rule decides alone.
     """
 
@@ -75,28 +77,34 @@ class Rung:
     down: str
     costs: str
     held: bool = False
+    usable: Callable[[Execution], bool] = lambda execution: True
     planned: Planned | None = None
 
 
-def _fewer_expanded(layers: int, step: TightStep) -> int | None:
-    return layers // EXPANDED_FEWER if layers else None
+def _fewer_dequantized(layers: int, step: TightStep) -> int | None:
+    return layers // DEQUANTIZED_PARTS if layers else None
 
 
-def _more_expanded(layers: int, start: int) -> int | None:
+def _more_dequantized(layers: int, start: int) -> int | None:
     return (layers + start + 1) // 2 if layers < start else None
 
 
-def _rebuilt(on: int, step: TightStep) -> int | None:
-    return True if step.can_rebuild and not on else None
+def _rematerialized(on: int, step: TightStep) -> int | None:
+    return True if not on else None
+
+
+def _can_rematerialize(execution: Execution) -> bool:
+    """Fused adapters and Liger's layers tell each other what a result was made of."""
+    return execution.adapter_kernel == "fused" and execution.layer_kernels == "liger"
 
 
 def _finer_cut(token_budget: int, step: TightStep) -> int | None:
     """The largest of the halved budgets that cuts the step otherwise than now."""
-    now = cut(step.lengths, token_budget)
+    now = make_micro_batches(step.lengths, token_budget)
     budget = min(token_budget, max(sum(step.lengths[i] for i in batch) for batch in now))
     while budget > SMALLEST_TOKEN_BUDGET:
         budget = max(SMALLEST_TOKEN_BUDGET, budget // 2)
-        if cut(step.lengths, budget) != now:
+        if make_micro_batches(step.lengths, budget) != now:
             return budget
     return None
 
@@ -136,32 +144,33 @@ def _off_again(on: int, start: int) -> int | None:
 RUNGS = (
     Rung(
         name="layers_dequantized",
-        smaller=_fewer_expanded,
-        larger=_more_expanded,
+        smaller=_fewer_dequantized,
+        larger=_more_dequantized,
         down="a quarter as many, at last none",
-        costs="frees their weights in 16 bits, which each product then expands again",
+        costs="frees their weights in 16 bits, which each product then dequantizes again",
         held=True,
         planned=Planned(
             kind="filler",
             needs={"four_bit": "a 4-bit base", "fused_adapters": "fused adapters"},
-            usual="expanded when a product needs them",
-            why="there is room: not expanded for each product",
-            words=("expanded", ""),
+            usual="dequantized when a product needs them",
+            why="there is room: not dequantized for each product",
+            labels=("dequantized", ""),
         ),
     ),
     Rung(
         name="rematerialize_activations",
-        smaller=_rebuilt,
+        smaller=_rematerialized,
         larger=_off_again,
         down="on, where the kernels can",
         costs="keeps less of each layer, which backward makes again",
+        usable=_can_rematerialize,
         planned=Planned(
             kind="switch",
             smallest=True,
             needs={"fused_adapters": "fused adapters", "fused_kernels": "Liger's layers"},
             usual="keeping them is faster",
             why="soon made; room is worth more",
-            words=("activations rebuilt", "nothing rebuilt"),
+            labels=("activations rematerialized", "nothing rematerialized"),
             idle_with_room=True,
         ),
     ),
@@ -176,7 +185,7 @@ RUNGS = (
             kind="switch",
             why="launching kernels takes longest here",
             why_off="not faster here, or no room for what they hold",
-            words=("CUDA graphs", "no CUDA graphs"),
+            labels=("CUDA graphs", "no CUDA graphs"),
         ),
     ),
     Rung(
@@ -212,12 +221,14 @@ RUNGS = (
             kind="switch",
             smallest=True,
             why="the card has no room for them",
-            words=("activations offloaded", "nothing offloaded"),
+            labels=("activations offloaded", "nothing offloaded"),
         ),
     ),
 )
 """In the order in which memory is given up: what is held and soon made first, what costs most time last. Growing back
 takes the opposite order."""
+
+NAMES = frozenset(rung.name for rung in RUNGS)
 
 HELD = tuple(rung for rung in RUNGS if rung.held)
 
@@ -238,3 +249,8 @@ def planned(name: str) -> Planned:
         KeyError: it is not.
     """
     return _PLANS[name]
+
+
+def usable_rungs(execution: Execution) -> frozenset[str]:
+    """Names of the rungs that the kernels of an execution can do."""
+    return frozenset(rung.name for rung in RUNGS if rung.usable(execution))

@@ -15,7 +15,7 @@ from qlora_profiles.run_folder import ADAPTER, ADAPTER_CONFIG, BASE_RECORD, MERG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Talker:
+class ChatModel:
     """A model ready to answer."""
 
     model: Any
@@ -42,15 +42,19 @@ def find(target: Path, merged: bool) -> Path:
     )
 
 
-def load(job: ChatJob) -> Talker:
-    """Load the model for ``job``: adapter on its base (in 4 bits on a card), or a whole model."""
+def load(job: ChatJob) -> ChatModel:
+    """Load the model for ``job``: adapter on its base (in 4 bits on a card), or a whole model.
+
+    Raises:
+        UserError: nothing trained is there, or its base cannot be loaded or is another one.
+    """
     from qlora_core.model.loading import saved_tokenizer
 
     folder = find(Path(job.target), job.merged)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     record, model = _load_adapter(folder, job) if is_adapter else _load_whole(folder, job)
     chat = ChatTokenizer.from_folder(folder)
-    return Talker(
+    return ChatModel(
         model=model.eval(),
         tokenizer=saved_tokenizer(folder, job.trust_remote_code),
         chat=chat,

@@ -7,7 +7,7 @@ import msgspec
 
 from qlora_core.data.schema import Message, Role
 from qlora_core.inference.generate import Sampling, generate
-from qlora_core.inference.load import Talker, load
+from qlora_core.inference.load import ChatModel, load
 from qlora_core.jobs.command import run_command
 from qlora_profiles.jobs import ChatJob
 
@@ -16,37 +16,44 @@ LEAVE = ("quit", "exit")
 
 def chat(job: ChatJob) -> None:
     """Answer ``job.prompt``, or message by message until a person leaves."""
-    talker = load(job)
+    chat_model = load(job)
     sampling = Sampling(temperature=job.temperature, top_p=job.top_p, max_new_tokens=job.max_new_tokens, seed=job.seed)
     if job.prompt is not None:
-        answer(talker, [*opening(talker), _message("user", job.prompt)], sampling, _show)
+        answer(chat_model, [*system_messages(chat_model), _message("user", job.prompt)], sampling, _show)
         print()
         return
     print("Type a message; quit or exit ends the chat.")
-    converse(talker, sampling)
+    converse(chat_model, sampling)
 
 
-def converse(talker: Talker, sampling: Sampling) -> None:
+def converse(chat_model: ChatModel, sampling: Sampling) -> None:
     """Read messages from the terminal until quit, exit or the end of input."""
-    messages = opening(talker)
+    messages = system_messages(chat_model)
     while (text := _ask()) is not None:
         if not text:
             continue
         messages.append(_message("user", text))
-        messages.append(_message("assistant", answer(talker, messages, sampling, _show)))
+        messages.append(_message("assistant", answer(chat_model, messages, sampling, _show)))
         print()
 
 
-def answer(talker: Talker, messages: list[Message], sampling: Sampling, on_text: Callable[[str], None] | None) -> str:
+def answer(
+    chat_model: ChatModel, messages: list[Message], sampling: Sampling, on_text: Callable[[str], None] | None
+) -> str:
     """The model's next message."""
     return generate(
-        talker.model, talker.tokenizer, talker.chat.prompt_ids(messages), talker.stop_ids, sampling, on_text
+        chat_model.model,
+        chat_model.tokenizer,
+        chat_model.chat.prompt_ids(messages),
+        chat_model.stop_ids,
+        sampling,
+        on_text,
     )
 
 
-def opening(talker: Talker) -> list[Message]:
+def system_messages(chat_model: ChatModel) -> list[Message]:
     """The system message that the model was trained with, or the one asked for."""
-    return [_message("system", talker.system_prompt)] if talker.system_prompt else []
+    return [_message("system", chat_model.system_prompt)] if chat_model.system_prompt else []
 
 
 def _message(role: Role, content: str) -> Message:

@@ -8,27 +8,27 @@ import msgspec
 
 from qlora_core.data import Conversation, ReadOptions, read_data
 from qlora_core.inference.generate import generate_many
-from qlora_core.inference.load import Talker, load
-from qlora_core.jobs.chat import opening
+from qlora_core.inference.load import ChatModel, load
+from qlora_core.jobs.chat import system_messages
 from qlora_core.jobs.command import run_command
 from qlora_profiles.jobs import ExactMatchJob
 
 ROWS_AT_ONCE = 32
 
 
-def share_exact(talker: Talker, rows: Sequence[Conversation], max_new_tokens: int) -> float:
+def share_exact(chat_model: ChatModel, rows: Sequence[Conversation], max_new_tokens: int) -> float:
     """The share of ``rows`` whose last message is answered to the letter, greedily."""
-    prompts = [talker.chat.prompt_ids([*opening(talker), *row.messages[:-1]]) for row in rows]
+    prompts = [chat_model.chat.prompt_ids([*system_messages(chat_model), *row.messages[:-1]]) for row in rows]
     answers: list[str] = []
     for start in range(0, len(prompts), ROWS_AT_ONCE):
         batch = prompts[start : start + ROWS_AT_ONCE]
-        answers += generate_many(talker.model, talker.tokenizer, batch, talker.stop_ids, max_new_tokens)
+        answers += generate_many(chat_model.model, chat_model.tokenizer, batch, chat_model.stop_ids, max_new_tokens)
     right = sum(answer.strip() == row.messages[-1].content.strip() for answer, row in zip(answers, rows, strict=True))
     return right / len(rows)
 
 
 def measure(job: ExactMatchJob) -> dict[str, float]:
-    """The share for each of the job's models."""
+    """The share (0 to 1) for each of the job's models. Raises UserError for data or a model that cannot be read."""
     rows = read_data(ReadOptions(path=str(Path(job.data)))).conversations
     return {name: share_exact(load(model), rows, job.max_new_tokens) for name, model in job.models.items()}
 

@@ -17,7 +17,12 @@ TOLERANCE = 0.02
 
 
 def run_merge(job: MergeJob) -> None:
-    """Merge; then compare and answer if asked."""
+    """Merge; then compare and answer if asked.
+
+    Raises:
+        UserError: as ``export.merge.merge``.
+        EnvironmentProblem: the merged model's logits are not the adapter's.
+    """
     target = Path(job.target)
     adapter = target / run_folder.ADAPTER if (target / run_folder.ADAPTER).is_dir() else target
     output = Path(job.output) if job.output else adapter.parent / run_folder.MERGED_MODEL

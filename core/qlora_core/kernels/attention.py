@@ -1,8 +1,8 @@
 """Attention over sequences laid end to end, each blind to its neighbours.
 
-``varlen`` is torch's own kernel for it (CUDA, torch 2.10 on, no extra package; ``equal_rows`` where all are equally
-long); ``flash`` the flash-attn package; ``sdpa`` torch's scaled dot product with the block-diagonal causal mask that
-transformers builds from the restarting positions (exact only without a cache).
+``varlen`` is torch's own kernel for it (CUDA, torch 2.10 on, no extra package; ``batched_attention`` where all are
+equally long); ``flash`` the flash-attn package; ``sdpa`` torch's scaled dot product with the block-diagonal causal mask
+that transformers builds from the restarting positions (exact only without a cache).
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def implementation(attention: str, config: Any) -> str:
 def sequence_arguments(attention: str, packed: Packed, full_length: int | None = None) -> dict[str, Any]:
     """What a kernel needs to know of the boundaries, under transformers' names and one of ours.
 
-    ``full_length`` is what the examples are cut at.
+    ``full_length`` is what the examples are cut at (tokens).
     """
     if attention == "sdpa":
         return {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from qlora_core.kernels.logit_slopes import Score, Scoring, scored, scoring
+from qlora_core.kernels.logit_gradients import TileKernel, TritonCrossEntropy, torch_cross_entropy, triton_cross_entropy
 from qlora_core.kernels.trial import attempt
 from qlora_core.model.parts import family_of
 from qlora_core.session.fallback import Unsuited, Warn
@@ -63,9 +63,12 @@ Kernel = Callable[[Tensor, Tensor, Head, int], Tensor]
 
 
 def chunked(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
-    """``chunk`` tokens at a time; a trained or adapted head computes its logits again in backward."""
+    """``chunk`` tokens at a time; a trained or adapted head computes its logits again in backward.
+
+    Args: hidden states (N x H), targets (N), the head, and tokens of a tile. The result is a sum of nats, a scalar.
+    """
     if head.frozen:
-        return _frozen(hidden, targets, head, chunk, scored)
+        return _frozen(hidden, targets, head, chunk, torch_cross_entropy)
     parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
     losses = [checkpoint(_plain, h, t, head, use_reentrant=False) for h, t in parts]
     return torch.stack(losses).sum()
@@ -76,41 +79,46 @@ def _plain(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
 
 
 def triton(hidden: Tensor, targets: Tensor, head: Head, chunk: int) -> Tensor:
-    """The same with a frozen head, whose logits our kernel turns into slopes where they lie."""
-    return _frozen(hidden, targets, head, chunk, _scoring(head))
+    """The same with a frozen head, whose logits our kernel turns into gradients where they lie.
+
+    Raises:
+        ImportError: there is no Triton.
+        ArithmeticError: the kernel makes other numbers than torch.
+    """
+    return _frozen(hidden, targets, head, chunk, _triton_kernel(head))
 
 
-def _frozen(hidden: Tensor, targets: Tensor, head: Head, chunk: int, score: Score) -> Tensor:
-    rest = head.weight, head.bias, head.softcap, chunk, score
+def _frozen(hidden: Tensor, targets: Tensor, head: Head, chunk: int, kernel: TileKernel) -> Tensor:
+    rest = head.weight, head.bias, head.softcap, chunk, kernel
     total: Tensor = _FrozenHead.apply(hidden, targets, *rest)  # type: ignore[no-untyped-call]
     return total
 
 
 def losses_of(kernel: str, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-    """Each token's loss (N, float32) without a gradient, for as many as fit a tile."""
+    """Each token's loss (N, float32, nats) without a gradient, for as many as fit a tile."""
     if kernel == "triton":
-        return _scoring(head).losses(head.module(hidden), targets, head.softcap)
+        return _triton_kernel(head).losses(head.module(hidden), targets, head.softcap)
     return cross_entropy(head.logits(hidden), targets, reduction="none")
 
 
 KERNELS: dict[str, Kernel] = {"chunked": chunked, "triton": triton}
 
 
-def usable(kernel: str, head: Head, warn: Warn) -> str:
-    """The kernel that scores this head, by its name: the one asked for or, which ``warn`` is told, ``chunked``."""
+def usable_kernel(kernel: str, head: Head, warn: Warn) -> str:
+    """The kernel for this head, by its name: the one asked for or, which ``warn`` is told, ``chunked``."""
 
     def tried() -> str:
         if kernel not in KERNELS or (kernel == "triton" and not head.frozen):
             raise Unsuited("not for this model's head")
         if kernel == "triton":
-            _scoring(head)
+            _triton_kernel(head)
         return kernel
 
     return attempt(f"the loss ({kernel})", tried, "chunked", instead="chunked", warn=warn)
 
 
-def _scoring(head: Head) -> Scoring:
-    return scoring(head.weight.device, head.weight.dtype, len(head.weight), head.softcap)
+def _triton_kernel(head: Head) -> TritonCrossEntropy:
+    return triton_cross_entropy(head.weight.device, head.weight.dtype, len(head.weight), head.softcap)
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -128,18 +136,18 @@ class _FrozenHead(torch.autograd.Function):
         bias: Tensor | None,
         softcap: float | None,
         chunk: int,
-        score: Score,
+        kernel: TileKernel,
     ) -> Tensor:
         gradient = torch.empty_like(hidden)
         total = hidden.new_zeros((), dtype=torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), chunk):
                 rows = slice(start, start + chunk)
-                seen = hidden[rows].to(weight.dtype)  # and no name for the logits: who scores them lets them go
-                losses, slope = score(torch.nn.functional.linear(seen, weight, bias), targets[rows], softcap)
+                seen = hidden[rows].to(weight.dtype)  # and no name for the logits: whoever reads them lets them go
+                losses, logit_gradient = kernel(torch.nn.functional.linear(seen, weight, bias), targets[rows], softcap)
                 total += losses.sum()
-                gradient[rows] = slope @ weight
-                del slope  # else it lives on beside the next tile
+                gradient[rows] = logit_gradient @ weight
+                del logit_gradient  # else it lives on beside the next tile
         ctx.save_for_backward(gradient)
         return total
 

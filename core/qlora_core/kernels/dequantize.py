@@ -28,7 +28,7 @@ LAST_BITS = 4
 
 
 def dequantized_weight(base: Any) -> Tensor:
-    """The weight of a frozen layer, O x I, expanded by bitsandbytes where it is quantised."""
+    """The weight of a frozen layer, O x I, dequantized by bitsandbytes where it is quantised."""
     state = getattr(base.weight, "quant_state", None)
     if state is None:
         return base.weight  # type: ignore[no-any-return]
@@ -44,9 +44,9 @@ def triton_dequantize(device: torch.device, dtype: torch.dtype) -> Dequantize:
         ImportError: there is no Triton.
         ArithmeticError: it makes other values than bitsandbytes.
     """
-    launch = Launcher(import_module("qlora_core.kernels.dequantize_triton").expand)
+    launch = Launcher(import_module("qlora_core.kernels.dequantize_triton").dequantize)
 
-    def expand(base: Any) -> Tensor:
+    def dequantize(base: Any) -> Tensor:
         state = getattr(base.weight, "quant_state", None)
         if state is None or not suits(state):
             return dequantized_weight(base)
@@ -55,8 +55,8 @@ def triton_dequantize(device: torch.device, dtype: torch.dtype) -> Dequantize:
     weight = torch.randn(TRIAL_SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
     layer = linear_4bit(weight, device, dtype=dtype)
     tolerance = LAST_BITS * torch.finfo(dtype).eps
-    require_same(lambda: expand(layer), lambda: dequantized_weight(layer), tolerance=tolerance, error=by_value)
-    return expand
+    require_same(lambda: dequantize(layer), lambda: dequantized_weight(layer), tolerance=tolerance, error=by_value)
+    return dequantize
 
 
 def suits(state: Any) -> bool:

@@ -11,7 +11,7 @@ tl: Any = importlib.import_module("triton.language")
 
 
 @triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
-def expand(packed, absmax, absmax_code, absmax_scale, offset, code, out, count, BLOCKS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: D103 - Triton compiles this
+def dequantize(packed, absmax, absmax_code, absmax_scale, offset, code, out, count, BLOCKS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: D103 - Triton compiles this
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
     inside = block < count
     step = tl.load(absmax + block, mask=inside, other=0).to(tl.int32)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qlora_core.kernels.dequantize import Dequantize, dequantized_weight
-from qlora_core.memory.activation_checkpoint import computing_again, computing_first
+from qlora_core.memory.activation_checkpoint import in_first_pass, in_recomputing_pass
 from qlora_core.memory.checkpointed_layers import decoder_layers
 from qlora_core.memory.rematerialize import Source, source_of
 from qlora_core.model.parts import family_of
@@ -64,20 +64,20 @@ class Group:
     """Adapted layers that read the same tensor and have one scale, computed when the first of them is called.
 
     What a group ``only_added`` makes, no backward reads: it is not made a second time. ``layer`` is the decoder layer
-    that the group is in, if any. While it ``stays_expanded``, ``hold`` makes its weights once for all steps.
+    that the group is in, if any. While it ``stays_dequantized``, ``hold`` makes its weights once for all steps.
     """
 
     def __init__(
         self,
         members: list[Member],
         dtype: torch.dtype,
-        expand: Dequantize = dequantized_weight,
+        dequantize: Dequantize = dequantized_weight,
         only_added: bool = False,
         layer: Any = None,
     ) -> None:
         self.members = members
         self.dtype = dtype
-        self.expand = expand
+        self.dequantize = dequantize
         self.only_added = only_added
         self.layer = layer
         self.scale = members[0].scale
@@ -85,8 +85,8 @@ class Group:
         self._waiting: dict[int, Tensor] = {}
         self._read: Tensor | None = None
         self._ahead: Copies | None = None
-        self.stays_expanded = False
-        self._expanded: list[Tensor] = []
+        self.stays_dequantized = False
+        self._dequantized: list[Tensor] = []
         self.look()
 
     def look(self) -> None:
@@ -125,20 +125,20 @@ class Group:
 
     def weight(self, index: int) -> Tensor:
         """O x I in the arithmetic's format. bitsandbytes' kernels that read the 4 bits themselves are no faster."""
-        return self._expanded[index] if self._expanded else self._made(self.members[index])
+        return self._dequantized[index] if self._dequantized else self._made(self.members[index])
 
     def _made(self, member: Member) -> Tensor:
-        return self.expand(member.base).to(self.dtype)
+        return self.dequantize(member.base).to(self.dtype)
 
     def hold(self) -> None:
-        """Expand all weights for good, where they are to stay and do not lie there yet."""
-        if self.stays_expanded and not self._expanded:
-            self._expanded = [self._made(member) for member in self.members]
+        """Dequantize all weights for good, where they are to stay and do not lie there yet."""
+        if self.stays_dequantized and not self._dequantized:
+            self._dequantized = [self._made(member) for member in self.members]
 
-    def let_go(self) -> bool:
-        """Free expanded weights until ``hold`` makes them again; False where there are none."""
-        held = bool(self._expanded)
-        self._expanded = []
+    def release(self) -> bool:
+        """Free dequantized weights until ``hold`` makes them again; False where there are none."""
+        held = bool(self._dequantized)
+        self._dequantized = []
         return held
 
     def forget(self) -> None:
@@ -152,7 +152,7 @@ class Group:
         Without a gradient to come, or where PEFT is asked for more than the sum, PEFT's own forward answers.
         """
         member = self.members[index]
-        learns = torch.is_grad_enabled() or computing_first()
+        learns = torch.is_grad_enabled() or in_first_pass()
         if args or kwargs or not learns or x.dtype != self.dtype or not x.numel():
             return member.plain(x, *args, **kwargs)
         if not self.in_use:
@@ -210,7 +210,7 @@ def _computed(group: Group, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor, li
     a, all_b = group.copies()
     down = flat.new_empty(flat.shape[0], a.shape[0]).addmm_(flat, a.t(), beta=0, alpha=group.scale)
     results = []
-    skipped = group.only_added and computing_again()
+    skipped = group.only_added and in_recomputing_pass()
     for index, (part, b) in enumerate(zip(group.parts(down, 1), all_b, strict=True)):
         out = _nothing(flat, b) if skipped else _sum(group, index, flat, part, b)
         results.append(out.view(*x.shape[:-1], out.shape[-1]))
@@ -230,7 +230,7 @@ def _sum(group: Group, index: int, flat: Tensor, down: Tensor, b: Tensor) -> Ten
 
 
 def _input_gradient(group: Group, grads: list[Tensor], grad_down: Tensor, a: Tensor) -> Tensor:
-    """T x I, added up in place from the small product on; one expanded weight lives at a time."""
+    """T x I, added up in place from the small product on; one dequantized weight lives at a time."""
     total = torch.mm(grad_down, a)
     for index, grad in enumerate(grads):
         total.addmm_(grad, group.weight(index))
@@ -272,16 +272,16 @@ class FusedAdapters:
                 vars(member.module).pop("forward", None)
 
     def keep_dequantized(self, layers: Collection[Any]) -> None:
-        """Let the weights of these decoder layers stay expanded from the next step on, and those of no others."""
+        """Let the weights of these decoder layers stay dequantized from the next step on, and those of no others."""
         wanted = {id(layer) for layer in layers}
         for group in self.groups:
-            group.stays_expanded = id(group.layer) in wanted
-            if not group.stays_expanded:
-                group.let_go()
+            group.stays_dequantized = id(group.layer) in wanted
+            if not group.stays_dequantized:
+                group.release()
 
-    def let_go(self) -> bool:
-        """Free all expanded weights until the next step makes them again; False where there are none."""
-        held = [group.let_go() for group in self.groups]
+    def release(self) -> bool:
+        """Free all dequantized weights until the next step makes them again; False where there are none."""
+        held = [group.release() for group in self.groups]
         return any(held)
 
     def _before(self, module: nn.Module, args: Any) -> None:
@@ -314,12 +314,12 @@ def _bound(group: Group, index: int) -> Callable[..., Tensor]:
 
 
 def fuse_adapters(
-    model: Any, decoder: Any, dtype: torch.dtype, expand: Dequantize = dequantized_weight
+    model: Any, decoder: Any, dtype: torch.dtype, dequantize: Dequantize = dequantized_weight
 ) -> FusedAdapters:
     """Compute every adapter that is nothing but a sum here, and leave the others to PEFT.
 
     ``decoder`` is the module that each step calls first, ``dtype`` the format that layers are given their input in,
-    ``expand`` what makes 4-bit weights fit for a product.
+    ``dequantize`` what makes 4-bit weights fit for a product.
     """
     groups: list[Group] = []
     layers = {id(module): layer for layer in decoder_layers(model) for module in layer.modules()}
@@ -329,7 +329,7 @@ def fuse_adapters(
         found = {name: member for name, child in parent.named_children() if (member := _member(child, dtype))}
         for names in _together(parent, found, family.projections):
             members = [found[name] for name in names]
-            groups.append(Group(members, dtype, expand, names[0] in added, layers.get(id(parent))))
+            groups.append(Group(members, dtype, dequantize, names[0] in added, layers.get(id(parent))))
     return FusedAdapters(groups, decoder)
 
 

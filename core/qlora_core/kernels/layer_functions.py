@@ -14,7 +14,7 @@ from torch import Tensor
 from qlora_core.kernels.triton_launch import Launcher
 
 NARROW = 256
-"""Widest rows of which a program takes several: those of a head's norm."""
+"""Widest rows of which a program takes several: those of a head's norm. The sizes here are set by hand."""
 SEVERAL = 32
 BLOCK = 2048
 """Numbers of an activation for a program."""
@@ -38,8 +38,8 @@ class _Kernels:
     def __init__(self) -> None:
         module: Any = import_module("qlora_core.kernels.norm_rope_swiglu_triton")
         self.norm, self.norm_backward = Launcher(module.norm), Launcher(module.norm_backward)
-        self.gated, self.gated_backward = Launcher(module.gated), Launcher(module.gated_backward)
-        self.turned, self.turned_backward = Launcher(module.turned), Launcher(module.turned_backward)
+        self.swiglu, self.swiglu_backward = Launcher(module.swiglu), Launcher(module.swiglu_backward)
+        self.norm_rope, self.norm_rope_backward = Launcher(module.norm_rope), Launcher(module.norm_rope_backward)
 
 
 class LayerFunctions:
@@ -56,23 +56,23 @@ class LayerFunctions:
         result: Tensor = _Norm.apply(x, weight, how, overwrites, self._kernels)  # type: ignore[no-untyped-call]
         return result
 
-    def turned(self, x: Tensor, weight: Tensor, how: Norm, cos: Tensor, sin: Tensor) -> Tensor:
+    def norm_rope(self, x: Tensor, weight: Tensor, how: Norm, cos: Tensor, sin: Tensor) -> Tensor:
         """The norm of each head (B x T x heads x H) turned by its token's angles (B x T x H, or 1 for B; halves alike).
 
         Backward writes x's gradient over the result's.
         """
         x, (cos, sin) = x.contiguous(), (each.expand(len(x), -1, -1).contiguous() for each in (cos, sin))
         if not torch.is_grad_enabled():
-            return _turned(self._kernels, x, weight, how, cos, sin)[0]
-        result: Tensor = _Turned.apply(x, weight, how, cos, sin, self._kernels)  # type: ignore[no-untyped-call]
+            return _norm_rope(self._kernels, x, weight, how, cos, sin)[0]
+        result: Tensor = _NormRope.apply(x, weight, how, cos, sin, self._kernels)  # type: ignore[no-untyped-call]
         return result
 
     def silu(self, gate: Tensor, up: Tensor) -> Tensor:
         """``silu(gate) * up``. Backward writes their gradients over them."""
         gate, up = gate.contiguous(), up.contiguous()
         if not torch.is_grad_enabled():
-            return _gated(self._kernels, gate, up)
-        result: Tensor = _Gated.apply(gate, up, self._kernels)  # type: ignore[no-untyped-call]
+            return _swiglu(self._kernels, gate, up)
+        result: Tensor = _SwiGlu.apply(gate, up, self._kernels)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -89,7 +89,7 @@ class _Norm(torch.autograd.Function):
         (x, scale), (weight, how, overwrites, kernels) = ctx.saved_tensors, ctx.rest
         grad = grad_outputs[0].contiguous()
         out = grad if overwrites else torch.empty_like(grad)
-        rows, columns, padded, several, warps = _cut(x)
+        rows, columns, padded, several, warps = _row_layout(x)
         kernels.norm_backward(
             (x.device, x.dtype, weight.dtype, columns),
             -(-rows // several),
@@ -106,7 +106,7 @@ class _Norm(torch.autograd.Function):
 
 def _normed(kernels: _Kernels, x: Tensor, weight: Tensor, how: Norm) -> tuple[Tensor, Tensor]:
     """The result, and what each row was multiplied with (T, float32)."""
-    out, (rows, columns, padded, several, warps) = torch.empty_like(x), _cut(x)
+    out, (rows, columns, padded, several, warps) = torch.empty_like(x), _row_layout(x)
     scale = x.new_empty(rows, dtype=torch.float32)
     kernels.norm(
         (x.device, x.dtype, weight.dtype, columns, how.wide),
@@ -124,17 +124,17 @@ def _normed(kernels: _Kernels, x: Tensor, weight: Tensor, how: Norm) -> tuple[Te
     return out, scale
 
 
-def _cut(x: Tensor) -> tuple[int, int, int, int, int]:
+def _row_layout(x: Tensor) -> tuple[int, int, int, int, int]:
     """Rows, their numbers, those with a power of two, rows and warps of a program."""
     columns = x.shape[-1]
     padded = 1 << (columns - 1).bit_length()
     return x.numel() // columns, columns, padded, SEVERAL if padded <= NARROW else 1, 8 if padded >= BLOCK else 4
 
 
-class _Turned(torch.autograd.Function):
+class _NormRope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, how: Norm, cos: Tensor, sin: Tensor, kernels: _Kernels) -> Tensor:
-        result, scale = _turned(kernels, x, weight, how, cos, sin)
+        result, scale = _norm_rope(kernels, x, weight, how, cos, sin)
         ctx.save_for_backward(x, scale, cos, sin)
         ctx.rest = weight, how, kernels
         return result
@@ -143,8 +143,8 @@ class _Turned(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (x, scale, cos, sin), (weight, how, kernels) = ctx.saved_tensors, ctx.rest
         grad = grad_outputs[0].contiguous()
-        rows, columns, padded, several, warps = _cut(x)
-        kernels.turned_backward(
+        rows, columns, padded, several, warps = _row_layout(x)
+        kernels.norm_rope_backward(
             (x.device, x.dtype, weight.dtype, cos.dtype, columns),
             -(-rows // several),
             (grad, x, weight, cos, sin, scale),
@@ -159,11 +159,13 @@ class _Turned(torch.autograd.Function):
         return grad, None, None, None, None, None
 
 
-def _turned(kernels: _Kernels, x: Tensor, weight: Tensor, how: Norm, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+def _norm_rope(
+    kernels: _Kernels, x: Tensor, weight: Tensor, how: Norm, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
     """The result, and what each head was multiplied with (T x heads, float32)."""
-    out, (rows, columns, padded, several, warps) = torch.empty_like(x), _cut(x)
+    out, (rows, columns, padded, several, warps) = torch.empty_like(x), _row_layout(x)
     scale = x.new_empty(rows, dtype=torch.float32)
-    kernels.turned(
+    kernels.norm_rope(
         (x.device, x.dtype, weight.dtype, cos.dtype, columns, how.wide),
         -(-rows // several),
         (x, weight, cos, sin, out, scale),
@@ -180,23 +182,23 @@ def _turned(kernels: _Kernels, x: Tensor, weight: Tensor, how: Norm, cos: Tensor
     return out, scale
 
 
-class _Gated(torch.autograd.Function):
+class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, kernels: _Kernels) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.kernels = kernels
-        return _gated(kernels, gate, up)
+        return _swiglu(kernels, gate, up)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = (kept.detach() for kept in ctx.saved_tensors)  # what the gradients are written over
-        _each(ctx.kernels.gated_backward, grad_outputs[0].contiguous(), gate, up)
+        _each(ctx.kernels.swiglu_backward, grad_outputs[0].contiguous(), gate, up)
         return gate, up, None
 
 
-def _gated(kernels: _Kernels, gate: Tensor, up: Tensor) -> Tensor:
+def _swiglu(kernels: _Kernels, gate: Tensor, up: Tensor) -> Tensor:
     out = torch.empty_like(up)
-    _each(kernels.gated, gate, up, out)
+    _each(kernels.swiglu, gate, up, out)
     return out
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from qlora_core.kernels.layer_functions import LayerFunctions, Norm
 from qlora_core.kernels.trial import agree, random_inputs
-from qlora_core.memory.rematerialize import remembered
+from qlora_core.memory.rematerialize import rematerializable
 from qlora_core.model.parts import family_of, text_decoder
 from qlora_core.session.fallback import Warn, failure
 from qlora_profiles.architectures import IN_FLOAT32, NormStyle
@@ -38,7 +38,7 @@ class LayerKernels:
     silu: Callable[[Tensor, Tensor], Tensor]
     gelu_tanh: Callable[[Tensor, Tensor], Tensor]
     rotate: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    turned: Callable[[Tensor, Tensor, float, float, str, Tensor, Tensor], Tensor] | None = None
+    norm_rope: Callable[[Tensor, Tensor, float, float, str, Tensor, Tensor], Tensor] | None = None
 
 
 def layer_kernels() -> tuple[LayerKernels, ...]:
@@ -56,12 +56,12 @@ def own_kernels(others: LayerKernels) -> LayerKernels:
             return others.norm(x, weight, epsilon, offset, casting, overwrites)
         return own.norm(x, weight, Norm(epsilon, offset, casting == IN_FLOAT32), overwrites)
 
-    def turned(
+    def norm_rope(
         x: Tensor, weight: Tensor, epsilon: float, offset: float, casting: str, cos: Tensor, sin: Tensor
     ) -> Tensor:
-        return own.turned(x, weight, Norm(epsilon, offset, casting == IN_FLOAT32), cos, sin)
+        return own.norm_rope(x, weight, Norm(epsilon, offset, casting == IN_FLOAT32), cos, sin)
 
-    return replace(others, whose="ours", norm=norm, silu=own.silu, turned=turned)
+    return replace(others, whose="ours", norm=norm, silu=own.silu, norm_rope=norm_rope)
 
 
 def liger_kernels() -> LayerKernels:
@@ -80,16 +80,16 @@ def liger_kernels() -> LayerKernels:
 class FusedLayers:
     """The modules whose forward is replaced, by kind; ``remove`` gives their own back.
 
-    While ``rebuild`` is set, norms and activations tell fused adapters how to make their results again.
+    While ``rematerialize`` is set, norms and activations tell fused adapters how to make their results again.
     """
 
     def __init__(self) -> None:
         self.replaced: dict[str, list[nn.Module]] = {"norm": [], "activation": [], "rotation": []}
-        self.rebuild = False
+        self.rematerialize = False
 
-    def remembered(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def rematerializable(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """A function whose results can be made again."""
-        return remembered(function, lambda: self.rebuild)
+        return rematerializable(function, lambda: self.rematerialize)
 
     def replace(self, kind: str, module: nn.Module, forward: Callable[..., Any]) -> None:
         """Let a module compute by ``forward``."""
@@ -125,7 +125,7 @@ def fuse_layers(
     for module in text_decoder(model).modules():
         if "forward" in vars(module):
             continue
-        offers = (offer for each in choices for offer in _offers(module, each, style, trial, fused.remembered))
+        offers = (offer for each in choices for offer in _offers(module, each, style, trial, fused.rematerializable))
         for part in next((offer.parts for offer in offers if offer.same()), ()):
             fused.replace(*part)
     return fused
@@ -158,7 +158,7 @@ def _offers(module: Any, kernels: LayerKernels, style: NormStyle, trial: "_Trial
             yield Offer((("activation", module, forward),), lambda: trial.agree(title, own, activate, [64, 64]))
     elif hasattr(module, "q_proj") and (rotate := _rotation_of(module)):
         frozen = hasattr(module, "q_norm") and not module.q_norm.weight.requires_grad
-        if kernels.turned is not None and frozen:
+        if kernels.norm_rope is not None and frozen:
             yield _heads_offer(module, kernels, style, trial, rotate)
         forward, title = _rotating(module, kernels.rotate), f"the rotation of {name}"
         parts = (("rotation", module, forward),)
@@ -200,11 +200,11 @@ def _heads_offer(
 ) -> Offer:
     """Norm and rotation of heads at once, in the rotation's place; in the norms' nothing is left to do."""
     norms = module.q_norm, module.k_norm
-    turned: Any = kernels.turned
+    norm_rope: Any = kernels.norm_rope
 
     def turn(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         how = [(norm.weight, _epsilon(norm), style.offset, style.casting, cos, sin) for norm in norms]
-        return tuple(turned(x.transpose(1, 2), *rest).transpose(1, 2) for x, rest in zip((q, k), how, strict=True))
+        return tuple(norm_rope(x.transpose(1, 2), *rest).transpose(1, 2) for x, rest in zip((q, k), how, strict=True))
 
     def own(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
         return rotate(norms[0](q), norms[1](k), cos, sin)

@@ -1,4 +1,4 @@
-"""Norms, norms of heads that are then turned, and gated activations in one kernel each, forward and backward. Triton
+"""Norms, norms of heads that are then rotated, and gated activations in one kernel each, forward and backward. Triton
 compiles from a source file, so they have one to themselves.
 
 Every tensor is contiguous; rows of ``COLUMNS`` numbers, of which a program takes ``ROWS``. Triton reads the
@@ -83,7 +83,7 @@ def own_halves(rows, heads, HALF: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.c
 
 
 @triton.jit(do_not_specialize=["rows", "heads"])  # type: ignore[untyped-decorator]
-def turned(  # type: ignore[no-untyped-def]  # noqa: D103
+def norm_rope(  # type: ignore[no-untyped-def]  # noqa: D103
     x,
     weight,
     cos,
@@ -119,7 +119,7 @@ def turned(  # type: ignore[no-untyped-def]  # noqa: D103
 
 
 @triton.jit(do_not_specialize=["rows", "heads"])  # type: ignore[untyped-decorator]
-def turned_backward(  # type: ignore[no-untyped-def]  # noqa: D103
+def norm_rope_backward(  # type: ignore[no-untyped-def]  # noqa: D103
     grad,
     x,
     weight,
@@ -150,7 +150,7 @@ def turned_backward(  # type: ignore[no-untyped-def]  # noqa: D103
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def gated(gate, up, out, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: D103
+def swiglu(gate, up, out, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: D103
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count
     g = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
@@ -160,7 +160,7 @@ def gated(gate, up, out, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def gated_backward(grad, gate, up, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: D103
+def swiglu_backward(grad, gate, up, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: D103
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count
     d = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)

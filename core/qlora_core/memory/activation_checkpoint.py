@@ -21,20 +21,20 @@ class Pass(Enum):
     """Which of its two passes a layer that recomputes is in."""
 
     FIRST = auto()
-    AGAIN = auto()
+    RECOMPUTING = auto()
 
 
 _PASS: ContextVar[Pass | None] = ContextVar("pass", default=None)
 
 
-def computing_first() -> bool:
+def in_first_pass() -> bool:
     """Whether a layer is computed without being recorded, though its backward will come."""
     return _PASS.get() is Pass.FIRST
 
 
-def computing_again() -> bool:
+def in_recomputing_pass() -> bool:
     """Whether a layer is being computed for its backward: only what that reads is of use."""
-    return _PASS.get() is Pass.AGAIN
+    return _PASS.get() is Pass.RECOMPUTING
 
 
 @contextmanager
@@ -47,39 +47,39 @@ def in_pass(number: Pass) -> Iterator[None]:
         _PASS.reset(before)
 
 
-class Keeper(Protocol):
+class InputStore(Protocol):
     """Where a layer's input waits for its backward."""
 
-    def away(self, tensor: Tensor) -> Any:
+    def pack(self, tensor: Tensor) -> Any:
         """Take a tensor."""
 
-    def back(self, kept: Any) -> Tensor:
-        """The tensor that ``away`` took."""
+    def unpack(self, kept: Any) -> Tensor:
+        """The tensor that ``pack`` took."""
 
 
 class OnDevice:
     """Inputs stay where they are."""
 
-    def away(self, tensor: Tensor) -> Tensor:
+    def pack(self, tensor: Tensor) -> Tensor:
         """The tensor itself."""
         return tensor
 
-    def back(self, kept: Tensor) -> Tensor:
+    def unpack(self, kept: Tensor) -> Tensor:
         """The same."""
         return kept
 
 
-class Unsuited(TypeError):
+class NotATensor(TypeError):
     """A layer gives something else than a tensor."""
 
 
-def checkpoint(run: Callable[[Tensor], Any], x: Tensor, trained: Sequence[Tensor], keeper: Keeper) -> Tensor:
+def checkpoint(run: Callable[[Tensor], Any], x: Tensor, trained: Sequence[Tensor], keeper: InputStore) -> Tensor:
     """What ``run(x)`` gives, computed again in backward.
 
     Gradients go to ``x`` and to ``trained``, and to nothing else that ``run`` reads.
 
     Raises:
-        Unsuited: it gives no tensor.
+        NotATensor: it gives no tensor.
     """
     result: Tensor = _Layer.apply(run, keeper, x, *trained)  # type: ignore[no-untyped-call]
     return result
@@ -87,21 +87,21 @@ def checkpoint(run: Callable[[Tensor], Any], x: Tensor, trained: Sequence[Tensor
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Callable[[Tensor], Any], keeper: Keeper, x: Tensor, *trained: Tensor) -> Tensor:
+    def forward(ctx: Any, run: Callable[[Tensor], Any], keeper: InputStore, x: Tensor, *trained: Tensor) -> Tensor:
         ctx.run, ctx.keeper, ctx.trained = run, keeper, trained
         ctx.arithmetic = _autocast_now(x.device.type)
-        ctx.kept = keeper.away(x)
+        ctx.kept = keeper.pack(x)
         with in_pass(Pass.FIRST):
             result = run(x)
         if not isinstance(result, Tensor):
-            raise Unsuited(f"a layer gave {type(result).__name__}")
+            raise NotATensor(f"a layer gave {type(result).__name__}")
         return result
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        x, ctx.kept = ctx.keeper.back(ctx.kept).detach(), None  # the graph outlives this; the tensor must not
+        x, ctx.kept = ctx.keeper.unpack(ctx.kept).detach(), None  # the graph outlives this; the tensor must not
         x.requires_grad_(ctx.needs_input_grad[2])
-        with torch.enable_grad(), ctx.arithmetic, in_pass(Pass.AGAIN):
+        with torch.enable_grad(), ctx.arithmetic, in_pass(Pass.RECOMPUTING):
             edge = get_gradient_edge(ctx.run(x))  # nobody reads what the layer made a second time
         inputs = (x, *ctx.trained)
         learning = [each for each in inputs if each.requires_grad]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from qlora_core.execution.pinned_memory import slab
+from qlora_core.execution.pinned_memory import pinned_block
 
 ALIGNED = 512
 """Bytes that the places of tensors in one piece of memory are multiples of."""
@@ -33,13 +33,13 @@ class Offload:
         """A checkpointing function whose inputs wait in main memory."""
 
         def keeping(*args: Any, **kwargs: Any) -> Any:
-            with saved_tensors_hooks(self.away, self.back):
+            with saved_tensors_hooks(self.pack, self.unpack):
                 return checkpoint(*args, **kwargs)
 
         return keeping
 
-    def away(self, tensor: Tensor) -> "Tensor | _Kept":
-        """Begin to copy a tensor out; the one before it has left by now, or is waited for."""
+    def pack(self, tensor: Tensor) -> "Tensor | _Kept":
+        """Begin to copy a tensor out; the one before it has left by now, or is waited for. What is elsewhere stays."""
         if tensor.device != self.device or not tensor.numel():
             return tensor
         tensor = tensor.detach()
@@ -50,7 +50,7 @@ class Offload:
         self._leaving = _Leaving(tensor, self._last, self._copies.begin(kept.host, tensor))
         return kept
 
-    def back(self, kept: "Tensor | _Kept") -> Tensor:
+    def unpack(self, kept: "Tensor | _Kept") -> Tensor:
         """The tensor on the card again, while the one that backward needs next begins to come."""
         if isinstance(kept, Tensor):
             return kept
@@ -84,7 +84,7 @@ class Offload:
         if fitting is not None:
             return self._free.pop(fitting)
         num_bytes = -(-num_bytes // ALIGNED) * ALIGNED
-        count, size = slab(num_bytes)
+        count, size = pinned_block(num_bytes)
         whole = torch.empty(size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         self._free = list(whole.split(num_bytes)[:count])  # all there were are too small
         return self._free.pop()

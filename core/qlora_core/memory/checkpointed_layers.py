@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qlora_core.execution.layer_choice import spread
-from qlora_core.memory.activation_checkpoint import Keeper, OnDevice, Pass, Unsuited, checkpoint, in_pass
+from qlora_core.execution.layer_choice import choose_layers
+from qlora_core.memory.activation_checkpoint import InputStore, NotATensor, OnDevice, Pass, checkpoint, in_pass
 from qlora_core.memory.activation_offload import Offload
 from qlora_core.model.parts import family_of, text_decoder
 
 
-def _first_and_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), in_pass(Pass.AGAIN)
+def _pass_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), in_pass(Pass.RECOMPUTING)
 
 
 def decoder_layers(model: nn.Module) -> list[Any]:
@@ -32,7 +32,7 @@ def recompute_layers(
     input_gradients: bool = False,
     lighter: bool = True,
 ) -> None:
-    """Let ``count`` decoder layers recompute their activations, evenly spread over the depth.
+    """Let ``count`` decoder layers, or all, recompute their activations, evenly spread over the depth.
 
     ``preserve_rng_state`` costs time and is needed only where a layer draws random numbers (dropout).
     ``offload`` keeps the layers' inputs in main memory meanwhile. ``input_gradients``: also for the embeddings' result,
@@ -43,11 +43,11 @@ def recompute_layers(
     if count == 0:
         model.gradient_checkpointing_disable()
         return
-    how = {"use_reentrant": False, "preserve_rng_state": preserve_rng_state, "context_fn": _first_and_again}
+    how = {"use_reentrant": False, "preserve_rng_state": preserve_rng_state, "context_fn": _pass_contexts}
     model.gradient_checkpointing_enable(how)
     if not input_gradients:
         model.disable_input_require_grads()  # transformers' hook: the embedding's result would stay, and its gradient
-    chosen = spread(min(count, len(layers)), len(layers))
+    chosen = choose_layers(min(count, len(layers)), len(layers))
     kept = Offload(next(model.parameters()).device) if offload else None
     own = lighter and not preserve_rng_state and family_of(model).only_adds_mlp
     for index, layer in enumerate(layers):
@@ -57,7 +57,7 @@ def recompute_layers(
         layer._gradient_checkpointing_func = _lighter(layer, kept or OnDevice(), usual) if own else usual
 
 
-def _lighter(layer: Any, keeper: Keeper, usual: Callable[..., Any]) -> Callable[..., Any]:
+def _lighter(layer: Any, keeper: InputStore, usual: Callable[..., Any]) -> Callable[..., Any]:
     """A checkpointing function of our own for a layer, or ``usual`` once the layer turns out not to be for it."""
     trained = tuple(parameter for parameter in layer.parameters() if parameter.requires_grad)
 
@@ -66,7 +66,7 @@ def _lighter(layer: Any, keeper: Keeper, usual: Callable[..., Any]) -> Callable[
             return usual(run, *args)
         try:
             return checkpoint(run, args[0], trained, keeper)
-        except Unsuited:
+        except NotATensor:
             layer._gradient_checkpointing_func = usual
         return usual(run, *args)
 

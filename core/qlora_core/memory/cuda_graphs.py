@@ -3,7 +3,7 @@
 A graph computes one shape only, so micro-batches are padded to a few of them: a tail of sequences of their own that
 nothing is supervised on and no other sequence sees, hence of zero gradient. The loss stays outside, on real tokens.
 
-Shape legend: T tokens of a micro-batch, H hidden size; a bucket has at least as many of everything.
+Shape legend: T tokens of a micro-batch, H hidden size; a shape has at least as many of everything.
 """
 
 from collections import Counter
@@ -16,7 +16,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from qlora_core.execution.graph_sizes import LARGEST_GRAPHED_TOKENS, SMALLEST_TOKENS, padded, power_of_two, sizes
+from qlora_core.execution.graph_sizes import (
+    LARGEST_GRAPHED_TOKENS,
+    SMALLEST_TOKENS,
+    graph_sizes,
+    padded_size,
+    power_of_two,
+)
 from qlora_core.memory.oom import is_out_of_memory
 from qlora_core.model.packing import Packed
 from qlora_core.session.fallback import failure
@@ -32,7 +38,7 @@ Decode = Callable[[Packed], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bucket:
+class GraphShape:
     """A shape: tokens, sequences (the tail's among them), and the longest that one of them may be."""
 
     tokens: int
@@ -46,29 +52,29 @@ class Bucket:
         return here and len(packed.boundaries) - 1 + tail <= self.sequences
 
 
-def bucket_of(packed: Packed, tokens: int, within: Bucket | None = None) -> Bucket:
+def graph_shape(packed: Packed, tokens: int, within: GraphShape | None = None) -> GraphShape:
     """A shape of ``tokens`` tokens that takes a micro-batch; never one of less than ``within`` in anything else."""
     least = (within.sequences, within.longest) if within else (FEWEST_SEQUENCES, SHORTEST_LONGEST)
     longest = max(least[1], power_of_two(packed.longest))
     tail = -(-(tokens - packed.num_tokens) // longest)
     sequences = max(least[0], power_of_two(len(packed.boundaries) - 1 + tail))
-    return Bucket(tokens=tokens, sequences=sequences, longest=longest)
+    return GraphShape(tokens=tokens, sequences=sequences, longest=longest)
 
 
 class Inputs:
     """The tensors that a graph reads, always at the same place. ``packed`` is the padded micro-batch in them."""
 
-    def __init__(self, bucket: Bucket, device: torch.device) -> None:
-        zeros = torch.zeros(1, bucket.tokens, dtype=torch.long, device=device)
-        self._bucket = bucket
-        self._steps = torch.arange(1, bucket.sequences + 1, dtype=torch.int32, device=device) * bucket.longest
-        self._ramp = torch.arange(bucket.tokens, device=device) % bucket.longest
+    def __init__(self, shape: GraphShape, device: torch.device) -> None:
+        zeros = torch.zeros(1, shape.tokens, dtype=torch.long, device=device)
+        self._shape = shape
+        self._steps = torch.arange(1, shape.sequences + 1, dtype=torch.int32, device=device) * shape.longest
+        self._ramp = torch.arange(shape.tokens, device=device) % shape.longest
         nothing = torch.zeros(0, dtype=torch.long, device=device)
         self.packed = Packed(
             input_ids=zeros,
             position_ids=zeros.clone(),
-            boundaries=torch.zeros(bucket.sequences + 1, dtype=torch.int32, device=device),
-            longest=bucket.longest,
+            boundaries=torch.zeros(shape.sequences + 1, dtype=torch.int32, device=device),
+            longest=shape.longest,
             supervised_at=nothing,
             targets=nothing,
         )
@@ -78,10 +84,10 @@ class Inputs:
         here, tokens, ends = self.packed, packed.num_tokens, len(packed.boundaries)
         here.input_ids[:, :tokens].copy_(packed.input_ids)
         here.position_ids[:, :tokens].copy_(packed.position_ids)
-        here.position_ids[0, tokens:].copy_(self._ramp[: self._bucket.tokens - tokens])
+        here.position_ids[0, tokens:].copy_(self._ramp[: self._shape.tokens - tokens])
         here.boundaries[:ends].copy_(packed.boundaries)
         tail = self._steps[: len(here.boundaries) - ends] + tokens
-        here.boundaries[ends:].copy_(tail.clamp_max_(self._bucket.tokens))
+        here.boundaries[ends:].copy_(tail.clamp_max_(self._shape.tokens))
 
 
 class Graph(Protocol):
@@ -140,7 +146,7 @@ class Pool:
     @staticmethod
     def _warm_up(decode: Decode, gradients: Gradients, device: torch.device) -> Tensor:
         """A small micro-batch, so that nothing is compiled or set up while capturing."""
-        inputs = Inputs(Bucket(tokens=SMALLEST_TOKENS, sequences=1, longest=SMALLEST_TOKENS), device)
+        inputs = Inputs(GraphShape(tokens=SMALLEST_TOKENS, sequences=1, longest=SMALLEST_TOKENS), device)
         inputs.packed.boundaries[1:] = SMALLEST_TOKENS
         stream = _stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -204,7 +210,7 @@ def _gradients(hidden: Tensor, gradients: Gradients, grad_hidden: Tensor) -> tup
 
 
 class GraphedDecoder:
-    """Hidden states of a micro-batch by a graph of its size, or ``None`` where it is to be computed as usual.
+    """Hidden states (T x H) of a micro-batch by a graph of its size, or ``None`` where it is to be computed as usual.
 
     The largest graph is captured first: all others find room in its memory. Nothing that is trained on is computed
     as usual beside it, which would take that memory a second time.
@@ -227,7 +233,7 @@ class GraphedDecoder:
         self._decode, self._most_tokens, self._warn, self._capture = decode, most_tokens, warn, capture
         self._parameters = parameters
         self._gradients: Gradients | None = None
-        self._graphs: dict[int, tuple[Bucket, Inputs, Graph]] = {}
+        self._graphs: dict[int, tuple[GraphShape, Inputs, Graph]] = {}
         self._wasted: Counter[int] = Counter()
         self._failed = False
         self.captures = 0
@@ -258,7 +264,7 @@ class GraphedDecoder:
 
     def _taking(self, packed: Packed) -> int | None:
         """The smallest size that there is a graph of, and that takes a micro-batch."""
-        return min((size for size, (bucket, _, _) in self._graphs.items() if bucket.takes(packed)), default=None)
+        return min((size for size, (shape, _, _) in self._graphs.items() if shape.takes(packed)), default=None)
 
     def _size_for(self, packed: Packed) -> int | None:
         """The size whose graph computes a micro-batch: its own, or a larger one while a capture would not pay."""
@@ -267,7 +273,7 @@ class GraphedDecoder:
             self._graphs.clear()
         if self._failed or self._most_tokens > LARGEST_GRAPHED_TOKENS:
             return None
-        largest, size = sizes(self._most_tokens)[0], padded(packed.num_tokens, self._most_tokens)
+        largest, size = graph_sizes(self._most_tokens)[0], padded_size(packed.num_tokens, self._most_tokens)
         if largest not in self._graphs and not self._captured(largest, packed):
             return None
         taker = self._taking(packed)
@@ -278,7 +284,7 @@ class GraphedDecoder:
     def _worth_capturing(self, size: int, taker: int) -> bool:
         """Whether what was wasted on padding so far, for want of this size, would have paid for its graph.
 
-        Capturing then costs at most twice what the best choice in hindsight would have.
+        Capturing then costs at most twice what the best choice in hindsight would have (the ski-rental rule).
         """
         self._wasted[size] += taker - size
         few = len(self._graphs) < CAPTURED_AT_ONCE
@@ -292,15 +298,15 @@ class GraphedDecoder:
         """
         self.captures += 1
         before = self._graphs.pop(tokens, None)
-        bucket = bucket_of(packed, tokens, before[0] if before else None)
+        shape = graph_shape(packed, tokens, before[0] if before else None)
         del before
-        inputs = Inputs(bucket, packed.input_ids.device)
+        inputs = Inputs(shape, packed.input_ids.device)
         inputs.load(packed)
         self._gradients = self._gradients or Gradients(self._parameters)
         try:
             if not self._graphs and inputs.packed.input_ids.is_cuda:
                 self._pool = Pool(tokens, self._decode, self._gradients, inputs.packed.input_ids.device)
-            self._graphs[tokens] = (bucket, inputs, self._capture(self._decode, inputs, self._gradients, self._pool))
+            self._graphs[tokens] = (shape, inputs, self._capture(self._decode, inputs, self._gradients, self._pool))
         except RuntimeError as error:
             self.release()
             if is_out_of_memory(error):

@@ -15,7 +15,8 @@ from qlora_profiles.plan import RunPlan
 from qlora_profiles.settings import Execution
 
 MOST_OUTSIDE_BYTES = 2**30
-"""More beside the allocator is somebody else's: the free memory it is compared with is from an earlier moment."""
+"""More beside the allocator is somebody else's: the free memory it is compared with is from an earlier moment. Set by
+hand."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,6 +107,9 @@ def prepare(plan: RunPlan) -> DeviceMemory:
     """Start the device and cap the allocator so that the whole process stays inside the budget.
 
     The cap turns a silent spill into main memory (Windows, WSL) into an error that the step can handle.
+
+    Raises:
+        RuntimeError: the device cannot be used, or has no memory left for its context.
     """
     execution = plan.execution_values()
     _limit_threads(execution)

@@ -20,10 +20,10 @@ OPTIMIZER_WAYS = "--optimizer adamw-8bit, or a smaller --lora-r"
 def retry_on_oom(
     work: Callable[[], T],
     device: torch.device,
-    make_room: Callable[[], bool],
+    free_memory: Callable[[], bool],
     problem: Callable[[str], EnvironmentProblem],
 ) -> T:
-    """Do something, and again each time that memory ran out and ``make_room`` gave something up.
+    """Do something, and again each time that memory ran out and ``free_memory`` gave something up.
 
     The error is gone before room is made: its traceback holds what the try had made so far. ``work`` must be such
     that a part of it may be done twice.
@@ -38,19 +38,19 @@ def retry_on_oom(
             if not is_out_of_memory(error):
                 raise
             why = first_line(error).split(". ")[0][:100]
-        if not make_room():
+        if not free_memory():
             raise problem(why)
         free_cached_memory(device)
 
 
-def retry_with_room(work: Callable[[], T], device: torch.device, make_room: Callable[[], bool], ways: str) -> T:
+def retry_after_freeing(work: Callable[[], T], device: torch.device, free_memory: Callable[[], bool], ways: str) -> T:
     """Do something that must not fail for want of memory, again after unused blocks were given back, then while
-    there is more to give. ``make_room`` gives up something that is held, and says whether there was anything.
+    there is more to give. ``free_memory`` gives up something that is held, and says whether there was anything.
 
     Raises:
         EnvironmentProblem: memory ran out for good; ``ways`` are what helps.
     """
-    rooms = chain([True], iter(make_room, False))
+    rooms = chain([True], iter(free_memory, False))
     return retry_on_oom(work, device, lambda: next(rooms, False), beside_a_step(ways))
 
 
@@ -59,8 +59,8 @@ def beside_a_step(ways: str) -> Callable[[str], EnvironmentProblem]:
     return lambda why: EnvironmentProblem(f"out of memory beside a step ({why})", ways)
 
 
-def retry_optimizer_step(optimizer: torch.optim.AdamW, device: torch.device, make_room: Callable[[], bool]) -> None:
-    """Let a step that runs out of memory try again.
+def retry_optimizer_step(optimizer: torch.optim.AdamW, device: torch.device, free_memory: Callable[[], bool]) -> None:
+    """Let a step that runs out of memory try again; it raises EnvironmentProblem once nothing is left to free.
 
     torch makes the state of all parameters before it changes any of them, so nothing is done twice; the state that
     it could not finish must go.
@@ -74,7 +74,7 @@ def retry_optimizer_step(optimizer: torch.optim.AdamW, device: torch.device, mak
                 del optimizer.state[parameter]
             return step(*args, **kwargs)
 
-        return retry_with_room(once, device, make_room, OPTIMIZER_WAYS)
+        return retry_after_freeing(once, device, free_memory, OPTIMIZER_WAYS)
 
     optimizer.step = MethodType(tried, optimizer)  # type: ignore[method-assign]  # schedulers look at its __func__
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 RETRY_STEPS = 3
-"""Steps in a row in which the allocator had to give memory back and ask again."""
+"""Steps in a row in which the allocator had to give memory back and ask again. All of these are set by hand."""
 CLIFF = 0.4
 """Speed below this share of the usual, with memory at the cap, is taken for a spill."""
 CLIFF_STEPS = 3

@@ -19,7 +19,7 @@ class Source(NamedTuple):
     inputs: tuple[Tensor, ...]
 
 
-def remembered(function: Callable[..., Tensor], wanted: Callable[[], bool]) -> Callable[..., Tensor]:
+def rematerializable(function: Callable[..., Tensor], wanted: Callable[[], bool]) -> Callable[..., Tensor]:
     """The same function, whose results say what they were made of while that is wanted."""
 
     def call(*inputs: Tensor) -> Tensor:

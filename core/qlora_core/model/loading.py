@@ -12,7 +12,7 @@ from qlora_profiles.settings import Execution, Recipe, Run
 def local_model(recipe: Recipe, run: Run) -> str:
     """Where the model is loaded from: a folder, ``local_dir`` once it holds it, or the hub id.
 
-    A hub model with ``local_dir`` is downloaded there first.
+    A hub model with ``local_dir`` is downloaded there first. Raises what huggingface_hub does where that fails.
     """
     if Path(recipe.model).is_dir() or run.local_dir is None:
         return recipe.model
@@ -33,7 +33,12 @@ def hub_arguments(recipe: Recipe, run: Run, source: str) -> dict[str, Any]:
 
 
 def load_tokenizer(recipe: Recipe, run: Run) -> Any:
-    """transformers' tokenizer of the base."""
+    """transformers' tokenizer of the base.
+
+    Raises:
+        UserError: there is none, or it cannot be loaded (``explained``).
+        EnvironmentProblem: it needs a package that is missing.
+    """
     from transformers import AutoTokenizer
 
     source = local_model(recipe, run)
@@ -42,7 +47,7 @@ def load_tokenizer(recipe: Recipe, run: Run) -> Any:
 
 
 def saved_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
-    """transformers' tokenizer that a run stored beside what it trained."""
+    """transformers' tokenizer that a run stored beside what it trained. Raises as ``load_tokenizer`` does."""
     from transformers import AutoTokenizer
 
     with explained(str(folder)):
@@ -50,7 +55,13 @@ def saved_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
 
 
 def load_base(recipe: Recipe, execution: Execution, run: Run, attention: str) -> Any:
-    """The base model on the plan's device: quantised, in the compute dtype, or float32 when all of it is trained."""
+    """The base model on the plan's device: quantised, in the compute dtype, or float32 when all of it is trained.
+
+    Raises:
+        UserError: it cannot be loaded: gated, not there, or with code of its own (``explained``).
+        EnvironmentProblem: it needs a package that is missing.
+        RuntimeError: the device's memory ran out.
+    """
     from transformers import AutoModelForCausalLM
 
     source = local_model(recipe, run)
@@ -100,7 +111,12 @@ def quantisation_config(recipe: Recipe, execution: Execution) -> Any:
 
 
 class explained:
-    """Turn the libraries' errors while loading ``source`` into one line with a way on."""
+    """Turn the libraries' errors while loading ``source`` into one line with a way on.
+
+    Raises:
+        UserError: in place of a gated model, of files that are not there, of code that nobody allowed.
+        EnvironmentProblem: in place of an ImportError.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source

@@ -15,7 +15,10 @@ OUTER = "base_model.model."
 
 @torch.no_grad()
 def initialise(model: Any, seed: int) -> None:
-    """Set every ``lora_A`` to Kaiming-uniform values (a = sqrt 5, as PEFT does) and every ``lora_B`` to zero."""
+    """Set every ``lora_A`` (r x I) to Kaiming-uniform values and every ``lora_B`` (O x r) to zero.
+
+    As PEFT's ``reset_lora_parameters`` does: with its a = sqrt 5 the bound is 1 / sqrt(I).
+    """
     for name, parameter in model.named_parameters():
         if ".lora_A." in name:
             bound = 1.0 / math.sqrt(parameter.shape[1])

@@ -82,10 +82,10 @@ def loss_kernel() -> Found:
     """Our kernel for the loss, against torch's words for it."""
     if accelerator() != "cuda":
         raise Unavailable("the kernel needs a CUDA card")
-    from qlora_core.kernels.logit_slopes import scoring
+    from qlora_core.kernels.logit_gradients import triton_cross_entropy
 
     for cap in (None, 3.0):
-        scoring(torch.device("cuda"), _half(), 10_001, cap)
+        triton_cross_entropy(torch.device("cuda"), _half(), 10_001, cap)
     return {"device": "cuda"}
 
 

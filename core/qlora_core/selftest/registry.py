@@ -16,14 +16,18 @@ TESTS: dict[str, str] = {
     "varlen": "qlora_core.selftest.kernels:varlen_attention",
     "graphs": "qlora_core.selftest.kernels:cuda_graph",
     "triton": "qlora_core.selftest.kernels:triton_compiles",
-    "expand": "qlora_core.selftest.kernels:dequantize_kernel",
-    "score": "qlora_core.selftest.kernels:loss_kernel",
+    "dequantize": "qlora_core.selftest.kernels:dequantize_kernel",
+    "cross_entropy": "qlora_core.selftest.kernels:loss_kernel",
     "liger": "qlora_core.selftest.kernels:liger_layers",
     "unsloth": "qlora_core.selftest.packages:unsloth_imports",
     "workers": "qlora_core.selftest.processes:loader_worker",
     "all_reduce": "qlora_core.selftest.processes:all_reduce",
 }
-"""Where each test is: a function without arguments that returns what it found, or raises."""
+"""Where each test is: a function without arguments that returns what it found.
+
+All raise ``Unavailable`` where there is nothing to try, ArithmeticError where the numbers are others than they should
+be, and whatever a broken library raises.
+"""
 
 
 def test_named(name: str) -> Callable[[], Found]:

@@ -14,7 +14,7 @@ GO = "go"
 
 
 class Control:
-    """Set once somebody wants the run to end after the step in hand; holds the launcher's answers meanwhile."""
+    """True once somebody wants the run to end after the step in hand; holds the launcher's answers meanwhile."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from qlora_profiles.errors import first_line
 
 Warn = Callable[[str], None]
-MOST_WORDS = 160
+MOST_REASON_CHARACTERS = 160
 """Characters of a reason: compilers say much."""
 
 
@@ -26,4 +26,4 @@ def _reason(error: BaseException) -> str:
     said = first_line(error)
     if not isinstance(error, (*DISAGREES, ImportError)) and said != type(error).__name__:
         said = f"{type(error).__name__}: {said}"
-    return said[:MOST_WORDS]
+    return said[:MOST_REASON_CHARACTERS]

@@ -24,7 +24,7 @@ class Mark(Struct, frozen=True, kw_only=True):
 
 
 def mark_complete(folder: Path, step: int, recipe_digest: str) -> None:
-    """Write the mark of a whole checkpoint."""
+    """Write the mark of a whole checkpoint. Raises OSError where the disk does not take it."""
     codec.save(Mark(step=step, recipe=recipe_digest, files_bytes=_sizes(folder)), folder / COMPLETE_MARK)
 
 

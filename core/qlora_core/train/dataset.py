@@ -17,7 +17,7 @@ PHASE = "preparing data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class PreparedData:
     """Tokenized examples, and how the model is talked to."""
 
     train: Sequence[TokenizedExample]
@@ -41,10 +41,10 @@ class Prepared:
         return self.chat.prompt_ids([*system, Message(role="user", content=prompt)])
 
 
-def prepare_data(plan: RunPlan, output: Path, log: EventLog, imports: Thread | None = None) -> Prepared:
+def prepare_data(plan: RunPlan, output: Path, log: EventLog, preload: Thread | None = None) -> PreparedData:
     """Read, set bad rows aside, split, tokenise and cut.
 
-    ``imports`` is waited for before ``datasets`` is used, which looks into modules that others are still importing.
+    ``preload`` is waited for before ``datasets`` is used, which looks into modules that others are still importing.
 
     Raises:
         UserError: the file is not the one that was planned with, or nothing in it can be learned.
@@ -57,9 +57,9 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog, imports: Thread | N
         write_rejected(output / REJECTED_ROWS, data.rejected)
         log.warn(f"{len(data.rejected)} bad rows set aside in {output / REJECTED_ROWS}")
     train, held_out = split(examples, recipe.val_size, recipe.seed)
-    if imports is not None:
-        imports.join()
-    return Prepared(
+    if preload is not None:
+        preload.join()
+    return PreparedData(
         train=CachedRows(truncate_all(train, recipe.max_length)[0]),
         held_out=CachedRows(truncate_all(held_out, recipe.max_length)[0]),
         chat=chat,

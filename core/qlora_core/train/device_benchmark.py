@@ -19,7 +19,13 @@ ROUNDS = 3
 
 
 def measure_device(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    """The best of a few rounds each; needs about 350 MiB of the device for that long."""
+    """The best of a few rounds each; needs about 350 MiB of the device for that long.
+
+    A product of n x n matrices counts 2 n^3 operations; a copy counts its bytes twice, read and written.
+
+    Raises:
+        torch.OutOfMemoryError: there is not so much.
+    """
     left, right = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
     source = torch.empty(COPIED_BYTES, dtype=torch.uint8, device=device)

@@ -5,7 +5,7 @@ The plan says where a run starts. From there on this is the truth: every change 
 and writes it down, so that the events tell at any moment what runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any, TypeVar
@@ -13,17 +13,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from qlora_core.backends.protocol import Scorer
+from qlora_core.backends.protocol import LossFunction
 from qlora_core.execution.limits import Limits
-from qlora_core.execution.micro_batches import cut
+from qlora_core.execution.micro_batches import make_micro_batches
 from qlora_core.memory.device_memory import DeviceMemory
 from qlora_core.memory.oom_retry import (
     OPTIMIZER_WAYS,
     beside_a_step,
     drop_workspaces,
+    retry_after_freeing,
     retry_on_oom,
     retry_optimizer_step,
-    retry_with_room,
 )
 from qlora_core.memory.pressure_monitor import PressureMonitor
 from qlora_core.model.packing import Example
@@ -61,10 +61,10 @@ class RunningExecution:
 
     Args:
         limits: where it starts.
-        apply: lets the model compute within limits (all but the token budget), and hands out what scores a
-            micro-batch then.
+        apply: lets the model compute within limits (all but the token budget), and hands out the loss of a micro-batch
+            computed so.
         num_layers: decoder layers that could recompute.
-        can_rebuild: whether norms' and activations' results can be made again.
+        usable: names of the rungs that the model's kernels can do (``rungs.usable_rungs``).
         backward: accumulates gradients of a scalar (the trainer's, for loss scaling).
         drop_gradients: forgets the gradients of the step.
         memory: of the device that computes.
@@ -73,8 +73,8 @@ class RunningExecution:
         total_supervised: from this process's supervised tokens of a step to those of all.
 
     Attributes:
-        scorer: what scores micro-batches now.
-        most: what it may grow back to.
+        loss_function: computes the loss of micro-batches now.
+        largest: what it may grow back to.
         stats: what the steps that count were like.
     """
 
@@ -82,22 +82,22 @@ class RunningExecution:
         self,
         *,
         limits: Limits,
-        apply: Callable[[Limits], Scorer],
+        apply: Callable[[Limits], LossFunction],
         num_layers: int,
+        usable: Collection[str],
         backward: Callable[[Tensor], None],
         drop_gradients: Callable[[], None],
         memory: DeviceMemory,
         write: Callable[..., None],
         step_in_hand: Callable[[], int],
         pin_memory: bool = False,
-        can_rebuild: bool = False,
         total_supervised: Callable[[int], int] = SINGLE.total,
     ) -> None:
         self._in_force = InForce(limits=limits)
-        self.most = limits
+        self.largest = limits
         self._apply = apply
-        self.scorer = apply(limits)
-        self._num_layers, self._can_rebuild = num_layers, can_rebuild
+        self.loss_function = apply(limits)
+        self._num_layers, self._usable = num_layers, usable
         self._drop_gradients = drop_gradients
         self._memory, self._device, self._pin_memory = memory, memory.device, pin_memory
         self._write, self._step_in_hand = write, step_in_hand
@@ -127,7 +127,7 @@ class RunningExecution:
 
     def captured(self) -> bool:
         """Whether graphs were captured since the last call: such a step's time says nothing of the others."""
-        before, self._captures = self._captures, getattr(self.scorer, "captures", 0)
+        before, self._captures = self._captures, getattr(self.loss_function, "captures", 0)
         return self._captures != before
 
     def measured(self) -> dict[str, Any] | None:
@@ -157,14 +157,14 @@ class RunningExecution:
         """
         lengths = [len(example.input_ids) for example in examples]
 
-        def make_room() -> bool:
+        def free_memory() -> bool:
             self._drop_gradients()
             return self.shrink("out of memory", lengths)
 
         return retry_on_oom(
-            lambda: self._runner.run(examples, self.scorer, self.limits.token_budget),
+            lambda: self._runner.run(examples, self.loss_function, self.limits.token_budget),
             self._device,
-            make_room,
+            free_memory,
             lambda why: EnvironmentProblem(
                 f"out of memory on an example of {max(lengths)} tokens, with every saving in use",
                 f"--max-length {max(64, max(lengths) // 2)}",
@@ -172,28 +172,30 @@ class RunningExecution:
         )
 
     def evaluate(self, examples: Sequence[Example]) -> HeldOut:
-        """Score held-out rows. Where they find no room, their micro-batches become smaller for good, down to single
-        rows; then what is held for the steps goes, which is made again after.
+        """The loss of held-out rows (nats per supervised token). Where they find no room, their micro-batches become
+        smaller for good, down to single rows; then what is held for the steps goes, which is made again after.
 
         Raises:
             EnvironmentProblem: a single row does not fit.
         """
         lengths = [len(example.input_ids) for example in examples]
         return retry_on_oom(
-            lambda: evaluate(self.scorer, examples, self.evaluation_token_budget, self._device, self._pin_memory),
+            lambda: evaluate(
+                self.loss_function, examples, self.evaluation_token_budget, self._device, self._pin_memory
+            ),
             self._device,
             lambda: self._cut_evaluation(lengths) or self._free_held(),
             beside_a_step("--val-size 0"),
         )
 
-    def with_room(self, work: Callable[[], T], ways: str) -> T:
-        """Do something beside the steps. CUDA graphs, then expanded weights make room for it where they must, and are
-        made again after.
+    def run_beside_steps(self, work: Callable[[], T], ways: str) -> T:
+        """Do something beside the steps. CUDA graphs, then dequantized weights make room for it where they must, and
+        are made again after.
 
         Raises:
             EnvironmentProblem: memory runs out all the same; ``ways`` are what helps.
         """
-        return retry_with_room(work, self._device, self._free_held, ways)
+        return retry_after_freeing(work, self._device, self._free_held, ways)
 
     def for_optimizer(self, work: Callable[[], T]) -> T:
         """Do what the optimizer's step needs each time: what makes room for it stays away.
@@ -201,7 +203,7 @@ class RunningExecution:
         Raises:
             EnvironmentProblem: memory runs out all the same.
         """
-        return retry_with_room(work, self._device, self._give_up_held, OPTIMIZER_WAYS)
+        return retry_after_freeing(work, self._device, self._give_up_held, OPTIMIZER_WAYS)
 
     def retry_optimizer_step(self, optimizer: torch.optim.AdamW) -> None:
         """Let the optimizer's step that finds no room for its state try again."""
@@ -219,15 +221,16 @@ class RunningExecution:
     def shrink(self, cause: str, lengths: Sequence[int]) -> bool:
         """Take the next smaller execution that would compute a step of these lengths (tokens) otherwise; False at the
         end."""
-        after = self.limits.smaller(lengths, self._num_layers, self._can_rebuild)
+        after = self.limits.smaller(lengths, self._num_layers, self._usable)
         if after is not None:
             self.change(cause, after)
         return after is not None
 
     def start_from(self, cause: str, limits: Limits) -> None:
-        """Compute within other limits than the plan's from here on, and never grow beyond them."""
-        self.change(cause, limits)
-        self.most = limits
+        """Compute within ``limits`` from here on, be they others or not, and never grow beyond them."""
+        if limits != self.limits:
+            self.change(cause, limits)
+        self.largest = limits
 
     def change(self, cause: str, after: Limits) -> None:
         """Compute from here on within ``after``."""
@@ -235,7 +238,7 @@ class RunningExecution:
         self._pressure.shrunk()
 
     def _grow(self) -> None:
-        after = self.limits.larger(self.most)
+        after = self.limits.larger(self.largest)
         if after is not None:
             self._take("it had been quiet for a while", replace(self._in_force, limits=after))
         self._pressure.grown()
@@ -243,7 +246,9 @@ class RunningExecution:
     def _cut_evaluation(self, lengths: Sequence[int]) -> bool:
         """Held-out rows of these lengths (tokens) in smaller micro-batches; False where none is larger than the longest
         row. The next evaluation begins there, instead of running out of memory again."""
-        largest = max(sum(lengths[i] for i in batch) for batch in cut(lengths, self.evaluation_token_budget))
+        largest = max(
+            sum(lengths[i] for i in batch) for batch in make_micro_batches(lengths, self.evaluation_token_budget)
+        )
         if largest <= max(lengths):
             return False
         budget = max(max(lengths), largest // 2)
@@ -252,11 +257,11 @@ class RunningExecution:
 
     def _free_held(self) -> bool:
         """Free what is soon made again, or else the workspaces of products; False where there are none."""
-        release = getattr(self.scorer, "release", None)
+        release = getattr(self.loss_function, "release", None)
         return bool(release and release()) or drop_workspaces()
 
     def _give_up_held(self) -> bool:
-        """Do without expanded weights or CUDA graphs from here on, or else free the workspaces of products; False
+        """Do without dequantized weights or CUDA graphs from here on, or else free the workspaces of products; False
         where there are none."""
         after = self.limits.less_held()
         if after is None:
@@ -268,7 +273,7 @@ class RunningExecution:
         """Every change of what runs: apply it, and write down what it changed."""
         before, self._in_force = self._in_force, after
         if after.limits != before.limits:
-            self.scorer = self._apply(after.limits)
+            self.loss_function = self._apply(after.limits)
             self.stats.adapted = True
         was = {EVALUATION_BUDGET: before.limits.token_budget} | before.values()
         changed = {name: value for name, value in after.values().items() if was[name] != value}

@@ -24,8 +24,8 @@ class Job:
     train: Sequence[Example]
     held_out: Sequence[Example]
     log: EventLog
-    stop: Control
+    control: Control
     memory: DeviceMemory
     output: Path
-    best: BestCheckpoint | None = None
+    best_checkpoint: BestCheckpoint | None = None
     ranks: Ranks = SINGLE

@@ -19,7 +19,7 @@ import torch
 
 from qlora_core.data.row_cache import CachedRows
 from qlora_core.execution.limits import Limits
-from qlora_core.execution.micro_batches import cut
+from qlora_core.execution.micro_batches import make_micro_batches
 from qlora_core.inference.generate import Sampling, generate
 from qlora_core.memory.device_memory import autocast
 from qlora_core.memory.oom import free_cached_memory
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PHASE = "measuring the heaviest step"
 CAUSE = "measured before the first step"
 MOST_SECONDS = 25.0
-"""Parts that would begin later than this are left out."""
+"""Parts that would begin later than this are left out; set by hand, as the times below."""
 ROUNDS = 3
 LONG_STEP_SECONDS = 3.0
 """In a typical step that takes longer, what is new in the first of its kind hardly counts."""
@@ -50,7 +50,7 @@ KEPT_BACK_BYTES = 32 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Talk:
+class ProbePrompt:
     """A tokenised prompt and what ends its answer, for a short generation."""
 
     prompt_ids: Sequence[int]
@@ -79,33 +79,40 @@ def lengths_of(rows: Sequence[Example]) -> list[int]:
     return rows.lengths if isinstance(rows, CachedRows) else [len(row.input_ids) for row in rows]
 
 
-def preflight(trainer: "StepTrainer", talk: Talk) -> None:
-    """Measure, tell the launcher, and take the execution that it answers with, until both agree."""
+def preflight(trainer: "StepTrainer", prompt: ProbePrompt) -> None:
+    """Measure, tell the launcher, and take the execution that it answers with, until both agree.
+
+    The run never grows beyond that: what was given up here for want of memory did not fit the heaviest step.
+
+    Raises:
+        EnvironmentProblem: not even the smallest execution fits.
+    """
     job, execution = trainer.job, trainer.execution
     start = time.monotonic()
     for round_number in range(ROUNDS):
         job.log.phase(PHASE)
-        measured = _measured(Rehearsal(trainer, talk, start, complete=round_number == 0))
+        measured = _measured(PreflightMeasurement(trainer, prompt, start, complete=round_number == 0))
         job.memory.cap_again(int(measured["outside_bytes"]))
         job.log.write(events.MeasuredEvent, stage="preflight", **measured)
-        answer = job.stop.answer(ANSWER_SECONDS)
-        wished = Limits(**json.loads(answer)) if answer else execution.limits
-        if wished == execution.limits:
+        answer = job.control.answer(ANSWER_SECONDS)
+        measured_limits = execution.limits
+        agreed = Limits(**json.loads(answer)) if answer else measured_limits
+        execution.start_from(CAUSE, agreed)
+        if agreed == measured_limits:
             return
-        execution.start_from(CAUSE, wished)
 
 
-def _measured(rehearsal: "Rehearsal") -> dict[str, Any]:
+def _measured(measurement: "PreflightMeasurement") -> dict[str, Any]:
     """Measure with a little memory kept back, or with all there is where nothing fits otherwise."""
-    trainer = rehearsal.trainer
-    with suppress(EnvironmentProblem), _nothing_learned(trainer), trainer.job.memory.kept_back(KEPT_BACK_BYTES):
-        return rehearsal.measure()
-    with _nothing_learned(trainer):
-        return rehearsal.measure()
+    trainer = measurement.trainer
+    with suppress(EnvironmentProblem), _state_restored(trainer), trainer.job.memory.kept_back(KEPT_BACK_BYTES):
+        return measurement.measure()
+    with _state_restored(trainer):
+        return measurement.measure()
 
 
 @contextmanager
-def _nothing_learned(trainer: "StepTrainer") -> "Iterator[None]":
+def _state_restored(trainer: "StepTrainer") -> "Iterator[None]":
     """Put back all that a step leaves behind."""
     job = trainer.job
     cards = [job.memory.device] if job.memory.device.type == "cuda" else []
@@ -120,11 +127,11 @@ def _nothing_learned(trainer: "StepTrainer") -> "Iterator[None]":
             job.memory.forget_peak()
 
 
-class Rehearsal:
+class PreflightMeasurement:
     """One measuring: the parts of a run, each with its peak. A ``complete`` one has more than the step."""
 
-    def __init__(self, trainer: "StepTrainer", talk: Talk, start: float, complete: bool) -> None:
-        self.trainer, self.job, self.execution, self.talk = trainer, trainer.job, trainer.execution, talk
+    def __init__(self, trainer: "StepTrainer", prompt: ProbePrompt, start: float, complete: bool) -> None:
+        self.trainer, self.job, self.execution, self.prompt = trainer, trainer.job, trainer.execution, prompt
         self.start, self.complete = start, complete
         self.lengths = lengths_of(self.job.train)
         self.longest = nlargest(self.job.plan.recipe_values().examples_per_step, self.lengths)
@@ -158,7 +165,7 @@ class Rehearsal:
         }
 
     def _in_time(self) -> bool:
-        return time.monotonic() - self.start < MOST_SECONDS and not self.job.stop
+        return time.monotonic() - self.start < MOST_SECONDS and not self.job.control
 
     def _part(self, name: str, work: Callable[[], None]) -> None:
         """One part of a run from an empty cache; the step itself is always computed."""
@@ -241,16 +248,16 @@ class Rehearsal:
             torch.save(optimizer.state_dict(), path)
             optimizer.state.clear()
             held = torch.load(path, map_location="cpu", weights_only=True)
-            self.execution.with_room(lambda: optimizer.load_state_dict(held), OPTIMIZER_WAYS)
+            self.execution.run_beside_steps(lambda: optimizer.load_state_dict(held), OPTIMIZER_WAYS)
 
     def _generation(self) -> None:
         model, greedy = self.job.loaded.model, Sampling(temperature=0.0, max_new_tokens=NEW_TOKENS)
         model.eval()
         with autocast(self.job.plan.execution_values()):
             try:
-                self.execution.with_room(
+                self.execution.run_beside_steps(
                     lambda: generate(
-                        model, self.job.loaded.tokenizer, self.talk.prompt_ids, self.talk.stop_ids, greedy
+                        model, self.job.loaded.tokenizer, self.prompt.prompt_ids, self.prompt.stop_ids, greedy
                     ),
                     SAMPLE_WAYS,
                 )
@@ -282,4 +289,4 @@ class Rehearsal:
 
     def _several(self) -> bool:
         """Whether a step of the longest rows has more than one micro-batch."""
-        return len(cut(self.longest, self.execution.limits.token_budget)) > 1
+        return len(make_micro_batches(self.longest, self.execution.limits.token_budget)) > 1

@@ -89,7 +89,7 @@ class Reporter(TrainerCallback):
         self._open.append(self._launched(state, args.device))
         due = state.global_step % self.job.plan.run_values().eval_steps == 0 or state.global_step == state.max_steps
         control.should_save |= state.global_step == state.max_steps
-        if self.job.stop:
+        if self.job.control:
             control.should_save = control.should_training_stop = True
         ahead = 0 if due or control.should_save else AHEAD.get(args.device.type, 0)
         while len(self._open) > ahead:
@@ -167,8 +167,8 @@ class Reporter(TrainerCallback):
         model.eval()
         held_out = self.execution.evaluate(self.job.held_out)
         model.train()
-        if self.job.best is not None:
-            self.job.best.offer(model, step, held_out.loss)
+        if self.job.best_checkpoint is not None:
+            self.job.best_checkpoint.offer(model, step, held_out.loss)
         self.job.log.write(
             events.EvalEvent,
             step=step,

@@ -10,7 +10,7 @@ from qlora_core.model import lora_init
 from qlora_core.session.control import Control
 from qlora_core.session.event_log import EventLog
 from qlora_core.train import checkpoints
-from qlora_core.train.dataset import PHASE, Prepared, prepare_data
+from qlora_core.train.dataset import PHASE, PreparedData, prepare_data
 from qlora_core.train.preload import collect_from_here, import_meanwhile
 from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentProblem, Interrupted
@@ -21,38 +21,43 @@ if TYPE_CHECKING:
     from qlora_core.train.best_checkpoint import BestCheckpoint
 
 
-def run(plan: RunPlan, log: EventLog, stop: Control, measured: bool = False) -> int:
-    """Train what the plan says; returns the exit code. Raises what went wrong.
+def run(plan: RunPlan, log: EventLog, control: Control, measured: bool = False) -> int:
+    """Train what the plan says; returns the exit code.
 
     ``measured`` leaves out the preflight: the launcher knows its outcome.
+
+    Raises:
+        UserError: the data, the model or a checkpoint is not what the plan needs, or training fell apart.
+        EnvironmentProblem: this machine cannot do it; memory ran out for good.
+        Interrupted: the run was stopped before the first step.
     """
     start = time.monotonic()
     output = Path(plan.run_values().output)
     checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest(), log.warn)
     log.phase(PHASE)
     data = prepare_data(plan, output, log, import_meanwhile(plan))
-    planned, plan = plan, agreed(plan, data.train, log, stop)
-    trainer = _trainer(plan, data, log, stop, output)
+    planned, plan = plan, agreed(plan, data.train, log, control)
+    trainer = _trainer(plan, data, log, control, output)
     log.in_force = trainer.execution.values
     if not measured and measured_first(plan):
         _preflight(trainer, data)
-        _stop_if_asked(stop)
+        _stop_if_asked(control)
     _announce(plan, trainer, checkpoint, log)
     _sample(plan, trainer, data, log, step=0 if checkpoint is None else None)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     done = trainer.state.global_step
-    _say_measured(trainer, log)
+    _write_measured(trainer, log)
     if done < trainer.state.max_steps:
         _finish(log, "interrupted", EXIT_INTERRUPTED, done, start, {}, trainer)
         return EXIT_INTERRUPTED
-    _take_best(trainer, log, done)
+    _restore_best(trainer, log, done)
     _sample(plan, trainer, data, log, step=done)
     files = _write_artifacts(planned, trainer, data, log, output)
     _finish(log, "finished", EXIT_OK, done, start, files, trainer)
     return EXIT_OK
 
 
-def _trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: Control, output: Path) -> Any:
+def _trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Control, output: Path) -> Any:
     """The trainer with its model.
 
     Raises:
@@ -61,7 +66,7 @@ def _trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: Control, output
     from qlora_core.memory.oom import is_out_of_memory
 
     try:
-        return _make_trainer(plan, data, log, stop, output)
+        return _make_trainer(plan, data, log, control, output)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -70,7 +75,7 @@ def _trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: Control, output
     raise EnvironmentProblem(f"out of memory while {plan.model.name} was loaded{allowed}", "a smaller --model")
 
 
-def _make_trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: Control, output: Path) -> Any:
+def _make_trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Control, output: Path) -> Any:
     from qlora_core import backends
     from qlora_core.memory import device_memory
 
@@ -88,7 +93,7 @@ def _make_trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: Control, o
     loaded = backend.load(plan, log.warn)
     lora_init.initialise(loaded.model, recipe.seed)
     loaded.tokenizer.chat_template = data.template
-    _stop_if_asked(stop)
+    _stop_if_asked(control)
     return StepTrainer(
         Job(
             plan=plan,
@@ -97,10 +102,10 @@ def _make_trainer(plan: RunPlan, data: Prepared, log: EventLog, stop: Control, o
             train=data.train,
             held_out=data.held_out,
             log=log,
-            stop=stop,
+            control=control,
             memory=memory,
             output=output,
-            best=_best(plan, output),
+            best_checkpoint=_best_checkpoint(plan, output),
         )
     )
 
@@ -110,14 +115,14 @@ def measured_first(plan: RunPlan) -> bool:
     return plan.run_values().preflight and plan.execution_values().device == "cuda"
 
 
-def _preflight(trainer: Any, data: Prepared) -> None:
-    from qlora_core.train.preflight import Talk, preflight
+def _preflight(trainer: Any, data: PreparedData) -> None:
+    from qlora_core.train.preflight import ProbePrompt, preflight
 
-    preflight(trainer, Talk(prompt_ids=data.prompt_ids("Hello"), stop_ids=data.stop_ids))
+    preflight(trainer, ProbePrompt(prompt_ids=data.prompt_ids("Hello"), stop_ids=data.stop_ids))
     trainer.execution.begin()
 
 
-def _best(plan: RunPlan, output: Path) -> "BestCheckpoint | None":
+def _best_checkpoint(plan: RunPlan, output: Path) -> "BestCheckpoint | None":
     """What keeps the best adapter, where the recipe wants it and there is one."""
     recipe = plan.recipe_values()
     if recipe.keep == "last" or recipe.method == "full":
@@ -127,14 +132,14 @@ def _best(plan: RunPlan, output: Path) -> "BestCheckpoint | None":
     return BestCheckpoint(output, events.all_events(output / run_folder.EVENTS))
 
 
-def _take_best(trainer: Any, log: EventLog, done: int) -> None:
-    best = trainer.job.best
+def _restore_best(trainer: Any, log: EventLog, done: int) -> None:
+    best = trainer.job.best_checkpoint
     if best is not None and best.restore(trainer.model, done):
         log.warn(f"the adapter of step {best.step} is kept: its held-out loss {best.loss:.3f} was the best")
 
 
-def _stop_if_asked(stop: Control) -> None:
-    if stop:
+def _stop_if_asked(control: Control) -> None:
+    if control:
         raise Interrupted("stopped before the first step; nothing to save")
 
 
@@ -152,14 +157,14 @@ def _announce(plan: RunPlan, trainer: Any, checkpoint: Path | None, log: EventLo
     )
 
 
-def _say_measured(trainer: Any, log: EventLog) -> None:
+def _write_measured(trainer: Any, log: EventLog) -> None:
     """Write down what the run held and took, where it computed in one way throughout."""
     measured = trainer.execution.measured()
     if measured is not None:
         log.write(events.MeasuredEvent, stage="run", **measured)
 
 
-def _sample(plan: RunPlan, trainer: Any, data: Prepared, log: EventLog, step: int | None) -> None:
+def _sample(plan: RunPlan, trainer: Any, data: PreparedData, log: EventLog, step: int | None) -> None:
     """Answer the sample prompts, greedily, so that before and after differ by the training alone."""
     prompts = plan.run_values().sample_prompts
     if step is None or not prompts:
@@ -178,7 +183,7 @@ def _sample(plan: RunPlan, trainer: Any, data: Prepared, log: EventLog, step: in
             return [generate(model, tokenizer, data.prompt_ids(p), data.stop_ids, greedy) for p in prompts]
 
     try:
-        answers = trainer.execution.with_room(answer, SAMPLE_WAYS)
+        answers = trainer.execution.run_beside_steps(answer, SAMPLE_WAYS)
     except EnvironmentProblem as problem:
         log.warn(f"the sample prompts are not answered: {problem.message}")
         return
@@ -191,7 +196,7 @@ def _sampled(prompt: str, answer: str) -> events.Sample:
     return events.Sample(prompt=prompt, answer=answer)
 
 
-def _write_artifacts(planned: RunPlan, trainer: Any, data: Prepared, log: EventLog, output: Path) -> dict[str, str]:
+def _write_artifacts(planned: RunPlan, trainer: Any, data: PreparedData, log: EventLog, output: Path) -> dict[str, str]:
     plan = trainer.job.plan
     log.phase("writing the adapter" if plan.recipe_values().method != "full" else "writing the model")
     trained = artifacts.save_trained(trainer.model, trainer.job.loaded.tokenizer, plan, data.stop_ids, output)

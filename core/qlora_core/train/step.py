@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlora_core.execution.micro_batches import cut
+from qlora_core.execution.micro_batches import make_micro_batches
 from qlora_core.model.packing import Example, Packed, pack_all, supervised_tokens
 from qlora_core.session.ranks import SINGLE
 
@@ -58,11 +58,14 @@ class StepRunner:
 
         ``loss_sum`` is the summed loss of a micro-batch. Gradients are added to those there are; a pass that runs out
         of memory leaves those of a part.
+
+        Raises:
+            RuntimeError: memory ran out, among others (``oom.is_out_of_memory`` tells).
         """
         lengths = [len(example.input_ids) for example in examples]
         own = sum(supervised_tokens(example) for example in examples)
         share = 1.0 / max(1, self._total_supervised(own))
-        batches = cut(lengths, token_budget)
+        batches = make_micro_batches(lengths, token_budget)
         total = torch.zeros((), device=self._device)
         for packed in pack_all([[examples[i] for i in batch] for batch in batches], self._device, self._pin_memory):
             if len(packed.targets) == 0:

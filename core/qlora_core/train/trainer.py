@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from qlora_core.execution.limits import Limits
+from qlora_core.execution.rungs import usable_rungs
 from qlora_core.model.packing import Example
 from qlora_core.train.execution import RunningExecution
 from qlora_core.train.job import Job
@@ -66,7 +67,7 @@ class StepTrainer(Trainer):
             limits=Limits.of(execution),
             apply=partial(job.backend.apply, job.loaded),
             num_layers=job.backend.num_layers(job.loaded),
-            can_rebuild=execution.adapter_kernel == "fused" and execution.layer_kernels == "liger",
+            usable=usable_rungs(execution),
             backward=self.accelerator.backward,
             drop_gradients=self._drop_gradients,
             memory=job.memory,
@@ -116,7 +117,7 @@ OPTIMIZERS = {
 
 
 def training_arguments(plan: RunPlan, output: Path) -> TrainingArguments:
-    """The plan in transformers' words."""
+    """The plan as transformers' arguments. Raises KeyError for an optimizer without an entry in ``OPTIMIZERS``."""
     recipe, execution, run = plan.recipe_values(), plan.execution_values(), plan.run_values()
     return TrainingArguments(
         output_dir=str(output),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from qlora_core.execution.graph_sizes import sizes
+from qlora_core.execution.graph_sizes import graph_sizes
 from qlora_profiles.facts import Ceilings
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.settings import Execution, values_of
@@ -80,7 +80,7 @@ def measurement_of(plan: RunPlan, measured: Measured, ceilings: Ceilings | None 
     costs = costs_of(plan.model, targets, recipe, measured.execution, plan.report)
     execution, tokens = measured.execution, measured.largest_tokens
     if execution.cuda_graphs:
-        tokens = sizes(max(execution.token_budget, tokens))[0]
+        tokens = graph_sizes(max(execution.token_budget, tokens))[0]
     accumulating = measured.several_micro_batches or execution.cuda_graphs
     predicted = passing_bytes(costs, tokens, execution.layers_recomputed, accumulating)
     whole = peak(costs, tokens, execution.layers_recomputed, accumulating=accumulating).peak_bytes

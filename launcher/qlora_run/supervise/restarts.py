@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from qlora_core.execution.limits import Limits
+from qlora_core.execution.rungs import usable_rungs
 from qlora_core.session.event_log import EventLog
 from qlora_profiles import codec, events
 from qlora_profiles.plan import Resolved, RunPlan
@@ -46,7 +47,8 @@ class Restarts:
     def _next_plan(self, plan: RunPlan, ran: Mapping[str, Any], step: int) -> RunPlan:
         """The plan of a process that begins smaller than the one that died had become, ``ran`` by name."""
         before = limits_in_force(plan, ran)
-        after = before.smaller(usual_lengths(plan), plan.model.num_layers) or before
+        usable = usable_rungs(plan.execution_values())
+        after = before.smaller(usual_lengths(plan), plan.model.num_layers, usable) or before
         changed = [f.name for f in fields(Limits) if getattr(before, f.name) != getattr(after, f.name)]
         log = EventLog(self.output)
         log.write(

@@ -72,9 +72,9 @@ def test_liger_that_is_not_installed_is_said() -> None:
 )
 def test_graphs_only_where_they_can_be(asked: bool, offload: bool, head: bool, expected: bool) -> None:
     kernel = "chunked" if head else "logits"
-    scorer = packed_loss(adapted(), attention="sdpa", kernel=kernel, chunk_tokens=16, autocast_dtype=None)
+    loss_function = packed_loss(adapted(), attention="sdpa", kernel=kernel, chunk_tokens=16, autocast_dtype=None)
     limits = Limits(token_budget=512, layers_recomputed=0, offload_activations=offload, cuda_graphs=asked)
-    assert (graphed(scorer, limits, pytest.fail) is not None) == expected
+    assert (graphed(loss_function, limits, pytest.fail) is not None) == expected
 
 
 def test_what_is_captured_casts_anew_each_time() -> None:
@@ -84,11 +84,13 @@ def test_what_is_captured_casts_anew_each_time() -> None:
     model.get_base_model().model.norm.register_forward_pre_hook(
         lambda module, inputs: seen.append(torch.is_autocast_cache_enabled())
     )
-    scorer = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=torch.bfloat16)
+    loss_function = packed_loss(
+        model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=torch.bfloat16
+    )
     limits = Limits(token_budget=512, layers_recomputed=0, cuda_graphs=True)
-    decoder = graphed(scorer, limits, pytest.fail)
+    decoder = graphed(loss_function, limits, pytest.fail)
     assert decoder is not None
     seen.clear()
-    with scorer.autocast("cpu"):
+    with loss_function.autocast("cpu"):
         decoder._decode(pack(random_examples(2), torch.device("cpu")))
     assert seen == [False]

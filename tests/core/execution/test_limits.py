@@ -1,11 +1,12 @@
+from collections.abc import Collection
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qlora_core.execution.limits import Limits
-from qlora_core.execution.micro_batches import cut
-from qlora_core.execution.rungs import RUNGS, SMALLEST_TOKEN_BUDGET
+from qlora_core.execution.micro_batches import make_micro_batches
+from qlora_core.execution.rungs import NAMES, RUNGS, SMALLEST_TOKEN_BUDGET
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=20)
 STARTS = st.builds(
@@ -19,9 +20,9 @@ STARTS = st.builds(
 )
 
 
-def ladder(start: Limits, lengths: list[int], can_rebuild: bool = True) -> list[Limits]:
+def ladder(start: Limits, lengths: list[int], usable: Collection[str] = NAMES) -> list[Limits]:
     rungs = [start]
-    while (below := rungs[-1].smaller(lengths, 36, can_rebuild)) is not None:
+    while (below := rungs[-1].smaller(lengths, 36, usable)) is not None:
         rungs.append(below)
     return rungs
 
@@ -33,8 +34,9 @@ def test_the_ladder_ends_at_the_smallest_execution(start: Limits, lengths: list[
     assert not last.cuda_graphs
     assert last.layers_dequantized == 0
     assert last.rematerialize_activations
-    assert ladder(start, lengths, False)[-1].rematerialize_activations == start.rematerialize_activations
-    for batch in cut(lengths, last.token_budget):
+    for name in NAMES:
+        assert getattr(ladder(start, lengths, NAMES - {name})[-1], name) == getattr(start, name)
+    for batch in make_micro_batches(lengths, last.token_budget):
         assert len(batch) == 1 or sum(lengths[i] for i in batch) < 2 * SMALLEST_TOKEN_BUDGET
 
 
@@ -43,7 +45,7 @@ def test_a_smaller_budget_is_taken_only_where_it_cuts_otherwise(start: Limits, l
     for above, below in pairwise(ladder(start, lengths)):
         assert below.token_budget <= above.token_budget
         if below.token_budget < above.token_budget:
-            assert cut(lengths, below.token_budget) != cut(lengths, above.token_budget)
+            assert make_micro_batches(lengths, below.token_budget) != make_micro_batches(lengths, above.token_budget)
 
 
 def moves(rungs: list[Limits]) -> list[int]:
@@ -76,7 +78,7 @@ def test_what_is_held_is_given_up_and_nothing_else(start: Limits) -> None:
     assert (rungs[-1].layers_dequantized, rungs[-1].cuda_graphs) == (0, False)
 
 
-def test_expanded_weights_go_first_in_few_steps() -> None:
+def test_dequantized_weights_go_first_in_few_steps() -> None:
     start = Limits(token_budget=2048, layers_recomputed=0, layers_dequantized=36, cuda_graphs=True)
     rungs = ladder(start, [100, 200])
     assert [rung.layers_dequantized for rung in rungs[:5]] == [36, 9, 2, 0, 0]

@@ -1,31 +1,31 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlora_core.execution.micro_batches import cut
+from qlora_core.execution.micro_batches import make_micro_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=40)
 
 
 @given(LENGTHS, st.integers(1, 400))
 def test_every_example_is_in_exactly_one_micro_batch(lengths: list[int], budget: int) -> None:
-    assert sorted(i for batch in cut(lengths, budget) for i in batch) == list(range(len(lengths)))
+    assert sorted(i for batch in make_micro_batches(lengths, budget) for i in batch) == list(range(len(lengths)))
 
 
 @given(LENGTHS, st.integers(1, 400))
 def test_only_an_example_longer_than_the_budget_exceeds_it_and_is_alone(lengths: list[int], budget: int) -> None:
-    for batch in cut(lengths, budget):
+    for batch in make_micro_batches(lengths, budget):
         tokens = sum(lengths[i] for i in batch)
         assert tokens <= budget or len(batch) == 1
 
 
 @given(LENGTHS, st.integers(1, 400))
 def test_no_more_micro_batches_than_half_empty_ones_would_be(lengths: list[int], budget: int) -> None:
-    count = len(cut(lengths, budget))
+    count = len(make_micro_batches(lengths, budget))
     assert count < 2 or 2 * sum(lengths) > count * budget
 
 
 def tokens_of(lengths: list[int], budget: int) -> list[list[int]]:
-    return sorted(sorted(lengths[i] for i in batch) for batch in cut(lengths, budget))
+    return sorted(sorted(lengths[i] for i in batch) for batch in make_micro_batches(lengths, budget))
 
 
 def test_as_few_as_possible_and_even() -> None:

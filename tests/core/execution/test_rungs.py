@@ -33,10 +33,10 @@ def test_every_entry_says_what_a_person_reads() -> None:
     assert all(rung.down and rung.costs for rung in RUNGS)
     for name in SWITCHES:
         assert planned(name).why
-        assert all(planned(name).words)
+        assert all(planned(name).labels)
     for name in FILLERS:
         assert planned(name).why
-        assert planned(name).words[0]
+        assert planned(name).labels[0]
 
 
 def test_what_an_entry_needs_is_something_that_the_planner_knows() -> None:

@@ -84,8 +84,8 @@ def test_a_base_with_code_of_its_own_is_merged_only_when_allowed(own_base: Path,
     assert not (tmp_path / "merged").exists()
     job = MergeJob(target=str(adapter), output=str(tmp_path / "merged"), validate=True, trust_remote_code=True)
     run_merge(job)
-    talker = load(ChatJob(target=str(tmp_path / "merged"), trust_remote_code=True))
-    assert type(talker.model).__name__ == "OwnForCausalLM"
+    chat_model = load(ChatJob(target=str(tmp_path / "merged"), trust_remote_code=True))
+    assert type(chat_model.model).__name__ == "OwnForCausalLM"
 
 
 def test_only_that_value_error_is_explained() -> None:

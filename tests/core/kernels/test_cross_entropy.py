@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from qlora_core.kernels.cross_entropy import KERNELS, Head, losses_of, usable
-from qlora_core.kernels.logit_slopes import scored
+from qlora_core.kernels.cross_entropy import KERNELS, Head, losses_of, usable_kernel
+from qlora_core.kernels.logit_gradients import torch_cross_entropy
 
 
 def _problem(softcap: float | None, bias: bool = False) -> tuple[torch.Tensor, torch.Tensor, Head]:
@@ -50,18 +50,18 @@ def test_slopes_are_what_losses_change_by(softcap: float | None) -> None:
     logits, targets = torch.randn(9, 50, requires_grad=True), torch.randint(0, 50, (9,))
     capped = torch.tanh(logits / softcap) * softcap if softcap else logits
     expected = nn.functional.cross_entropy(capped, targets, reduction="none")
-    losses, slopes = scored(logits.detach().clone(), targets, softcap)
+    losses, gradients = torch_cross_entropy(logits.detach().clone(), targets, softcap)
     torch.testing.assert_close(losses, expected.detach())
     (gradient,) = torch.autograd.grad(expected.sum(), logits)
-    torch.testing.assert_close(slopes, gradient)
+    torch.testing.assert_close(gradients, gradient)
 
 
 @pytest.mark.skipif(torch.cuda.is_available() and find_spec("triton") is not None, reason="Triton works here")
 def test_our_kernel_where_triton_does_not_work() -> None:
-    """The chunked kernel scores in its place, and says why."""
+    """The chunked kernel computes in its place, and says why."""
     hidden, targets, head = _problem(None)
     said: list[str] = []
-    assert usable("triton", head, said.append) == "chunked"
+    assert usable_kernel("triton", head, said.append) == "chunked"
     (line,) = said
     assert line.startswith("kernel for the loss (triton): ")
     assert line.endswith("; chunked does it instead")
@@ -74,6 +74,6 @@ def test_a_kernel_that_is_not_for_this_head(kernel: str, trained: bool) -> None:
     said: list[str] = []
     _, _, head = _problem(None)
     head.weight.requires_grad_(trained)
-    assert usable("chunked", head, pytest.fail) == "chunked"
-    assert usable(kernel, head, said.append) == "chunked"
+    assert usable_kernel("chunked", head, pytest.fail) == "chunked"
+    assert usable_kernel(kernel, head, said.append) == "chunked"
     assert said == [f"kernel for the loss ({kernel}): not for this model's head; chunked does it instead"]

@@ -1,4 +1,4 @@
-"""Which 4-bit weights our own kernel reads, and products of weights that something else than bitsandbytes expands.
+"""Which 4-bit weights our own kernel reads, and products of weights that something else than bitsandbytes dequantizes.
 
 The kernel itself needs a card (tests/gpu).
 """
@@ -40,22 +40,22 @@ def test_what_the_kernel_reads(rows: int, columns: int, options: dict[str, Any],
     assert suits(quantised(rows, columns, **options)) is expected
 
 
-def test_products_of_weights_expanded_by_another_kernel_are_the_same() -> None:
+def test_products_of_weights_dequantized_by_another_kernel_are_the_same() -> None:
     model = adapted("qwen2", quantised=True)  # its layers have biases
     expected = computed(model)
     calls = 0
 
-    def expand(base: Any) -> torch.Tensor:
+    def dequantize(base: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
         return dequantized_weight(base)
 
-    fuse_adapters(model, causal_lm(model).get_decoder(), torch.float32, expand)
+    fuse_adapters(model, causal_lm(model).get_decoder(), torch.float32, dequantize)
     assert_same(computed(model), expected, 1e-5)
     assert calls == 2 * 7 * 3 - 3  # forward and backward of each layer; the embeddings need no gradient
 
 
-def test_without_triton_bitsandbytes_expands_and_it_is_said() -> None:
+def test_without_triton_bitsandbytes_dequantizes_and_it_is_said() -> None:
     if torch.cuda.is_available():
         pytest.skip("Triton may work here")
     with pytest.raises(ImportError):

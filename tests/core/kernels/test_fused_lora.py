@@ -158,14 +158,14 @@ def test_copies_that_stay_are_made_at_once(recomputed: int, copyings: int, monke
 
     monkeypatch.setattr(torch, "_foreach_copy_", counted)
     examples = pack(random_examples(2, seed=3), CPU)
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=64, autocast_dtype=None)
-    score(examples).backward()
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=64, autocast_dtype=None)
+    loss_sum(examples).backward()
     assert len(calls) == copyings
     assert calls[0] == (3 - recomputed) * SEVEN // 3 * 2 or recomputed == 3
     calls.clear()
     model.eval()
     with torch.no_grad():
-        score(examples)
+        loss_sum(examples)
     assert calls == []
 
 
@@ -180,8 +180,8 @@ def test_gradients_add_up_over_micro_batches() -> None:
     fused(model)
     results = []
     for each in (model, plain):
-        score = packed_loss(each, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
-        losses = [score(pack(random_examples(3, seed=seed), CPU)) for seed in (1, 2)]
+        loss_sum = packed_loss(each, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+        losses = [loss_sum(pack(random_examples(3, seed=seed), CPU)) for seed in (1, 2)]
         for loss in losses:
             loss.backward()
         flat = torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None])
@@ -225,36 +225,36 @@ def test_merged_and_switched_off_adapters_and_saved_names() -> None:
     torch.testing.assert_close(model(input_ids=inputs, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_held_out_rows_are_scored_as_before() -> None:
+def test_held_out_losses_are_as_before() -> None:
     model = adapted().eval()
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     packed: Packed = pack(random_examples(4), CPU)
-    expected = score.token_losses(packed)
+    expected = loss_sum.token_losses(packed)
     fused(model)
-    torch.testing.assert_close(score.token_losses(packed), expected, rtol=0, atol=0)
+    torch.testing.assert_close(loss_sum.token_losses(packed), expected, rtol=0, atol=0)
 
 
 def expanding(model: Any, made: list[int]) -> FusedAdapters:
-    """Fused adapters that note how many weights were expanded."""
+    """Fused adapters that note how many weights were dequantized."""
 
-    def expand(base: Any) -> torch.Tensor:
+    def dequantize(base: Any) -> torch.Tensor:
         made.append(base.weight.numel())
         return dequantized_weight(base)
 
-    return fuse_adapters(model, decoder_of(model), torch.float32, expand)
+    return fuse_adapters(model, decoder_of(model), torch.float32, dequantize)
 
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("kept", [1, 3])
 @pytest.mark.parametrize("recomputed", [0, 2, 3])
-def test_weights_that_stay_expanded_change_nothing(recomputed: int, kept: int) -> None:
+def test_weights_that_stay_dequantized_change_nothing(recomputed: int, kept: int) -> None:
     model, made = adapted(quantised=True), list[int]()
     recompute_layers(model.get_base_model(), recomputed, False)
     adapters, layers = expanding(model, made), decoder_layers(model)
     expected, usual = computed(model), len(made)
     made.clear()
     adapters.keep_dequantized(layers[:kept])
-    assert made == [], "nothing is expanded before the next step"
+    assert made == [], "nothing is dequantized before the next step"
     loss, gradient = computed(model)
     assert (loss, float((gradient - expected[1]).abs().max())) == (expected[0], 0.0)
     first = len(made)
@@ -271,22 +271,22 @@ def test_weights_that_stay_expanded_change_nothing(recomputed: int, kept: int) -
 
 
 @pytest.mark.filterwarnings("default")
-def test_expanded_weights_make_room_until_the_next_step() -> None:
+def test_dequantized_weights_make_room_until_the_next_step() -> None:
     model, made = adapted(quantised=True), list[int]()
     adapters = expanding(model, made)
     adapters.keep_dequantized(decoder_layers(model))
-    assert not adapters.let_go()
+    assert not adapters.release()
     model.eval()
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     with torch.no_grad():
-        score.token_losses(pack(random_examples(4), CPU))
+        loss_sum.token_losses(pack(random_examples(4), CPU))
     assert made == [], "held-out rows need none"
     model.train()
     loss, _ = computed(model)
     assert len(made) == SEVEN
-    assert adapters.let_go()
-    assert not adapters.let_go()
+    assert adapters.release()
+    assert not adapters.release()
     assert computed(model)[0] == loss
     assert len(made) == 2 * SEVEN
     adapters.remove()
-    assert not adapters.let_go()
+    assert not adapters.release()

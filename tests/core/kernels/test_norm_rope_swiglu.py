@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.adapted import adapted, assert_same, computed
 from support.models import FAMILIES, random_examples
-from support.plain_kernels import KERNELS, norm, rotate, turned
+from support.plain_kernels import KERNELS, norm, norm_rope, rotate
 from torch import Tensor
 from torch.nn.functional import silu
 
@@ -72,8 +72,8 @@ def test_the_kernels_are_what_runs() -> None:
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_heads_are_normed_and_turned_at_once(family: str, recomputed: int) -> None:
     calls: list[str] = []
-    names = ("norm", "rotate", "turned")
-    own = {"norm": norm, "rotate": rotate, "turned": turned}
+    names = ("norm", "rotate", "norm_rope")
+    own = {"norm": norm, "rotate": rotate, "norm_rope": norm_rope}
     model = adapted(family)
     recompute_layers(model.get_base_model(), recomputed, False)
     expected = computed(model)
@@ -95,7 +95,7 @@ def test_norms_of_heads_that_are_trained_get_their_gradient() -> None:
         layer.self_attn.q_norm.weight.requires_grad_(True)
     expected = computed(model)
     calls: list[str] = []
-    fused(model, replace(KERNELS, turned=_called(calls, "turned", turned)))
+    fused(model, replace(KERNELS, norm_rope=_called(calls, "norm_rope", norm_rope)))
     assert_same(computed(model), expected, 1e-5)
     assert calls == []
 
@@ -103,7 +103,7 @@ def test_norms_of_heads_that_are_trained_get_their_gradient() -> None:
 def test_heads_that_come_out_otherwise_are_computed_in_two_kernels() -> None:
     model, warned = adapted(), list[str]()
     expected = computed(model)
-    kernels = replace(KERNELS, turned=lambda x, *rest: turned(x, *rest) * 1.1)
+    kernels = replace(KERNELS, norm_rope=lambda x, *rest: norm_rope(x, *rest) * 1.1)
     assert counts(fused(model, kernels, warned=warned)) == {"norm": 13, "activation": 3, "rotation": 3}
     assert len(warned) == 1
     assert warned[0].startswith("kernel for the heads of Qwen3Attention 16 (torch): its result 1 is off by")

@@ -10,7 +10,7 @@ import torch
 from support.adapted import adapted, assert_same, computed
 from torch import Tensor, nn
 
-from qlora_core.memory.activation_checkpoint import OnDevice, Unsuited, checkpoint, computing_again, computing_first
+from qlora_core.memory.activation_checkpoint import NotATensor, OnDevice, checkpoint, in_first_pass, in_recomputing_pass
 from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
 
 
@@ -24,7 +24,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
         made = self.inside(x).tanh() * scale
-        self.seen.append((computing_first(), computing_again(), torch.is_grad_enabled(), made.dtype))
+        self.seen.append((in_first_pass(), in_recomputing_pass(), torch.is_grad_enabled(), made.dtype))
         result: Tensor = x + made
         return result
 
@@ -74,7 +74,7 @@ def test_the_input_is_let_go_of_in_backward() -> None:
 
 
 def test_a_layer_that_gives_something_else_is_not_for_it() -> None:
-    with pytest.raises(Unsuited, match="dict"):
+    with pytest.raises(NotATensor, match="dict"):
         checkpoint(lambda x: {"states": x}, torch.ones(2, requires_grad=True), (), OnDevice())
 
 

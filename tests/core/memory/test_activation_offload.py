@@ -8,7 +8,7 @@ from support.adapted import CPU, adapted, assert_same, computed
 from support.models import random_examples
 
 from qlora_core.backends.packed_loss import packed_loss
-from qlora_core.execution.pinned_memory import slabs_bytes
+from qlora_core.execution.pinned_memory import pinned_bytes
 from qlora_core.memory import activation_offload
 from qlora_core.memory.activation_offload import Offload
 from qlora_core.memory.checkpointed_layers import recompute_layers
@@ -83,11 +83,11 @@ def test_a_forward_without_backward_leaves_nothing(owners: list[Offload]) -> Non
     model = adapted()
     expected = computed(model)
     recompute_layers(model.get_base_model(), 3, False, offload=True)
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     packed = pack(random_examples(5, seed=4), CPU)
     computed(model)
     before = len(owners[0]._free)
-    loss = score(packed)
+    loss = loss_sum(packed)
     assert len(owners[0]._free) < before
     del loss
     assert_same(computed(model), expected, 1e-6)
@@ -100,7 +100,7 @@ def test_places_in_main_memory_are_as_many_and_as_large_as_planned() -> None:
         places = [owner.take(size) for _ in range(20)]
         aligned = -(-size // activation_offload.ALIGNED) * activation_offload.ALIGNED
         held = {place.untyped_storage().data_ptr(): place.untyped_storage().nbytes() for place in places}
-        assert sum(held.values()) == slabs_bytes(aligned, 20)
+        assert sum(held.values()) == pinned_bytes(aligned, 20)
         assert sum(held.values()) < 1.5 * 20 * aligned
         assert len({place.data_ptr() for place in places}) == 20
         assert all(
@@ -110,11 +110,11 @@ def test_places_in_main_memory_are_as_many_and_as_large_as_planned() -> None:
 
 def test_two_forwards_at_once(owners: list[Offload]) -> None:
     model = adapted()
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     batches = [pack(random_examples(4, seed=seed), CPU) for seed in (1, 2)]
 
     def gradient() -> torch.Tensor:
-        first, second = (score(batch) for batch in batches)
+        first, second = (loss_sum(batch) for batch in batches)
         first.backward()
         second.backward()
         flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -130,10 +130,10 @@ def test_what_came_and_was_not_needed_is_waited_for(owners: list[Offload]) -> No
     """Its place on the card may be given away as soon as it is gone."""
     owner = Offload(CPU)
     owner._copies = Copies(CPU)  # type: ignore[assignment]
-    first, second, third = (owner.away(torch.full((4,), float(i))) for i in range(3))
-    assert torch.equal(owner.back(third), torch.full((4,), 2.0))
+    first, second, third = (owner.pack(torch.full((4,), float(i))) for i in range(3))
+    assert torch.equal(owner.unpack(third), torch.full((4,), 2.0))
     copies: Any = owner._copies
     assert list(copies.open) == [4]  # the second is on its way
     del second
     assert not copies.open
-    assert torch.equal(owner.back(first), torch.zeros(4))
+    assert torch.equal(owner.unpack(first), torch.zeros(4))

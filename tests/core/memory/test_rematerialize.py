@@ -18,7 +18,7 @@ from qlora_core.backends.packed_loss import packed_loss
 from qlora_core.kernels.fused_lora import fuse_adapters
 from qlora_core.kernels.norm_rope_swiglu import LayerKernels, fuse_layers
 from qlora_core.memory.checkpointed_layers import recompute_layers
-from qlora_core.memory.rematerialize import remembered, source_of
+from qlora_core.memory.rematerialize import rematerializable, source_of
 from qlora_core.model.packing import pack
 from qlora_run.model_facts import discover_targets
 from qlora_run.model_facts.layout import tensors_from_config
@@ -55,11 +55,11 @@ def overwriting(gate: Tensor, up: Tensor) -> Tensor:
 OVERWRITING = replace(KERNELS, silu=overwriting)
 
 
-def fused(family: str, rebuild: bool, recomputed: int = 0, kernels: LayerKernels = KERNELS) -> Any:
+def fused(family: str, rematerialize: bool, recomputed: int = 0, kernels: LayerKernels = KERNELS) -> Any:
     model = adapted(family)
     recompute_layers(model.get_base_model(), recomputed, False)
     warned: list[str] = []
-    fuse_layers(model.get_base_model(), [kernels], torch.float32, warned.append).rebuild = rebuild
+    fuse_layers(model.get_base_model(), [kernels], torch.float32, warned.append).rematerialize = rematerialize
     fuse_adapters(model, model.get_base_model().get_decoder(), torch.float32)
     assert warned == []
     return model
@@ -102,22 +102,24 @@ def test_the_planner_counts_what_is_not_kept() -> None:
         tokens = max(tokens, x.shape[1] if x.dim() == 3 else 0)
         return KERNELS.norm(x, *rest)
 
-    usual, less = (kept_bytes(fused("llama", rebuild, 0, replace(KERNELS, norm=norm))) for rebuild in (False, True))
+    usual, less = (
+        kept_bytes(fused("llama", rematerialize, 0, replace(KERNELS, norm=norm))) for rematerialize in (False, True)
+    )
     config = adapted("llama").config.to_dict()
     facts = summarise("tiny", config, tensors_from_config(config, "tiny"), exact=True, fingerprint="")
     targets = discover_targets(facts, ("all-linear",))
     same = INPUTS | {"method": "lora", "compute_dtype": "float32", "fused_kernels": True, "fused_adapters": True}
-    all_inputs = (CostInputs(**same, rematerialize_activations=rebuild) for rebuild in (False, True))
-    counted, rebuilt = (layer_cost(facts, facts.layers[0], targets, each).kept_token for each in all_inputs)
+    all_inputs = (CostInputs(**same, rematerialize_activations=rematerialize) for rematerialize in (False, True))
+    counted, rematerialized = (layer_cost(facts, facts.layers[0], targets, each).kept_token for each in all_inputs)
     first = 4 * facts.hidden_size * tokens  # nothing is trained below the first norm: only now its input is kept
-    assert usual - less == (counted - rebuilt) * facts.num_layers * tokens - first
+    assert usual - less == (counted - rematerialized) * facts.num_layers * tokens - first
 
 
 def test_only_what_was_asked_to_remember_does() -> None:
     x = torch.ones(2, 3)
     assert source_of(x) is None
-    assert source_of(remembered(lambda t: 2 * t, lambda: False)(x)) is None
-    doubled = remembered(lambda t: 2 * t, lambda: True)(x)
+    assert source_of(rematerializable(lambda t: 2 * t, lambda: False)(x)) is None
+    doubled = rematerializable(lambda t: 2 * t, lambda: True)(x)
     source = source_of(doubled)
     assert source is not None
     assert torch.equal(source.function(*source.inputs), doubled)
@@ -133,9 +135,9 @@ def test_layers_that_recompute_keep_nothing_of_it(recomputed: int) -> None:
 
     model = fused("qwen3", True, recomputed, replace(KERNELS, silu=silu_seen))
     gates.clear()
-    score = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
+    loss_sum = packed_loss(model, attention="sdpa", kernel="chunked", chunk_tokens=16, autocast_dtype=None)
     gates.clear()
-    loss = score(pack(random_examples(3, seed=2), torch.device("cpu")))
+    loss = loss_sum(pack(random_examples(3, seed=2), torch.device("cpu")))
     gc.collect()
     assert len(gates) == 3
     assert sum(gate() is not None for gate in gates) == (3 if recomputed == 0 else 0)

@@ -53,7 +53,7 @@ def test_what_works_on_a_cpu(name: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
-@pytest.mark.parametrize("name", ["varlen", "graphs", "triton", "expand", "score", "liger", "all_reduce"])
+@pytest.mark.parametrize("name", ["varlen", "graphs", "triton", "dequantize", "cross_entropy", "liger", "all_reduce"])
 def test_what_needs_a_card_says_so(name: str) -> None:
     found = outcome(name)
     assert found["state"] == "unavailable"

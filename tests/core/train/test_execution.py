@@ -20,7 +20,7 @@ from qlora_core import __main__ as core_main
 from qlora_core.backends.packed_loss import PackedLoss
 from qlora_core.execution.limits import Limits
 from qlora_core.memory.device_memory import DeviceMemory
-from qlora_core.memory.oom_retry import beside_a_step, retry_on_oom, retry_with_room
+from qlora_core.memory.oom_retry import beside_a_step, retry_after_freeing, retry_on_oom
 from qlora_core.memory.pressure_monitor import PATIENCE_STEPS, RETRY_STEPS
 from qlora_core.session.control import Control
 from qlora_core.session.event_log import EventLog
@@ -61,12 +61,12 @@ class Card:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:
-    card, score, score_rows = Card(), PackedLoss.__call__, PackedLoss.token_losses
+    card, loss_sum, score_rows = Card(), PackedLoss.__call__, PackedLoss.token_losses
     begin = RunningExecution.__init__
 
     def step(self: PackedLoss, packed: Any) -> torch.Tensor:
         card.take("step", card.step_room, packed.num_tokens)
-        return score(self, packed)
+        return loss_sum(self, packed)
 
     def rows(self: PackedLoss, packed: Any) -> torch.Tensor:
         card.take("rows", card.row_room, packed.num_tokens)
@@ -241,13 +241,13 @@ def test_what_a_try_held_is_gone_when_room_is_made() -> None:
             raise torch.OutOfMemoryError(FULL)
         return "done"
 
-    def make_room() -> bool:
+    def free_memory() -> bool:
         assert tries[-1]() is None
         return True
 
-    assert retry_on_oom(work, CPU, make_room, beside_a_step("less")) == "done"
+    assert retry_on_oom(work, CPU, free_memory, beside_a_step("less")) == "done"
     tries.clear()
-    assert retry_with_room(work, CPU, make_room, "less") == "done"
+    assert retry_after_freeing(work, CPU, free_memory, "less") == "done"
 
 
 def test_room_is_made_until_there_is_none() -> None:
@@ -301,5 +301,5 @@ def test_pressure_shrinks_and_quiet_steps_grow_back_as_far_as_is_allowed() -> No
         "it had been quiet for a while",
     ]
     assert told[1].after["token_budget"] < 128
-    assert execution.limits == execution.most == Limits(token_budget=128, layers_recomputed=0)
+    assert execution.limits == execution.largest == Limits(token_budget=128, layers_recomputed=0)
     assert execution.stats.adapted

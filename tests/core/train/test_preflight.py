@@ -16,7 +16,7 @@ from support.plans import plan
 
 from qlora_core.backends.peft.backend import PeftBackend
 from qlora_core.execution.limits import Limits
-from qlora_core.execution.micro_batches import cut
+from qlora_core.execution.micro_batches import make_micro_batches
 from qlora_core.memory import device_memory
 from qlora_core.memory.checkpointed_layers import decoder_layers
 from qlora_core.memory.device_memory import DeviceMemory
@@ -25,6 +25,7 @@ from qlora_core.session.event_log import EventLog
 from qlora_core.train import run as core_run
 from qlora_core.train.execution import RunningExecution
 from qlora_core.train.preflight import CAUSE, KEPT_BACK_BYTES, PHASE, ROUNDS, heaviest
+from qlora_core.train.step import StepRunner
 from qlora_profiles import events, run_folder
 from qlora_profiles.errors import EnvironmentProblem
 
@@ -36,7 +37,7 @@ def test_the_heaviest_rows_are_one_micro_batch(lengths: list[int], budget: int, 
     rows = heaviest(lengths, budget, most)
     taken = [lengths[i] for i in rows]
     assert len(set(rows)) == len(rows) <= most
-    assert len(cut(taken, budget)) == 1
+    assert len(make_micro_batches(taken, budget)) == 1
     assert max(taken) == max(lengths) or sum(taken) <= budget
 
 
@@ -90,7 +91,7 @@ def losses(said: list[events.Event]) -> list[float]:
     return [e.loss for e in said if isinstance(e, events.StepEvent | events.EvalEvent)]
 
 
-def test_nothing_is_learned_and_no_random_number_is_used_up(trained: Any) -> None:
+def test_nothing_is_trained_and_no_random_number_is_used_up(trained: Any) -> None:
     plain, measured = trained("plain", False, token_budget=64), trained("measured", True, token_budget=64)
     assert any(isinstance(e, events.PhaseEvent) and e.name == PHASE for e in measured)
     (found,) = [e for e in measured if isinstance(e, events.MeasuredEvent)]
@@ -135,6 +136,36 @@ def test_the_launchers_answer_is_taken_and_measured_again(trained: Any) -> None:
     assert change.cause == CAUSE
     assert change.after == {"token_budget": 64, "layers_recomputed": 2}
     assert losses(said)[0] == pytest.approx(losses(plain)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_a_run_does_not_grow_back_to_what_did_not_fit(
+    trained: Any, monkeypatch: pytest.MonkeyPatch, supervised: bool
+) -> None:
+    """Also where the launcher answers with the very limits that measuring came down to, or nobody answers."""
+    compute, seen = StepRunner.run, list[RunningExecution]()
+
+    class Agreeing(Control):
+        def answer(self, patience_seconds: float) -> str | None:
+            return json.dumps(asdict(seen[0].limits)) if supervised else None
+
+    def tight(self: StepRunner, examples: Any, loss: Any, token_budget: int) -> Any:
+        if token_budget >= 256:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(self, examples, loss, token_budget)
+
+    def begun(self: RunningExecution) -> None:
+        seen.append(self)
+        begin(self)
+
+    begin = RunningExecution.begin
+    monkeypatch.setattr(StepRunner, "run", tight)
+    monkeypatch.setattr(RunningExecution, "begin", begun)
+    said = trained("tight", True, Agreeing())
+    changes = [e for e in said if isinstance(e, events.AdaptationEvent)]
+    assert [e.cause for e in changes] == ["out of memory"]
+    assert seen[-1].limits.token_budget < 256
+    assert seen[-1].largest == seen[-1].limits
 
 
 def test_a_launcher_that_never_agrees_is_heard_a_few_times_only(trained: Any) -> None:

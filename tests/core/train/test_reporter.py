@@ -82,12 +82,12 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_step(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     ahead(monkeypatch, steps)
-    own, scored = PackedLoss.__call__, 0
+    own, computed = PackedLoss.__call__, 0
 
     def failing(self: PackedLoss, packed: Any) -> torch.Tensor:
-        nonlocal scored
-        scored += torch.is_grad_enabled()
-        return own(self, packed) * (float("nan") if scored == 4 else 1.0)
+        nonlocal computed
+        computed += torch.is_grad_enabled()
+        return own(self, packed) * (float("nan") if computed == 4 else 1.0)
 
     monkeypatch.setattr(PackedLoss, "__call__", failing)
     with pytest.raises(UserError, match=r"step 4: the loss is nan") as caught:

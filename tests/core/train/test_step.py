@@ -9,7 +9,7 @@ from support.executions import running
 from support.models import FAMILIES, PlainExample, random_examples, tiny_model
 
 from qlora_core.backends.packed_loss import PackedLoss, packed_loss
-from qlora_core.execution.layer_choice import spread
+from qlora_core.execution.layer_choice import choose_layers
 from qlora_core.execution.limits import Limits
 from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
 from qlora_core.model.lora_init import initialise
@@ -37,7 +37,7 @@ def adapted(family: str = "qwen3", **changes: Any) -> Any:
     return model.train()
 
 
-def scorer(model: Any, kernel: str = "chunked") -> PackedLoss:
+def loss_function(model: Any, kernel: str = "chunked") -> PackedLoss:
     return packed_loss(model, attention="sdpa", kernel=kernel, chunk_tokens=16, autocast_dtype=None)
 
 
@@ -47,7 +47,7 @@ def runner(
     loss_sum: Callable[[Packed], torch.Tensor] | None = None,
     told: list[AdaptationEvent] | None = None,
 ) -> RunningExecution:
-    return running(model, Limits(token_budget=budget, layers_recomputed=0), loss_sum or scorer(model), told)
+    return running(model, Limits(token_budget=budget, layers_recomputed=0), loss_sum or loss_function(model), told)
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -105,12 +105,12 @@ def test_cut_1_2_and_8_ways_and_count_the_micro_batches() -> None:
 def test_out_of_memory_redoes_the_same_step(fails_at: int, message: str) -> None:
     model, examples = adapted(), random_examples(8, seed=5)
     _, expected = plain_gradient(model, examples)
-    score, calls = scorer(model), iter(range(1000))
+    loss_sum, calls = loss_function(model), iter(range(1000))
 
     def failing(packed: Packed) -> torch.Tensor:
         if next(calls) == fails_at:
             raise RuntimeError(message)
-        return score(packed)
+        return loss_sum(packed)
 
     told: list[AdaptationEvent] = []
     result = runner(model, 140, failing, told).run(examples)
@@ -122,12 +122,12 @@ def test_out_of_memory_redoes_the_same_step(fails_at: int, message: str) -> None
 def test_repeated_out_of_memory_shrinks_until_all_layers_recompute() -> None:
     model, examples = adapted(), random_examples(6, seed=4, longest=200)
     _, expected = plain_gradient(model, examples)
-    score = scorer(model)
+    loss_sum = loss_function(model)
 
     def small_card(packed: Packed) -> torch.Tensor:
         if not all(layer.gradient_checkpointing for layer in decoder_layers(model)):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return score(packed)
+        return loss_sum(packed)
 
     told: list[AdaptationEvent] = []
     run = runner(model, 10_000, small_card, told)
@@ -164,23 +164,23 @@ def test_recomputing_layers_changes_no_gradient(count: int) -> None:
     assert_same(gradients(model), expected)
 
 
-def test_spread_is_even() -> None:
-    assert spread(2, 4) == {0, 2}
-    assert spread(0, 4) == set()
-    assert all(len(spread(n, 36)) == n for n in range(37))
+def test_chosen_layers_are_even() -> None:
+    assert choose_layers(2, 4) == {0, 2}
+    assert choose_layers(0, 4) == set()
+    assert all(len(choose_layers(n, 36)) == n for n in range(37))
 
 
 def test_every_loss_kernel_gives_the_same_step() -> None:
     model, examples = adapted(), random_examples(6, seed=11)
     results: list[tuple[StepResult, dict[str, torch.Tensor]]] = []
     for kernel in ("logits", "chunked"):
-        results.append((runner(model, 64, scorer(model, kernel)).run(examples), gradients(model)))
+        results.append((runner(model, 64, loss_function(model, kernel)).run(examples), gradients(model)))
     for result, gradient in results[1:]:
         assert float(result.loss) == pytest.approx(float(results[0][0].loss), rel=1e-5)
         assert_same(gradient, results[0][1])
 
 
-def test_a_head_that_is_more_than_a_linear_layer_is_scored_by_the_model_itself() -> None:
+def test_a_head_that_is_more_than_a_linear_layer_is_computed_by_the_model_itself() -> None:
     model = adapted()
     inner = model.get_base_model()
     forward = inner.forward
@@ -205,8 +205,8 @@ def test_a_head_that_is_more_than_a_linear_layer_is_scored_by_the_model_itself()
 
 def test_row_losses_do_not_depend_on_the_cut() -> None:
     model, examples = adapted().eval(), random_examples(7, seed=13)
-    alone = evaluate(scorer(model), examples, 1, CPU)
-    together = evaluate(scorer(model), examples, 10_000, CPU)
+    alone = evaluate(loss_function(model), examples, 1, CPU)
+    together = evaluate(loss_function(model), examples, 10_000, CPU)
     assert together.row_losses == pytest.approx(alone.row_losses, rel=1e-5)
     assert together.loss == pytest.approx(alone.loss, rel=1e-5)
 

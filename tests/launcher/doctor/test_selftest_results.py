@@ -109,7 +109,7 @@ def test_what_failed_is_not_planned_with(test: str, setting: str, value: Any, st
 
 
 @pytest.mark.parametrize(
-    "test", ["nf4", "varlen", "adamw", "workers", "graphs", "triton", "expand", "score", "liger", "unsloth"]
+    "test", ["nf4", "varlen", "adamw", "workers", "graphs", "triton", "dequantize", "cross_entropy", "liger", "unsloth"]
 )
 def test_each_fall_back_is_told_with_its_reason(test: str) -> None:
     (told,) = (note for note in planned(broke(test, NO_LUCK)).notes if NO_LUCK in note)
@@ -146,9 +146,9 @@ def test_4_bits_that_fail_leave_16() -> None:
         ("liger", {"layer_kernels": "liger"}, "layer_kernels liger: a kernel failed here"),
         ("triton", {"layer_kernels": "liger"}, "layer_kernels liger: a kernel failed here"),
         ("triton", {"dequantize_kernel": "triton"}, "dequantize_kernel triton: a kernel failed here"),
-        ("expand", {"dequantize_kernel": "triton"}, "dequantize_kernel triton: it failed here"),
+        ("dequantize", {"dequantize_kernel": "triton"}, "dequantize_kernel triton: it failed here"),
         ("triton", {"loss_kernel": "triton"}, "loss_kernel triton: a kernel failed here"),
-        ("score", {"loss_kernel": "triton"}, "loss_kernel triton: our kernel failed here"),
+        ("cross_entropy", {"loss_kernel": "triton"}, "loss_kernel triton: our kernel failed here"),
     ],
 )
 def test_a_value_that_was_seen_to_fail_is_refused(test: str, value: dict[str, Any], words: str) -> None:
@@ -170,11 +170,11 @@ def test_graphs_that_were_seen_to_fail_are_not_planned_and_not_to_be_had() -> No
 
 def test_our_kernel_that_was_seen_to_fail_is_not_planned_with() -> None:
     assert planned().execution["dequantize_kernel"].value == "triton"
-    after = planned(broke("expand", NO_LUCK)).execution["dequantize_kernel"]
+    after = planned(broke("dequantize", NO_LUCK)).execution["dequantize_kernel"]
     assert (after.value, after.source) == ("bitsandbytes", "probe")
     assert NO_LUCK in after.reason
     assert planned().execution["loss_kernel"].value == "triton"
-    after = planned(broke("score", NO_LUCK)).execution["loss_kernel"]
+    after = planned(broke("cross_entropy", NO_LUCK)).execution["loss_kernel"]
     assert (after.value, after.source) == ("chunked", "probe")
     assert NO_LUCK in after.reason
 

@@ -62,7 +62,7 @@ class Row:
 
 
 class Tight:
-    """A scorer on a card with room for so many tokens."""
+    """A loss_function on a card with room for so many tokens."""
 
     def __init__(self, most_tokens: int) -> None:
         self.most_tokens = most_tokens
@@ -77,20 +77,21 @@ class Tight:
 
 
 def held_out_is_bound() -> bool:
-    """Held-out rows are scored under the plan's token budget, and in smaller parts where even that is too much."""
+    """Held-out rows are computed under the plan's token budget, and in smaller parts where even that is too much."""
     limits = Limits.of(planned().execution_values())
     rows = [Row(tuple(range(100)), (True,) * 100)] * 4
-    scored = RunningExecution(
+    held_out = RunningExecution(
         limits=limits,
         apply=lambda limits: Tight(150),
         num_layers=1,
+        usable=(),
         backward=lambda loss: None,
         drop_gradients=lambda: None,
         memory=DeviceMemory(device=torch.device("cpu")),
         write=lambda kind, **fields: None,
         step_in_hand=lambda: 1,
     ).evaluate(rows)
-    return limits.token_budget > 150 and scored.loss == 1.0 and len(scored.row_losses) == 4
+    return limits.token_budget > 150 and held_out.loss == 1.0 and len(held_out.row_losses) == 4
 
 
 def longest_counts() -> bool:

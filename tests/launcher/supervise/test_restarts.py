@@ -17,6 +17,7 @@ from support.run_plans import run_plan
 from support.witness import Witness, kill_children
 
 from qlora_core.execution.limits import Limits
+from qlora_core.execution.rungs import usable_rungs
 from qlora_profiles import codec, events, run_folder
 from qlora_profiles.plan import RunPlan
 from qlora_run.report.run_state import RunState, fold
@@ -75,7 +76,7 @@ def test_a_restart_begins_smaller_than_what_died(output: Path) -> None:
     assert run("shrinking", output, Witness()) == 0
     (change,) = [a for a in adaptations(output) if a.cause == CAUSE]
     died = replace(limits_of(before), token_budget=935, layers_recomputed=29)
-    smaller = died.smaller(usual_lengths(before), before.model.num_layers)
+    smaller = died.smaller(usual_lengths(before), before.model.num_layers, usable_rungs(before.execution_values()))
     after = codec.load(output / "plan.json", RunPlan)
     assert limits_of(after) == smaller
     assert change.before == {name: getattr(died, name) for name in change.before}
@@ -100,7 +101,7 @@ def test_each_restart_begins_smaller_than_the_one_before_had_become(output: Path
         ran |= change.after
     second = Limits(**(ran | {"token_budget": 935, "layers_recomputed": 29}))
     assert limits_of(codec.load(output / "plan.json", RunPlan)) == second.smaller(
-        usual_lengths(before), before.model.num_layers
+        usual_lengths(before), before.model.num_layers, usable_rungs(before.execution_values())
     )
 
 

@@ -19,13 +19,13 @@ from qlora_profiles.settings import Recipe
 
 
 class PeftBackend:
-    """Loads with transformers, adapts with PEFT, scores through ``step.forward``."""
+    """Loads with transformers, adapts with PEFT, computes the loss through ``packed_loss``."""
 
     name = "peft"
 
     def __init__(self) -> None:
         self._plan: RunPlan | None = None
-        self._scorer: PackedLoss | None = None
+        self._loss: PackedLoss | None = None
         self._fused = Fused()
         self._warn: Callable[[str], None] = lambda message: None
 
@@ -37,7 +37,12 @@ class PeftBackend:
         """Nothing: the libraries are used as they are."""
 
     def load(self, plan: RunPlan, warn: Callable[[str], None]) -> Loaded:
-        """Load the base, freeze it and put float32 adapters on; the whole model is trained for ``full``."""
+        """Load the base, freeze it and put float32 adapters on; the whole model is trained for ``full``.
+
+        Raises:
+            UserError: the base cannot be loaded, or has no layer that the recipe names.
+            EnvironmentProblem: a package that the plan names is missing.
+        """
         self._plan, self._warn = plan, warn
         recipe, execution, run = plan.recipe_values(), plan.execution_values(), plan.run_values()
         config = _config(recipe, plan)
@@ -53,21 +58,21 @@ class PeftBackend:
         return len(decoder_layers(loaded.model))
 
     def apply(self, loaded: Loaded, limits: Limits) -> PackedLoss:
-        """Set what each layer keeps and score with the plan's kernels; graphs are of what is set."""
+        """Set what each layer keeps and hand out the loss with the plan's kernels; graphs are of what is set."""
         assert self._plan is not None
         dropout = self._plan.recipe_values().lora_dropout
         inner = causal_lm(loaded.model)
         eager = not limits.cuda_graphs  # in a graph the host does nothing in either case
         recompute_layers(inner, limits.layers_recomputed, dropout > 0, limits.offload_activations, lighter=eager)
-        self._fused.layers.rebuild = limits.rematerialize_activations
+        self._fused.layers.rematerialize = limits.rematerialize_activations
         if self._fused.adapters is not None:
             self._fused.adapters.keep_dequantized(decoder_layers(inner)[: limits.layers_dequantized])
-        if self._scorer is None:
-            self._scorer = self._first_scorer(loaded)
-        decode = graphed(self._scorer, limits, self._warn)
-        return replace(self._scorer, chunk_tokens=limits.loss_chunk_tokens, decode=decode)
+        if self._loss is None:
+            self._loss = self._make_loss(loaded)
+        decode = graphed(self._loss, limits, self._warn)
+        return replace(self._loss, chunk_tokens=limits.loss_chunk_tokens, decode=decode)
 
-    def _first_scorer(self, loaded: Loaded) -> PackedLoss:
+    def _make_loss(self, loaded: Loaded) -> PackedLoss:
         import torch
 
         assert self._plan is not None
@@ -80,7 +85,7 @@ class PeftBackend:
             chunk_tokens=execution.loss_chunk_tokens,
             autocast_dtype=dtype,
             full_length=full_length(self._plan, loaded.model, self._warn),
-            let_go=self._fused.adapters.let_go if self._fused.adapters is not None else None,
+            release_weights=self._fused.adapters.release if self._fused.adapters is not None else None,
             warn=self._warn,
         )
 
@@ -99,7 +104,7 @@ def _config(recipe: Recipe, plan: RunPlan) -> Any:
 def add_adapters(model: Any, recipe: Recipe) -> Any:
     """LoRA in float32 on the recipe's target modules, all zero so far; everything else is frozen.
 
-    PEFT would draw first values in main memory and move them layer by layer; ``adapters.initialise`` sets others.
+    PEFT would draw first values in main memory and move them layer by layer; ``lora_init.initialise`` sets others.
 
     Raises:
         UserError: no layer has such a name; lists those that exist.

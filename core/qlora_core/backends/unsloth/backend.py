@@ -17,7 +17,7 @@ from qlora_core.backends.packed_loss import PackedLoss, causal_lm, decoder_of
 from qlora_core.backends.protocol import Loaded
 from qlora_core.backends.unsloth.requirements import PROJECTIONS, missing, unfit
 from qlora_core.execution.limits import Limits
-from qlora_core.kernels.cross_entropy import head_of, usable
+from qlora_core.kernels.cross_entropy import head_of, usable_kernel
 from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
 from qlora_core.model.loading import explained, hub_arguments, load_tokenizer, local_model
 from qlora_core.model.packing import Packed
@@ -59,14 +59,14 @@ class UnslothLoss(PackedLoss):
 
 
 class UnslothBackend:
-    """Loads and adapts with Unsloth, scores its hidden states with our kernels."""
+    """Loads and adapts with Unsloth, computes the loss of its hidden states with our kernels."""
 
     name = "unsloth"
 
     def __init__(self) -> None:
         self._plan: RunPlan | None = None
         self._warn: Callable[[str], None] = lambda message: None
-        self._scorer: UnslothLoss | None = None
+        self._loss: UnslothLoss | None = None
 
     def supported(self, report: HardwareReport) -> str | None:
         """The first of its needs that this machine does not meet."""
@@ -104,7 +104,7 @@ class UnslothBackend:
         return len(decoder_layers(loaded.model))
 
     def apply(self, loaded: Loaded, limits: Limits) -> UnslothLoss:
-        """Set each layer's checkpointing flag and score with the plan's loss kernel."""
+        """Set each layer's checkpointing flag and hand out the loss with the plan's loss kernel."""
         inner = causal_lm(loaded.model)
         recompute_layers(
             inner,
@@ -114,12 +114,12 @@ class UnslothBackend:
             input_gradients=True,  # as its own kernels are used to
             lighter=False,  # its layers do more in a checkpoint than to compute
         )
-        if self._scorer is None:
-            self._scorer = self._first_scorer(loaded)
+        if self._loss is None:
+            self._loss = self._make_loss(loaded)
         flags = tuple((layer, bool(layer.gradient_checkpointing)) for layer in decoder_layers(inner))
-        return replace(self._scorer, chunk_tokens=limits.loss_chunk_tokens, checkpointing=flags)
+        return replace(self._loss, chunk_tokens=limits.loss_chunk_tokens, checkpointing=flags)
 
-    def _first_scorer(self, loaded: Loaded) -> UnslothLoss:
+    def _make_loss(self, loaded: Loaded) -> UnslothLoss:
         assert self._plan is not None
         execution, head = self._plan.execution_values(), head_of(loaded.model)
         assert head is not None  # true of every architecture that check_fit lets pass
@@ -127,7 +127,7 @@ class UnslothBackend:
             model=loaded.model,
             head=head,
             attention=execution.attention,
-            kernel=usable(execution.loss_kernel, head, self._warn),
+            kernel=usable_kernel(execution.loss_kernel, head, self._warn),
             chunk_tokens=execution.loss_chunk_tokens,
             autocast_dtype=getattr(torch, execution.compute_dtype),
             checkpointing=(),

@@ -96,16 +96,16 @@ def cuda_graphs(s: CheckContext) -> Finding:
 
 def dequantize_kernel(s: CheckContext) -> Finding:
     """Our kernel for 4-bit weights."""
-    done = _ran(s, "expand", "it makes the weights that bitsandbytes makes")
+    done = _ran(s, "dequantize", "it makes the weights that bitsandbytes makes")
     consequence = "training falls back to bitsandbytes' kernels: the same result, a little slower"
-    return done or _broken(s, "expand", "our kernel for 4-bit weights", consequence, _triton_fix(s))
+    return done or _broken(s, "dequantize", "our kernel for 4-bit weights", consequence, _triton_fix(s))
 
 
 def loss_kernel(s: CheckContext) -> Finding:
     """Our kernel for the loss."""
-    done = _ran(s, "score", "its losses and gradients equal torch's")
+    done = _ran(s, "cross_entropy", "its losses and gradients equal torch's")
     consequence = "training falls back to torch's own words: the same result, slower and with more memory"
-    return done or _broken(s, "score", "our kernel for the loss", consequence, _triton_fix(s))
+    return done or _broken(s, "cross_entropy", "our kernel for the loss", consequence, _triton_fix(s))
 
 
 def triton(s: CheckContext) -> Finding:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from qlora_core.execution.layer_choice import spread
+from qlora_core.execution.layer_choice import choose_layers
 from qlora_profiles.facts import LayerGroup, LinearShape, ModelFacts
 from qlora_run.planner.cost import weights
 from qlora_run.planner.cost.activations import LayerCost, layer_cost
@@ -75,7 +75,7 @@ class Turn(NamedTuple):
 @lru_cache(maxsize=4096)
 def turns(order: tuple[int, ...], recomputed: int) -> list[Turn]:
     """The last layer's turn, then those of the last layer of each group that recomputes, and that does not."""
-    chosen, found = spread(min(recomputed, len(order)), len(order)), dict[tuple[int, bool], Turn]()
+    chosen, found = choose_layers(min(recomputed, len(order)), len(order)), dict[tuple[int, bool], Turn]()
     behind: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
     places = range(max(order) + 1)
     for index in reversed(range(len(order))):
@@ -89,7 +89,7 @@ def turns(order: tuple[int, ...], recomputed: int) -> list[Turn]:
 @lru_cache(maxsize=4096)
 def recomputing(order: tuple[int, ...], count: int) -> tuple[int, ...]:
     """How many layers of each group recompute where ``count`` of all do, which the step spreads evenly over them."""
-    chosen = Counter(order[index] for index in spread(min(count, len(order)), len(order)))
+    chosen = Counter(order[index] for index in choose_layers(min(count, len(order)), len(order)))
     return tuple(chosen[place] for place in range(max(order) + 1))
 
 

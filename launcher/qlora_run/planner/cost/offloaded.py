@@ -1,12 +1,12 @@
 """What activations take of main memory while they wait there."""
 
-from qlora_core.execution.pinned_memory import slabs_bytes
+from qlora_core.execution.pinned_memory import pinned_bytes
 from qlora_run.planner.cost.memory import LENGTH_STEP, Costs
 
 
 def offloaded_bytes(costs: Costs, tokens: int, recomputed: int) -> int:
     """Bytes of page-locked memory for the inputs of ``recomputed`` layers, each of ``tokens`` tokens."""
-    return slabs_bytes(costs.offloaded_token * tokens, recomputed)
+    return pinned_bytes(costs.offloaded_token * tokens, recomputed)
 
 
 def most_offloaded_tokens(costs: Costs, room_bytes: int) -> int:

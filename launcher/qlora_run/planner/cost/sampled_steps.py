@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 
-from qlora_core.execution.micro_batches import cut
+from qlora_core.execution.micro_batches import make_micro_batches
 from qlora_profiles.facts import DataFacts
 
 MOST_STEPS, ROWS = 8, 128
@@ -50,4 +50,7 @@ def _at(quantiles: Sequence[int], share: float) -> float:
 
 def micro_batches(steps: Steps, token_budget: int) -> Steps:
     """Tokens of each micro-batch of each step."""
-    return tuple(tuple(sum(lengths[i] for i in batch) for batch in cut(lengths, token_budget)) for lengths in steps)
+    return tuple(
+        tuple(sum(lengths[i] for i in batch) for batch in make_micro_batches(lengths, token_budget))
+        for lengths in steps
+    )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from qlora_core.execution.graph_sizes import padded
+from qlora_core.execution.graph_sizes import padded_size
 from qlora_profiles.architectures import architecture_of
 from qlora_profiles.facts import Ceilings, DataFacts, ModelFacts, TimeEstimate
 from qlora_profiles.hardware import Gpu, HardwareReport
@@ -241,7 +241,7 @@ def _sizes(steps: Steps, token_budget: int) -> Counter[int]:
 def _micro_batch_seconds(work: Work, machine: Rates, tokens: int, token_budget: int, recomputed: int) -> float:
     """Computing, launching or copying, whichever takes longest; graphs pad the tokens and leave little of launching."""
     again = recomputed / work.num_layers
-    laid = padded(tokens, max(token_budget, tokens)) if work.graphs else tokens
+    laid = padded_size(tokens, max(token_budget, tokens)) if work.graphs else tokens
     computing = _token_seconds(work, machine, again, laid) * laid
     computing += (2 + again) * work.dequantized_params / machine.dequantized_params
     copying = 2 * recomputed * work.offloaded_token_bytes * tokens / OFFLOAD_BYTES_PER_SECOND

@@ -66,7 +66,7 @@ def loss_kernel_problem(s: PlanningContext, value: Any) -> QloraRunError | None:
 
 
 def _loss_by_triton_missing(s: PlanningContext) -> str | None:
-    failed_here = s.selftest_results.problem("score")
+    failed_here = s.selftest_results.problem("cross_entropy")
     tried = f"our kernel failed here: {failed_here}" if failed_here else None
     return _triton_missing(s) or tried if s.on_cuda else "needs an NVIDIA card"
 
@@ -138,7 +138,7 @@ def _dequantize_kernel_missing(s: PlanningContext) -> str | None:
         (s.value("adapter_kernel") != "fused", "for fused adapters only"),
         (s.given_method == "lora", "the base stays in 16 bits"),
     )
-    failed_here = s.selftest_results.problem("expand")
+    failed_here = s.selftest_results.problem("dequantize")
     tried = f"it failed here: {failed_here}" if failed_here else None
     return next((reason for failed, reason in checks if failed), None) or _triton_missing(s) or tried
 

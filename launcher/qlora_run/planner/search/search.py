@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from qlora_core.execution.graph_sizes import LARGEST_GRAPHED_TOKENS, sizes
+from qlora_core.execution.graph_sizes import LARGEST_GRAPHED_TOKENS, graph_sizes
 from qlora_core.execution.rungs import FILLERS, SWITCHES
 from qlora_profiles.facts import MemoryEstimate
 from qlora_run.planner.cost.memory import Costs, longest_that_fits, peak
@@ -159,7 +159,7 @@ class Search:
         The largest graph is there whether a step ever fills it or not.
         """
         tokens = max(token_budget, self.longest_tokens)
-        return sizes(tokens)[0] if variant.cuda_graphs else min(tokens, self.most_tokens)
+        return graph_sizes(tokens)[0] if variant.cuda_graphs else min(tokens, self.most_tokens)
 
     @cached_property
     def token_budgets(self) -> list[int]:
@@ -294,7 +294,7 @@ def described(candidate: Candidate, chosen: Candidate, total_layers: int) -> str
     """An execution by what sets it apart from the chosen one: ``6,144 tokens, 30 of 36 recomputed, CUDA graphs``."""
     words = [f"{candidate.token_budget:,} tokens", f"{candidate.layers_recomputed} of {total_layers} recomputed"]
     for name, how in (FILLERS | SWITCHES).items():
-        value, (on, off) = candidate.value(name), how.words
+        value, (on, off) = candidate.value(name), how.labels
         if value != chosen.value(name):
             words.append(f"{value} {on}" if how.kind == "filler" else on if value else off)
     return ", ".join(words)

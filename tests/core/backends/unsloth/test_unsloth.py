@@ -12,7 +12,7 @@ from support.plans import plan
 
 from qlora_core import backends
 from qlora_core.backends import parity
-from qlora_core.backends.parity import Kept, Steps, agreed, apart, few_steps, key
+from qlora_core.backends.parity import Comparison, Steps, agreed, apart, few_steps, key
 from qlora_core.backends.unsloth.requirements import missing, unfit
 from qlora_core.data import TokenizedExample
 from qlora_core.session.control import Control
@@ -131,8 +131,8 @@ def test_a_side_that_cannot_be_computed_leaves_the_plain_backend(on_unsloth: Run
 def test_a_comparison_is_kept_and_believed(
     on_unsloth: RunPlan, loss_apart: float, norm_apart: float, kept: str
 ) -> None:
-    store = MachineStore(parity.KIND, Kept)
-    assert store.write(key(on_unsloth), Kept(loss_apart=loss_apart, norm_apart=norm_apart))
+    store = MachineStore(parity.KIND, Comparison)
+    assert store.write(key(on_unsloth), Comparison(loss_apart=loss_apart, norm_apart=norm_apart))
     assert settled(on_unsloth).execution_values().backend == kept
     assert (kept == "peft") == any("losses differ by 3.0e-02" in message for message in warnings_of(on_unsloth))
 
@@ -174,5 +174,5 @@ def test_a_few_steps_learn_and_depend_on_the_gradient(on_unsloth: RunPlan, monke
 def test_an_answer_is_read_past_whatever_was_printed() -> None:
     said = "banner\n" + parity.ANSWER + json.dumps({"losses": [1.0], "norms": [2.0]}) + "\n"
     assert parity._answer("unsloth", 0, said) == Steps(losses=(1.0,), norms=(2.0,))
-    with pytest.raises(parity.Failed, match="unsloth did not get through a few steps \\(boom\\)"):
+    with pytest.raises(parity.ComparisonFailed, match="unsloth did not get through a few steps \\(boom\\)"):
         parity._answer("unsloth", 1, "banner\nboom\n")

@@ -7,7 +7,7 @@ from msgspec import structs
 from support.planning_facts import asking, card_report, data_of, known
 
 from qlora_core.execution.limits import Limits
-from qlora_core.execution.micro_batches import cut
+from qlora_core.execution.micro_batches import make_micro_batches
 from qlora_core.execution.rungs import RUNGS
 from qlora_profiles.settings import Execution
 from qlora_run.machine.run_key import limits_of
@@ -23,7 +23,7 @@ NAMES = [rung.name for rung in RUNGS]
 
 
 def peak_bytes(execution: Execution, lengths: list[int]) -> int:
-    largest = max(sum(lengths[i] for i in batch) for batch in cut(lengths, execution.token_budget))
+    largest = max(sum(lengths[i] for i in batch) for batch in make_micro_batches(lengths, execution.token_budget))
     targets = discover_targets(MODEL, ("all-linear",))
     return estimate_memory(MODEL, targets, PLAN.recipe_values(), execution, largest, report=PLAN.report).peak_bytes
 
@@ -37,7 +37,7 @@ def start(**changes: object) -> Execution:
 def test_no_rung_takes_more_memory(changes: dict[str, object]) -> None:
     execution, lengths = start(**changes), [2048, 1500, 1100, 900, 600, 300, 200, 100]
     peaks, limits = [peak_bytes(execution, lengths)], Limits.of(execution)
-    while (below := limits.smaller(lengths, 36, can_rebuild=True)) is not None:
+    while (below := limits.smaller(lengths, 36, NAMES)) is not None:
         limits = below
         execution = structs.replace(execution, **{name: getattr(limits, name) for name in NAMES})
         peaks.append(peak_bytes(execution, lengths))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.planning_facts import asking, card_report, data_of, known
 
-from qlora_core.execution.pinned_memory import slabs_bytes
+from qlora_core.execution.pinned_memory import pinned_bytes
 from qlora_core.execution.rungs import SWITCHES
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport, Memory
@@ -149,7 +149,7 @@ def test_what_is_soon_made_is_made_again_where_that_saves_a_layer() -> None:
 def test_main_memory_limits_what_is_offloaded() -> None:
     search = search_for(context_on(12, "Qwen/Qwen3-8B", 1804, {}, 64), "qlora-4")
     offloading = next(variant for variant in search.variants if variant.offload_activations)
-    needed = slabs_bytes(2 * 4096 * 2048, 36)
+    needed = pinned_bytes(2 * 4096 * 2048, 36)
     assert 36 * 2 * 4096 * 2048 <= needed < 1.3 * 36 * 2 * 4096 * 2048
     assert replace(offloading, most_offloaded_bytes=needed).holds(2048, 36)
     assert not replace(offloading, most_offloaded_bytes=needed - 1).holds(2048, 36)

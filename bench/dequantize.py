@@ -1,6 +1,6 @@
-"""How long 4-bit weights take to expand: bitsandbytes' kernels and ours, alone and with the product they are for.
+"""How long 4-bit weights take to dequantize: bitsandbytes' kernels and ours, alone and with the product they are for.
 
-usage: python bench/expand.py [--tokens 64 512 1536 4096]      (a CUDA card with Triton)
+usage: python bench/dequantize.py [--tokens 64 512 1536 4096]      (a CUDA card with Triton)
 
 The layers are an 8B's. Times are those of CUDA graphs of 20 calls each, so that launching does not count.
 """
@@ -61,16 +61,16 @@ def main() -> None:
             x = torch.randn(tokens, columns, device="cuda", dtype=DTYPE)
             times = (
                 milliseconds(layer, x),
-                milliseconds(expanded_product, ours, layer, x),
+                milliseconds(dequantized_product, ours, layer, x),
                 milliseconds(linear, x, weight),
             )
             products = " | ".join(f"{ms:.3f}" for ms in times)
             print(f"| {rows} x {columns} | {same} | {alone} | {tokens:,} | {products} |", flush=True)
 
 
-def expanded_product(expand: Dequantize, layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """The frozen layer's product with a weight that is expanded for it."""
-    return linear(x, expand(layer))
+def dequantized_product(dequantize: Dequantize, layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """The frozen layer's product with a weight that is dequantized for it."""
+    return linear(x, dequantize(layer))
 
 
 if __name__ == "__main__":

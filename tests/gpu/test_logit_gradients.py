@@ -19,32 +19,32 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("dtype", list(TOLERANCES))
 @pytest.mark.parametrize(("tokens", "vocabulary"), [(3, 7), (1, 8192), (33, 8193), (5, 151_936), (300, 50_257)])
-def test_losses_and_slopes(tokens: int, vocabulary: int, dtype: torch.dtype, softcap: float | None) -> None:
-    from qlora_core.kernels.logit_slopes import scored, scoring
+def test_losses_and_gradients(tokens: int, vocabulary: int, dtype: torch.dtype, softcap: float | None) -> None:
+    from qlora_core.kernels.logit_gradients import torch_cross_entropy, triton_cross_entropy
 
-    kernel = scoring(CARD, dtype, vocabulary, softcap)
+    kernel = triton_cross_entropy(CARD, dtype, vocabulary, softcap)
     for seed in (1, 2):  # the second time what was compiled is launched without Triton
         draw = torch.Generator().manual_seed(seed)
         logits = (4 * torch.randn(tokens, vocabulary, generator=draw)).to(CARD, dtype)
         targets = torch.randint(0, vocabulary, (tokens,), generator=draw).to(CARD)
-        expected, slopes = scored(logits.clone(), targets, softcap)
+        expected, gradients = torch_cross_entropy(logits.clone(), targets, softcap)
         given = logits.clone()
         torch.testing.assert_close(kernel.losses(given, targets, softcap), expected, rtol=1e-4, atol=1e-4)
         assert torch.equal(given, logits)
         losses, over = kernel(given, targets, softcap)
         assert over.data_ptr() == given.data_ptr()
         torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4)
-        assert float((over.float() - slopes.float()).norm()) < TOLERANCES[dtype] * float(slopes.float().norm())
+        assert float((over.float() - gradients.float()).norm()) < TOLERANCES[dtype] * float(gradients.float().norm())
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("chunk", [7, 64])
 def test_the_loss_of_a_frozen_head(chunk: int, bias: bool) -> None:
-    from qlora_core.kernels.cross_entropy import KERNELS, Head, losses_of, usable
+    from qlora_core.kernels.cross_entropy import KERNELS, Head, losses_of, usable_kernel
 
     torch.manual_seed(3)
     head = Head(module=nn.Linear(64, 1000, bias=bias, device=CARD, dtype=torch.bfloat16).requires_grad_(False))
-    assert usable("triton", head, pytest.fail) == "triton"
+    assert usable_kernel("triton", head, pytest.fail) == "triton"
     hidden = torch.randn(50, 64, device=CARD, dtype=torch.bfloat16).requires_grad_()
     targets = torch.randint(0, 1000, (50,), device=CARD)
     plain = cross_entropy(head.logits(hidden), targets, reduction="sum")

@@ -1,6 +1,6 @@
 """Cross entropy of rows of logits in one kernel. Triton compiles from a source file, so it has one to itself.
 
-A program scores one row: it goes through the numbers once for their maximum and sum, and once more to write what the
+A program computes one row: it goes through the numbers once for their maximum and sum, and once more to write what the
 loss changes by. Triton reads the annotations too: only its own may stand there.
 """
 
@@ -19,14 +19,14 @@ def capped(values, cap, CAPPED: tl.constexpr):  # type: ignore[no-untyped-def]  
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def score(  # type: ignore[no-untyped-def]  # noqa: D103
+def cross_entropy(  # type: ignore[no-untyped-def]  # noqa: D103
     logits,
     targets,
     losses,
     cap,
     COLUMNS: tl.constexpr,
     CAPPED: tl.constexpr,
-    SLOPES: tl.constexpr,
+    GRADIENTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0)
@@ -44,12 +44,12 @@ def score(  # type: ignore[no-untyped-def]  # noqa: D103
     most += tl.log(total)
     at = capped(tl.load(logits + target).to(tl.float32), cap, CAPPED)
     tl.store(losses + row, most - at)
-    if SLOPES:
+    if GRADIENTS:
         for start in range(0, COLUMNS, BLOCK):
             place = start + within
             inside = place < COLUMNS
             values = capped(tl.load(logits + place, mask=inside, other=0.0).to(tl.float32), cap, CAPPED)
-            slopes = tl.exp(values - most) - tl.where(place == target, 1.0, 0.0)
+            gradients = tl.exp(values - most) - tl.where(place == target, 1.0, 0.0)
             if CAPPED:
-                slopes *= 1.0 - (values / cap) * (values / cap)
-            tl.store(logits + place, slopes.to(logits.dtype.element_ty), mask=inside)
+                gradients *= 1.0 - (values / cap) * (values / cap)
+            tl.store(logits + place, gradients.to(logits.dtype.element_ty), mask=inside)
