@@ -76,9 +76,14 @@ class Reporter(TrainerCallback):
         self._open: deque[Step] = deque()
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Held-out loss before the first step; a resumed run has it already."""
+        """Held-out loss before the first step (a resumed run has it already), then all of the model in training mode.
+
+        ``from_pretrained`` leaves the base in eval mode, and the wrapper that PEFT puts around it says that it trains:
+        no dropout would be applied, and no layer would recompute, until somebody else calls ``train()``.
+        """
         if state.global_step == 0:
             self._evaluate(0)
+        self.job.loaded.model.train()
 
     def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the step's clock: behind a step that is still computed, when that one ends."""

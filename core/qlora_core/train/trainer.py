@@ -79,8 +79,6 @@ class StepTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """The gradient of one whole optimizer step; returns its loss per supervised token."""
-        if not model.training:
-            model.train()
         self.latest.learning_rate = self._get_learning_rate()
         self.latest.result = self.execution.run(inputs["examples"])
         return self.latest.result.loss

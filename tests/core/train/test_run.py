@@ -162,6 +162,24 @@ def test_every_method_trains(method: str, tmp_path: Path, model: Path, data: Pat
     assert last.loss < first.loss
 
 
+def test_dropout_is_on_from_the_first_step_in_every_start(tmp_path: Path, model: Path, data: Path) -> None:
+    """Without held-out rows nobody measures before the first step, and after a kill nobody does again."""
+    alone: dict[str, Any] = {"model": model, "data": data, "steps": 4, "method": "lora", "val_size": 0.0}
+    alone |= {"learning_rate": 0.5, "warmup_steps": 0.0}
+    found: dict[float, dict[int, float]] = {}
+    for dropout in (0.0, 0.5):
+        assert finish(tmp_path / str(dropout), **alone, lora_dropout=dropout) == 0
+        found[dropout] = losses(tmp_path / str(dropout))
+    assert found[0.5][2] != pytest.approx(found[0.0][2], rel=1e-3)  # in the first step adapters add nothing yet
+    folder = tmp_path / "killed"
+    child = start(folder, **alone, lora_dropout=0.5)
+    wait_for_step(folder, child, 3)
+    child.kill()
+    child.communicate()
+    assert finish(folder, **alone, lora_dropout=0.5) == 0
+    assert losses(folder) == pytest.approx(found[0.5], rel=1e-5)
+
+
 def test_a_changed_data_file_is_refused(tmp_path: Path, model: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl")
     folder = tmp_path / "out"
