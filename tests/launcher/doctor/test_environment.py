@@ -15,7 +15,7 @@ from support.doctor_contexts import machine, with_card
 
 from qlora_profiles.plan import Given, Request
 from qlora_run.doctor import environment, network, requirements
-from qlora_run.doctor.architectures import has_code_for
+from qlora_run.doctor.cuda_architectures import has_code_for
 from qlora_run.doctor.environment import (
     EnvironmentSources,
     gather,

@@ -4,8 +4,8 @@ from qlora_profiles.hardware import Gpu, GpuProcess
 from qlora_profiles.units import GIB, gib
 from qlora_profiles.versions import version_numbers
 from qlora_run.doctor import remedies
-from qlora_run.doctor.architectures import has_code_for
 from qlora_run.doctor.check_context import CheckContext, is_full
+from qlora_run.doctor.cuda_architectures import has_code_for
 from qlora_run.doctor.diagnosis import Fix
 from qlora_run.doctor.findings import Finding, fail, note, ok, skipped, warn
 from qlora_run.planner.rules.machine import BF16_CAPABILITY, free_vram_bytes
