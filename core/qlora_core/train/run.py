@@ -44,8 +44,7 @@ def run(plan: RunPlan, log: EventLog, control: Control, measured: bool = False) 
         _stop_if_asked(control)
     _announce(plan, trainer, checkpoint, log)
     _sample(plan, trainer, data, log, step=0 if checkpoint is None else None)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    done = trainer.state.global_step
+    done = trainer.train_from(checkpoint)
     _write_measured(trainer, log)
     if done < trainer.state.max_steps:
         _finish(log, "interrupted", EXIT_INTERRUPTED, done, start, {}, trainer)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from qlora_core.execution.limits import Limits
 from qlora_core.execution.rungs import usable_rungs
@@ -76,6 +77,19 @@ class StepTrainer(Trainer):
             pin_memory=execution.pin_memory,
             total_supervised=job.ranks.total,
         )
+
+    def train_from(self, checkpoint: Path | None) -> int:
+        """Train what is left of the run; returns the steps done.
+
+        A checkpoint of the last step is only read back: transformers' loop would take one step more.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)) if checkpoint else None
+        if checkpoint is None or state is None or state.global_step < state.max_steps:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        else:
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = state
+        return self.state.global_step
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """The gradient of one whole optimizer step; returns its loss per supervised token."""

@@ -1,6 +1,7 @@
 """Whole runs of tiny real models in 4 bits on the CPU, in child processes as the launcher starts them."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -178,6 +179,22 @@ def test_dropout_is_on_from_the_first_step_in_every_start(tmp_path: Path, model:
     child.communicate()
     assert finish(folder, **alone, lora_dropout=0.5) == 0
     assert losses(folder) == pytest.approx(found[0.5], rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [{"steps": 4}, {"max_steps": None, "epochs": 0.3}])
+def test_a_run_that_ended_before_its_adapter_was_written_takes_no_step_more(
+    length: dict[str, Any], tmp_path: Path, model: Path, data: Path
+) -> None:
+    settings = {"model": model, "data": data, "method": "lora", **length}
+    assert finish(tmp_path, **settings) == 0
+    trained = losses(tmp_path)
+    adapter = tmp_path / "lora_adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes()
+    shutil.rmtree(adapter.parent)
+    assert finish(tmp_path, **settings) == 0
+    assert losses(tmp_path) == trained
+    assert adapter.read_bytes() == before
+    assert [e.status for e in of(tmp_path, events.DoneEvent)] == ["finished"] * 2
 
 
 def test_a_changed_data_file_is_refused(tmp_path: Path, model: Path) -> None:
