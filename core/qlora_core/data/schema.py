@@ -1,7 +1,7 @@
 """The values that the data package takes and returns: frozen, no behaviour beyond them."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -67,22 +67,33 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """One message. ``supervised`` is whether its tokens count in the loss."""
+    """One message. ``supervised`` is whether its tokens count in the loss.
+
+    ``reasoning`` is what an assistant thought before its answer. ``tool_calls`` are in the form that templates want:
+    ``{"type": "function", "function": {"name": ..., "arguments": {...}}}``. ``name`` and ``tool_call_id`` belong to
+    a tool's answer.
+    """
 
     role: Role
     content: str
     supervised: bool = False
+    reasoning: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    name: str | None = None
+    tool_call_id: str | None = None
 
 
 class Conversation(Struct, frozen=True, kw_only=True):
     """One example: ``messages``, or plain ``text`` that no template is applied to.
 
     ``line`` counts from 1 in the file (rows, for Parquet). ``supervise_all`` supervises everything but
-    the messages that say otherwise, template included; plain text always has it.
+    the messages that say otherwise, template included; plain text always has it. ``tools`` are JSON schemas of
+    the functions that the assistant may call; the template writes them.
     """
 
     line: int
     messages: tuple[Message, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
     text: str | None = None
     supervise_all: bool = False
 

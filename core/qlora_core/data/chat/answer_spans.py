@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qlora_core.data.chat.chat_template import ChatTemplate, TemplateFault
 from qlora_core.data.schema import Message
@@ -12,6 +12,7 @@ from qlora_core.data.schema import Message
 # A stand-in for a message's content: private-use characters around the message's number
 _MARK = re.compile("\ue0e0([0-9]+)\ue0e1")
 THINKING_ENDS = "</think>"
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 OTHER_TEMPLATE = "--chat-template chatml"
 
 
@@ -165,9 +166,17 @@ class SpanFinder:
         return None
 
 
-def as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Messages the way templates want them."""
-    return [{"role": message.role, "content": message.content} for message in messages]
+def as_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages the way templates want them. Reasoning comes under every name that some template reads."""
+    return [_as_dict(message) for message in messages]
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    given: dict[str, Any] = {"role": message.role, "content": message.content}
+    given |= dict.fromkeys(REASONING_KEYS, message.reasoning) if message.reasoning is not None else {}
+    given |= {"tool_calls": [*message.tool_calls]} if message.tool_calls else {}
+    optional = {"name": message.name, "tool_call_id": message.tool_call_id}
+    return given | {key: value for key, value in optional.items() if value is not None}
 
 
 def _skeleton_of(template: ChatTemplate, roles: tuple[str, ...]) -> _Skeleton | None:

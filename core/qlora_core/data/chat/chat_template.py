@@ -11,7 +11,7 @@ from qlora_profiles.errors import UserError
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-MessageDict = Mapping[str, str]
+MessageDict = Mapping[str, Any]
 MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 # Private-use characters: no text that people write holds them next to each other like this.
 OPEN, CLOSE = "\ue0f0\ue0f2", "\ue0f1\ue0f2"
