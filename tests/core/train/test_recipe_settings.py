@@ -72,7 +72,7 @@ TURNED = {
     "seed": Turned(to=7, figure="tokens"),
     "lora_r": Turned(to=8, figure="trainable", methods=ADAPTERS),
     "lora_alpha": Turned(to=4.0, figure="grad_norm", methods=ADAPTERS),
-    "lora_dropout": Turned(to=0.5, figure="grad_norm", methods=ADAPTERS),
+    "lora_dropout": Turned(to=0.5, figure="grad_norm", methods=ADAPTERS, others={"val_size": 0.0}),
     "target_modules": Turned(to=("q_proj",), figure="trainable", methods=ADAPTERS),
     "use_rslora": Turned(to=True, figure="grad_norm", methods=ADAPTERS),
 }
