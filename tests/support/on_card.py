@@ -13,7 +13,7 @@ from support.models import tiny_model
 
 CARD = torch.device("cuda")
 HALF = torch.bfloat16
-SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
+SIZES: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
 
 
 def adapted(family: str = "qwen3", quantised: bool = False) -> Any:

@@ -1,0 +1,64 @@
+"""The recipe is what a card computes, in every start: with and without a preflight, held-out rows, a resume."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.models import save_tiny_model, write_rows
+from support.on_card import SIZES
+from support.plans import ON_CARD
+from support.recipe_runs import ALL_TURNED, Runs, figures_of
+
+from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
+KERNELS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "recomputed": {"layers_recomputed": 2},
+    "fused": {"adapter_kernel": "fused", "dequantize_kernel": "triton"},
+    "graphs": {"adapter_kernel": "fused", "dequantize_kernel": "triton", "cuda_graphs": True},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    inputs = tmp_path_factory.mktemp("inputs")
+    save_tiny_model(inputs / "model", **SIZES)
+    write_rows(inputs / "rows.jsonl")
+    return Runs(inputs, tmp_path_factory.mktemp("runs"), **ON_CARD)
+
+
+@pytest.mark.parametrize("method", ["qlora-4", "lora"])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_dropout_is_on_from_the_first_step(kernels: str, method: str, runs: Runs) -> None:
+    common = {"method": method, "val_size": 0.0, "preflight": False} | KERNELS[kernels]
+    without, dropped = (runs.figures(**common, lora_dropout=share) for share in (0.0, 0.5))
+    assert dropped["grad_norm"][0] != pytest.approx(without["grad_norm"][0], rel=1e-2)
+
+
+def test_eight_bit_adamw_updates_otherwise(runs: Runs) -> None:
+    plain, eight = (runs.figures(method="lora", optimizer=name)["loss"] for name in ("adamw", "adamw-8bit"))
+    assert plain[0] == pytest.approx(eight[0], rel=1e-4)
+    assert plain[2] != pytest.approx(eight[2], rel=1e-6)
+
+
+@pytest.mark.parametrize("val_size", [0.0, 2.0])
+@pytest.mark.parametrize("method", ["qlora-4", "lora"])
+def test_a_preflight_changes_nothing(method: str, val_size: float, runs: Runs) -> None:
+    settings = ALL_TURNED | {"method": method, "val_size": val_size}
+    measured, not_measured = (runs.figures(**settings, preflight=wanted) for wanted in (True, False))
+    for figure in ("loss", "grad_norm", "rate", "tokens"):
+        assert measured[figure] == pytest.approx(not_measured[figure], rel=2e-3), figure
+
+
+@pytest.mark.parametrize("preflight", [True, False])
+@pytest.mark.parametrize("method", ["qlora-4", "lora"])
+def test_a_resumed_run_computes_the_same_recipe(method: str, preflight: bool, runs: Runs, tmp_path: Path) -> None:
+    settings = ALL_TURNED | {"method": method, "val_size": 0.0, "preflight": preflight}
+    whole = runs.figures(**settings)
+    assert runs.train(tmp_path, stop_at=3, **settings) == EXIT_INTERRUPTED
+    assert runs.train(tmp_path, **settings) == EXIT_OK
+    again = figures_of(tmp_path, EXIT_OK)
+    for figure in ("steps", "loss", "grad_norm", "rate", "tokens"):
+        assert again[figure] == pytest.approx(whole[figure], rel=2e-3), figure
