@@ -1,6 +1,6 @@
 """What a person should know of a plan beside its values."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from qlora_profiles.hardware import Gpu
 from qlora_profiles.layer_kinds import ATTENTION
@@ -15,6 +15,7 @@ def notes_of(s: PlanningContext, fit: Fit) -> Iterator[str]:
     yield from _about_device(s)
     yield from _about_trials(s)
     yield from _about_model(s)
+    yield from _unused_settings(s)
     yield from _about_settings(s)
     memory = fit.found.best.memory
     if memory.close:
@@ -90,9 +91,34 @@ def _about_settings(s: PlanningContext) -> Iterator[str]:
         yield "paged optimizer: does nothing without a CUDA card"
     if s.value("method") == "full" and s.resolved["learning_rate"].source == "default":
         yield "full training with the learning rate of an adapter (2e-4): 1e-5 to 2e-5 is usual"
+    if s.value("method") == "full" and s.value("keep") == "best":
+        yield "full training keeps the weights of the last step: the best step's are kept of adapters alone"
     budget = s.value("vram_budget_bytes")
     free = free_vram_bytes(s.gpu) if s.gpu else None
     if free is not None and budget is not None and budget > free:
         yield f"the VRAM budget ({in_gib(budget)}) is more than is free now ({in_gib(free)})"
     if s.on_cuda and s.value("compute_dtype") == "float32" and has_bf16(s.gpu):
         yield "float32 arithmetic: about four times slower than bfloat16 on this card"
+
+
+ADAPTER_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora")
+UNUSED: tuple[tuple[tuple[str, ...], Callable[[PlanningContext], bool], str], ...] = (
+    (ADAPTER_SETTINGS, lambda s: bool(s.value("method") == "full"), "full training has no adapter"),
+    (("quant_type", "double_quant"), lambda s: bool(s.value("method") != "qlora-4"), "only a 4-bit base uses it"),
+    (
+        ("warmup_ratio", "warmup_steps"),
+        lambda s: bool(s.value("lr_scheduler") == "constant"),
+        "a constant rate does not warm up (--lr-scheduler constant_with_warmup does)",
+    ),
+    (("warmup_ratio",), lambda s: s.value("warmup_steps") is not None, "warmup_steps is given too, and decides"),
+    (("epochs",), lambda s: s.value("max_steps") is not None, "max_steps is given too, and decides"),
+    (("keep",), lambda s: s.value("val_size") == 0, "no row is held out to tell which step is best"),
+)
+"""(settings of a recipe, when they change nothing, why): somebody who gave one is told."""
+
+
+def _unused_settings(s: PlanningContext) -> Iterator[str]:
+    for names, unused, why in UNUSED:
+        given = [name for name in names if name in s.given and s.resolved[name].source != "default"]
+        if given and unused(s):
+            yield f"NOT USED: {', '.join(given)}: {why}"
