@@ -71,7 +71,7 @@ def model_facts(model: Path) -> ModelFacts:
         model_type="qwen3",
         exact=True,
         hidden_size=64,
-        vocab_size=1,
+        vocab_size=320,
         tied_embeddings=False,
         layers=(LayerGroup(kind="attention", count=3, linears=(), params=1, intermediate_size=1),),
         fingerprint="tiny",

@@ -15,6 +15,7 @@ from qlora_core.data.facts import describe, quantiles, source_facts
 from qlora_core.data.read import read_data
 from qlora_core.data.schema import Conversation, DataSet, ReadOptions
 from qlora_core.data.split import split
+from qlora_core.data.token_ids import check_rows
 from qlora_profiles.facts import DataFacts, SourceFacts
 from qlora_profiles.settings import Recipe, Run
 
@@ -42,20 +43,25 @@ class TokenizedData(NamedTuple):
     examples: list[TokenizedExample]
 
 
-def tokenize(recipe: Recipe, run: Run, progress: Callable[[int, int], None] | None = None) -> TokenizedData:
+def tokenize(
+    recipe: Recipe, run: Run, progress: Callable[[int, int], None] | None = None, *, embedding_rows: int | None = None
+) -> TokenizedData:
     """Read, render and encode the recipe's data; with ``skip_bad_rows``, rows that the template refuses are set aside.
 
     Raises:
-        UserError: the file or the tokenizer cannot be read, or the template refuses a row (``BadRows``).
+        UserError: the file or the tokenizer cannot be read, the template refuses a row (``BadRows``), or a row has a
+            token that an embedding of ``embedding_rows`` lacks.
     """
     dataset, chat, refused = _opened(recipe, run)
     name = Path(dataset.path).name
     examples = chat.encode_all(dataset.conversations, progress=progress, file=name, rejected=refused)
     dataset, examples = _without(refused, dataset, examples)
+    if embedding_rows is not None:
+        _check_ids(recipe, dataset, chat, examples, embedding_rows)
     return TokenizedData(dataset, chat, examples)
 
 
-def read_facts(recipe: Recipe, run: Run) -> DataFacts:
+def read_facts(recipe: Recipe, run: Run, *, embedding_rows: int | None = None) -> DataFacts:
     """What a plan needs to know of the recipe's data; a note says where not all rows were counted.
 
     Raises:
@@ -68,10 +74,35 @@ def read_facts(recipe: Recipe, run: Run) -> DataFacts:
     facts = describe(
         dataset, token_counts, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed
     )
+    facts = replace(facts, notes=(*facts.notes, *_unused_tokens(recipe, dataset, chat, embedding_rows)))
     if found.counted == len(found.token_counts):
         return facts
     note = f"tokens were counted in {found.counted:,} rows, the longest among them; the others are taken to be alike"
     return replace(facts, counted_rows=found.counted, notes=(*facts.notes, note))
+
+
+def _unused_tokens(
+    recipe: Recipe, dataset: DataSet, chat: ChatTokenizer, embedding_rows: int | None
+) -> tuple[str, ...]:
+    """A note where the tokenizer has tokens that the embedding lacks: all rows are encoded to see that none has one.
+
+    Raises:
+        UserError: one has.
+    """
+    beyond = chat.tokens_beyond(embedding_rows) if embedding_rows is not None else []
+    if not beyond or embedding_rows is None:
+        return ()
+    _check_ids(recipe, dataset, chat, chat.encode_all(dataset.conversations), embedding_rows)
+    count = f"{len(beyond):,} tokens of the tokenizer" if len(beyond) > 1 else "a token of the tokenizer"
+    return (f"{count} ({beyond[0]}) has no row among the embedding's {embedding_rows:,}; no row of the data uses it",)
+
+
+def _check_ids(
+    recipe: Recipe, dataset: DataSet, chat: ChatTokenizer, examples: Sequence[TokenizedExample], embedding_rows: int
+) -> None:
+    kept = (example.input_ids[: recipe.max_length] for example in examples)
+    lines = (row.line for row in dataset.conversations)
+    check_rows(zip(lines, kept, strict=True), embedding_rows, chat, Path(dataset.path).name)
 
 
 def _opened(recipe: Recipe, run: Run) -> tuple[DataSet, ChatTokenizer, list[BadRow] | None]:

@@ -76,19 +76,21 @@ def load_adapted(
     """The base with its adapter on; ``arguments`` are those of ``from_pretrained``, such as the dtype.
 
     A hub model is looked for in ``cache``, and there in the adapter's revision unless it is another one.
-    """
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
+    Raises:
+        UserError: base or adapter is damaged, not all there or no numbers, or they do not belong together.
+    """
     from qlora_core.model.loading import explained
+    from qlora_core.model.saved_adapter import put_on
+    from qlora_core.model.whole_weights import load_causal_lm
 
     source = base or record.model
     if not Path(source).is_dir():
         arguments |= {"revision": record.revision if source == record.model else None, "cache_dir": cache}
     with explained(source):
-        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
+        model = load_causal_lm(source, **arguments)
     check_base(model, record, source)
-    return PeftModel.from_pretrained(model, str(adapter))
+    return put_on(model, adapter)
 
 
 def read_record(adapter: Path) -> BaseRecord:

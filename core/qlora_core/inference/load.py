@@ -69,14 +69,13 @@ def _load_adapter(folder: Path, job: ChatJob) -> tuple[BaseRecord, Any]:
 
 
 def _load_whole(folder: Path, job: ChatJob) -> tuple[BaseRecord | None, Any]:
-    from transformers import AutoModelForCausalLM
-
     from qlora_core.model.loading import explained
+    from qlora_core.model.whole_weights import load_causal_lm
 
     path = folder / BASE_RECORD
     record = codec.load(path, BaseRecord) if path.is_file() else None
     with explained(str(folder)):
-        return record, AutoModelForCausalLM.from_pretrained(str(folder), **_loading_arguments(job, record))
+        return record, load_causal_lm(str(folder), **_loading_arguments(job, record))
 
 
 def _loading_arguments(job: ChatJob, record: BaseRecord | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from qlora_core.data.schema import Message, Role
+from qlora_core.data.token_ids import check_ids
 from qlora_core.inference.generate import Sampling, generate
 from qlora_core.inference.load import ChatModel, load
 from qlora_core.jobs.command import run_command
@@ -40,11 +41,14 @@ def converse(chat_model: ChatModel, sampling: Sampling) -> None:
 def answer(
     chat_model: ChatModel, messages: list[Message], sampling: Sampling, on_text: Callable[[str], None] | None
 ) -> str:
-    """The model's next message."""
+    """The model's next message. Raises UserError for a prompt with a token that its embedding lacks."""
+    prompt_ids = chat_model.chat.prompt_ids(messages)
+    rows = chat_model.model.get_input_embeddings().weight.shape[0]
+    check_ids(prompt_ids, rows, chat_model.chat, "the prompt")
     return generate(
         chat_model.model,
         chat_model.tokenizer,
-        chat_model.chat.prompt_ids(messages),
+        prompt_ids,
         chat_model.stop_ids,
         sampling,
         on_text,

@@ -60,9 +60,9 @@ def difference(adapted: Any, merged: Any) -> float:
 
 
 def _plain(folder: Path, loading: dict[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
+    from qlora_core.model.whole_weights import load_causal_lm
 
-    return AutoModelForCausalLM.from_pretrained(str(folder), **loading)
+    return load_causal_lm(str(folder), **loading)
 
 
 def main() -> int:

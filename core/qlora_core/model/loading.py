@@ -4,9 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from qlora_core.model.bitsandbytes import import_bitsandbytes, keep_differentiable
+from qlora_core.model.watched_weights import AGAIN
+from qlora_core.model.whole_weights import NOT_ONE_MODEL, Warn, load_causal_lm
 from qlora_core.session.ranks import SINGLE
 from qlora_profiles.errors import EnvironmentProblem, UserError, first_line
 from qlora_profiles.settings import Execution, Recipe, Run
+
+CONVERTED_WRONG = "conversion of the weights"
+"""What transformers (5.17) says where weights cannot be joined to those of the model's layers."""
 
 
 def local_model(recipe: Recipe, run: Run) -> str:
@@ -54,24 +59,26 @@ def saved_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
 
 
-def load_base(recipe: Recipe, execution: Execution, run: Run, attention: str) -> Any:
+def load_base(recipe: Recipe, execution: Execution, run: Run, attention: str, warn: Warn | None = None) -> Any:
     """The base model on the plan's device: quantised, in the compute dtype, or float32 when all of it is trained.
 
+    ``warn`` is told of weights that it has no use for.
+
     Raises:
-        UserError: it cannot be loaded: gated, not there, or with code of its own (``explained``).
+        UserError: it cannot be loaded: gated, not there, or with code of its own (``explained``); its weights are not
+            all there, or no numbers (``load_causal_lm``).
         EnvironmentProblem: it needs a package that is missing.
         RuntimeError: the device's memory ran out.
     """
-    from transformers import AutoModelForCausalLM
-
     source = local_model(recipe, run)
     arguments = hub_arguments(recipe, run, source)
     quantisation = quantisation_config(recipe, execution)
     if quantisation is not None:
         arguments["quantization_config"] = quantisation
     with explained(source):
-        model = AutoModelForCausalLM.from_pretrained(
+        model = load_causal_lm(
             source,
+            warn,
             dtype=weight_dtype(recipe, execution),
             device_map={"": SINGLE.place(execution.device)},
             attn_implementation=attention,
@@ -136,5 +143,12 @@ class explained:
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             own_code = f"{self.source}: comes with Python code of its own that must run to load it"
             raise UserError(own_code, "--trust-remote-code, if you trust its authors") from error
+        if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
+            no_text_form = f"{self.source}: transformers has no text-only form of this model"
+            raise UserError(no_text_form, "another --model") from error
+        if name == "SafetensorError":
+            raise UserError(f"{self.source}: its weights are damaged ({first_line(error)})", AGAIN) from error
+        if isinstance(error, RuntimeError) and CONVERTED_WRONG in str(error):
+            raise UserError(f"{self.source}: its weights do not fit its config.json", NOT_ONE_MODEL) from error
         if isinstance(error, ImportError):
             raise EnvironmentProblem(f"{self.source}: {error}", "qlora-run doctor") from error

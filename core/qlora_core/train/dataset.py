@@ -50,7 +50,12 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog, preload: Thread | N
         UserError: the file is not the one that was planned with, or nothing in it can be learned.
     """
     recipe = plan.recipe_values()
-    data, chat, examples = tokenize(recipe, plan.run_values(), lambda done, total: log.phase(PHASE, done, total))
+    data, chat, examples = tokenize(
+        recipe,
+        plan.run_values(),
+        lambda done, total: log.phase(PHASE, done, total),
+        embedding_rows=plan.model.vocab_size,
+    )
     if data.fingerprint != plan.data.fingerprint:
         raise UserError(f"{data.path}: changed since this run was planned", "--output ANOTHER-FOLDER")
     if data.rejected:

@@ -3,6 +3,7 @@
 Waiting for a step's loss before launching the next step would leave the card without work in between.
 """
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -81,9 +82,18 @@ class Reporter(TrainerCallback):
         ``from_pretrained`` leaves the base in eval mode, and the wrapper that PEFT puts around it says that it trains:
         no dropout would be applied, and no layer would recompute, until somebody else calls ``train()``.
         """
+        self._check_trained(state.global_step)
         if state.global_step == 0:
             self._evaluate(0)
         self.job.loaded.model.train()
+
+    def _check_trained(self, step: int) -> None:
+        """Raise UserError where what is trained on holds no numbers, as after a checkpoint of a run that fell apart."""
+        trained = (each for each in self.job.loaded.model.named_parameters() if each[1].requires_grad)
+        name = next((name for name, values in trained if not all(map(math.isfinite, values.aminmax()))), None)
+        if name is not None:
+            said = f"{name} holds NaN or infinite values before step {step + 1}"
+            raise UserError(f"the checkpoint of step {step} is damaged: {said}", "--resume an earlier checkpoint")
 
     def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the step's clock: behind a step that is still computed, when that one ends."""
@@ -137,14 +147,22 @@ class Reporter(TrainerCallback):
         """
         step.ended.wait()
         loss, norm = step.numbers.tolist()
-        if loss != loss or abs(loss) == float("inf"):
-            raise UserError(
-                f"step {step.number}: the loss is {loss}; training fell apart",
-                f"--learning-rate {self.job.plan.recipe_values().learning_rate / 4:g}",
-            )
+        if not math.isfinite(loss):
+            raise self._no_number(step.number, loss)
         seconds = step.begun.seconds_until(step.ended)
         self._report(step, loss, norm if abs(norm) < float("inf") else None, seconds)
         self.execution.after_step(step.result, None if step.captured else seconds)
+
+    def _no_number(self, step: int, loss: float) -> UserError:
+        """What made a loss no number. Before anything was learned that is the base: its weights were numbers as they
+        were read (``model.watched_weights``), so what they compute is too large for the format."""
+        if step > 1:
+            rate = self.job.plan.recipe_values().learning_rate / 4
+            return UserError(f"step {step}: the loss is {loss}; training fell apart", f"--learning-rate {rate:g}")
+        dtype = self.job.plan.execution_values().compute_dtype
+        said = f"step 1: the loss is {loss} before anything was learned: the base model computes no number in {dtype}"
+        wider = "bfloat16, or float32" if dtype == "float16" else "float32"
+        return UserError(said, f"--compute-dtype {wider}" if dtype != "float32" else "another --model")
 
     def _report(self, step: Step, loss: float, norm: float | None, seconds: float) -> None:
         last = step.result

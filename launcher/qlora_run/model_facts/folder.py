@@ -9,9 +9,10 @@ from typing import Any
 from qlora_profiles import run_folder
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import ModelFacts
+from qlora_run.model_facts.completeness import check_complete
 from qlora_run.model_facts.config import Config, quantised
 from qlora_run.model_facts.layout import tensors_from_config
-from qlora_run.model_facts.safetensors_header import Tensors, read_header
+from qlora_run.model_facts.safetensors_header import AGAIN, TensorInfo, Tensors, read_header
 from qlora_run.model_facts.summary import fingerprint, summarise
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -35,14 +36,39 @@ def read_folder(folder: Path, source: str) -> ModelFacts:
         raise UserError(
             f"--model {source}  no tokenizer (tokenizer.json) beside the weights", "copy it there from the original"
         )
-    tensors = {name: tensor for file in files for name, tensor in read_header(file).items()}
-    return facts_of(source, config, tensors, sum(file.stat().st_size for file in files))
+    return facts_of(source, config, _tensors(folder, files), sum(file.stat().st_size for file in files))
+
+
+def _tensors(folder: Path, files: Iterable[Path]) -> dict[str, TensorInfo]:
+    """The tensors of all files, each in one of them, and all that the index names.
+
+    Raises:
+        UserError: a file is damaged or another model's.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    owner: dict[str, str] = {}
+    for path in files:
+        header = read_header(path)
+        twice = next((name for name in header if name in owner), None)
+        if twice is not None:
+            raise UserError(f"{path}: holds {twice}, and so does {owner[twice]}; one is another model's", AGAIN)
+        tensors |= header
+        owner |= dict.fromkeys(header, path.name)
+    if (folder / SINGLE).is_file():
+        return tensors  # no index is asked then, by transformers neither
+    lost = [name for name, file in _weight_map(folder / INDEX).items() if owner.get(name) != file]
+    if lost:
+        file = _weight_map(folder / INDEX)[lost[0]]
+        said = f"{len(lost)} weights of its index are not in the files that it names ({lost[0]} in {file})"
+        raise UserError(f"{folder / INDEX}: {said}", AGAIN)
+    return tensors
 
 
 def facts_of(source: str, config: Config, tensors: Tensors, file_bytes: int | None) -> ModelFacts:
     """Facts from headers; the packed tensors of a quantised checkpoint tell no shape, so its config does."""
     identity = fingerprint(config, tensors)
     if quantised(config) is None:
+        check_complete(source, config, tensors)
         return summarise(source, config, tensors, exact=True, fingerprint=identity, file_bytes=file_bytes)
     planned = tensors_from_config(config, source)
     return summarise(source, config, planned, exact=False, fingerprint=identity, file_bytes=file_bytes)
@@ -59,7 +85,7 @@ def read_config(folder: Path, source: str) -> dict[str, Any]:
         raise _no_config(folder, source)
     try:
         config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})", "download it again") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a model's config", "download it again")
@@ -84,30 +110,38 @@ def weight_files(folder: Path, source: str) -> list[Path]:
     Raises:
         UserError: none, other formats only, or a shard is missing.
     """
-    index = folder / INDEX
-    if index.is_file():
-        return _shards(folder, index, source)
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
-    found = sorted(folder.glob("model*.safetensors"))
+    if (folder / INDEX).is_file():
+        return _shards(folder, source)
+    found = sorted(folder.glob("*.safetensors"))
     if found:
-        return found
+        said = f"neither {SINGLE} nor {INDEX} beside {found[0].name}"
+        raise UserError(f"--model {source}  {said}", "download what is missing, or rename it where it is the only one")
     others = (said for suffix, said in OTHER_FORMATS if any(folder.glob(f"*{suffix}")))
     raise UserError(
         f"--model {source}  {next(others, 'no weights (*.safetensors) there')}", "download the safetensors weights"
     )
 
 
-def _shards(folder: Path, index: Path, source: str) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index}: damaged", "download it again") from error
+def _shards(folder: Path, source: str) -> list[Path]:
+    names = sorted(set(_weight_map(folder / INDEX).values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         said = f"{len(missing)} of {len(names)} weight files are missing ({missing[0]})"
-        raise UserError(f"--model {source}  {said}", "download it again")
+        raise UserError(f"--model {source}  {said}", AGAIN)
     return [folder / name for name in names]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor. Raises UserError where the index is damaged."""
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if named and all(type(each) is str for each in named.values()):
+            return dict(named)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{index}: damaged", AGAIN) from error
+    raise UserError(f"{index}: damaged", AGAIN)
 
 
 def no_such_folder(model: str) -> UserError:

@@ -171,7 +171,7 @@ def read_data_facts(request: Request, model: "ModelFacts", only_planning: bool) 
         return assumed_facts(recipe.max_length)
     if only_planning and not model.exact and tokenizer_on_disk(recipe, run) is None:
         return estimated_facts(recipe)
-    return read_facts(recipe, run)
+    return read_facts(recipe, run, embedding_rows=model.vocab_size)
 
 
 def _recipe(request: Request, length: int, most: int | None = None) -> Recipe:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.planning_facts import known, write_checkpoint, write_safetensors
+from support.planning_facts import known, write_checkpoint
 
 from qlora_profiles.errors import UserError
 from qlora_run.model_facts import discover_targets, known_configs, known_facts, read_model_facts
@@ -125,15 +125,18 @@ def test_only_the_language_part_of_a_seeing_model_counts_as_layers(tmp_path: Pat
 
 def test_experts_count_but_get_no_adapter(tmp_path: Path) -> None:
     config = {**QWEN3_TINY, "model_type": "mixtral"}
-    one = {"mlp.gate.weight": (4, 64)}
+    one: dict[str, tuple[int, ...]] = {"mlp.gate.weight": (4, 64)}
     one |= {f"mlp.experts.{e}.{n}.weight": (160, 64) for e in range(4) for n in ("w1", "w3")}
     one |= {f"mlp.experts.{e}.w2.weight": (64, 160) for e in range(4)}
     one |= {"self_attn.q_proj.weight": (128, 64), "self_attn.o_proj.weight": (64, 128)}
+    one |= {f"self_attn.{name}_proj.weight": (64, 64) for name in "kv"}
+    one |= {f"{norm}.weight": (64,) for norm in ("input_layernorm", "post_attention_layernorm")}
     tensors = {f"model.layers.{i}.{n}": TensorInfo("BF16", s) for i in range(3) for n, s in one.items()}
     tensors["model.embed_tokens.weight"] = TensorInfo("BF16", (512, 64))
+    tensors["model.norm.weight"] = TensorInfo("BF16", (64,))
     facts = read_model_facts(str(write_checkpoint(tmp_path / "m", config, tensors)))
-    assert [shape.name for shape in facts.linears] == ["self_attn.o_proj", "self_attn.q_proj"]
-    assert facts.layer_linear_params == 3 * (4 * 3 * 160 * 64 + 2 * 128 * 64 + 4 * 64)
+    assert [shape.name for shape in facts.linears] == [f"self_attn.{name}_proj" for name in "koqv"]
+    assert facts.layer_linear_params == 3 * (4 * 3 * 160 * 64 + 2 * 128 * 64 + 2 * 64 * 64 + 4 * 64)
 
 
 def test_a_checkpoint_that_is_quantised_already_is_recognised(tmp_path: Path) -> None:
@@ -231,13 +234,12 @@ def test_weights_that_are_no_language_model(tmp_path: Path) -> None:
 
 
 def test_several_weight_files_without_an_index(tmp_path: Path) -> None:
+    """transformers would find no weights in such a folder."""
     tensors = tensors_from_config(QWEN3_TINY, "x")
-    folder = write_checkpoint(tmp_path / "m", QWEN3_TINY, tensors)
-    (folder / "model.safetensors").unlink()
-    half = sorted(tensors)[: len(tensors) // 2]
-    write_safetensors(folder / "model-a.safetensors", {n: tensors[n] for n in half})
-    write_safetensors(folder / "model-b.safetensors", {n: t for n, t in tensors.items() if n not in half})
-    assert read_model_facts(str(folder)).params == sum(t.params for t in tensors.values())
+    folder = write_checkpoint(tmp_path / "m", QWEN3_TINY, tensors, shards=2)
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(UserError, match=r"neither model\.safetensors nor .*index\.json beside model-00001-of-00002"):
+        read_model_facts(str(folder))
 
 
 def test_targets_by_name_in_the_layers_order() -> None:

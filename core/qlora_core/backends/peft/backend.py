@@ -46,7 +46,7 @@ class PeftBackend:
         self._plan, self._warn = plan, warn
         recipe, execution, run = plan.recipe_values(), plan.execution_values(), plan.run_values()
         config = _config(recipe, plan)
-        model = load_base(recipe, execution, run, implementation(execution.attention, config))
+        model = load_base(recipe, execution, run, implementation(execution.attention, config), warn)
         model.config.use_cache = False
         if recipe.method != "full":
             model = add_adapters(model, recipe)

@@ -21,6 +21,8 @@ from qlora_core.kernels.cross_entropy import head_of, usable_kernel
 from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
 from qlora_core.model.loading import explained, hub_arguments, load_tokenizer, local_model
 from qlora_core.model.packing import Packed
+from qlora_core.model.watched_weights import watched_weights
+from qlora_core.model.whole_weights import check_names
 from qlora_core.session.ranks import SINGLE
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.hardware import HardwareReport
@@ -146,6 +148,7 @@ def _base(plan: RunPlan) -> Any:
     """The base as Unsloth loads it.
 
     Raises:
+        UserError: weights are missing, left over, or no numbers.
         EnvironmentProblem: it changed it: another vocabulary, as for some tokenizers without padding, or format.
     """
     from transformers import AutoConfig
@@ -154,8 +157,9 @@ def _base(plan: RunPlan) -> Any:
     recipe, execution, run = plan.recipe_values(), plan.execution_values(), plan.run_values()
     source = local_model(recipe, run)
     arguments = hub_arguments(recipe, run, source)
-    with explained(source):
+    with explained(source), watched_weights() as weights:
         config = AutoConfig.from_pretrained(source, **arguments)
+        check_names(source, arguments)
         model, _ = FastLanguageModel.from_pretrained(
             source,
             max_seq_length=min(recipe.max_length, config.max_position_embeddings),
@@ -166,6 +170,7 @@ def _base(plan: RunPlan) -> Any:
             use_exact_model_name=True,  # else it may take another upload of the same model
             **arguments,
         )
+    weights.check(source, model, getattr(torch, execution.compute_dtype))
     _check_untouched(model, config.get_text_config().vocab_size, execution.compute_dtype)
     return model
 

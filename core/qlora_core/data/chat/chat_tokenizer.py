@@ -88,6 +88,18 @@ class ChatTokenizer:
         """Tokens as text."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
+    def token_of(self, number: int) -> str:
+        """The text of a token."""
+        return self._tokenizer.id_to_token(number) or "?"
+
+    def tokens_beyond(self, embedding_rows: int) -> list[str]:
+        """Tokens whose ids are past the last row of an embedding, in the order of their ids."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        if max(self.vocab_size - 1, *added, 0) < embedding_rows:
+            return []
+        past = {number: token for token, number in self._tokenizer.get_vocab().items() if number >= embedding_rows}
+        return [past[number] for number in sorted(past)]
+
     def encode(self, conversation: Conversation, max_length: int | None = None) -> TokenizedExample:
         """One example in at most ``max_length`` tokens.
 
