@@ -36,7 +36,8 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
     """How to read a data file.
 
     ``fields`` maps a wanted name to the column (or message key) that holds it; ``ignore`` names columns and message
-    keys to leave out. ``max_samples`` keeps the first good rows in file order. ``loss_on`` says whether only answers or every token is supervised.
+    keys to leave out. ``max_samples`` keeps the first good rows in file order. ``loss_on`` says whether only answers
+    or every token is supervised.
     """
 
     path: str

@@ -15,6 +15,7 @@ def snake(name: str) -> str:
     return re.sub(r"\W+", "_", apart).strip("_").lower()
 
 
+@lru_cache(maxsize=4096)
 def fold(name: str) -> str:
     """A name in small letters without anything between its words."""
     return snake(name).replace("_", "")
@@ -57,8 +58,9 @@ METADATA = _folded(
     " index_level_0 unnamed_0"
 )
 """Names that say where a row is from or what kind it is. They are left out and told, whatever they hold."""
+_WEIGHING_WORDS = _folded("train training trainable learn learnable loss mask masked weight weights supervised ignore")
 _METADATA_ENDS = re.compile(
-    r"_(ids?|idx|index|uuid|hash|urls?|source|type|count|date|time|at|lang|language|length|len|tokens|version|model|by)$"
+    r"_(ids?|idx|index|uuid|hash|urls?|source|type|count|date|time|at|lang|language|length|len|tokens|version|model|by|configs?)$"
 )
 
 MEDIA = _folded(
@@ -76,7 +78,7 @@ MATTERS = _folded(
     " facts reference references persona personas personality role character scenario situation hint hints rationale"
     " rationales cot chain_of_thought explanation explanations steps few_shot few_shots few_shot_examples shots"
     " demonstrations examples example choices options candidates distractors prefix suffix premise hypothesis schema"
-    " table tables label labels task constraint constraints guidelines rules criteria rubric critique feedback"
+    " table tables label labels constraint constraints guidelines rules criteria rubric critique feedback"
     " revision draft target targets summary answers responses completions outputs generations parent_id mask masks"
     " train_detail training_detail train_on input_ids attention_mask contexts"
 )
@@ -104,7 +106,9 @@ def meaning(name: str) -> Meaning:
     for kind, names in _BY_NAME.items():
         if folded in names:
             return kind
-    return "metadata" if _METADATA_ENDS.search(words) else "unknown"
+    if _METADATA_ENDS.search(words):
+        return "metadata"
+    return "weight" if _WEIGHING_WORDS.intersection(words.split("_")) else "unknown"
 
 
 _BY_NAME: dict[Meaning, frozenset[str]] = {

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from qlora_core.data.rows.column_names import Meaning, meaning, place_of
+from qlora_core.data.rows.column_names import CANONICAL, Meaning, fold, meaning, place_of
 from qlora_core.data.rows.messages import TEXT_ONLY
 from qlora_core.data.rows.values import MAX_QUOTED, flag_of, is_empty, leaves, unpacked
 from qlora_core.data.schema import ANSWER_COLUMNS, CONTENT_KEYS, PROMPT_COLUMNS
@@ -19,6 +19,7 @@ ROWS_A_LABEL = 5
 REPEATED_CHARACTERS = 20
 """From here on a text that stands in a message, too, is taken to be the same text."""
 SHOWN_NAMES = 12
+ANSWER_NAMES = re.compile("response|answer|output|completion|reply|conversation")
 _PUNCTUATION = re.compile(r"[\d/:_@#.+=-]")
 
 Refused = Meaning | str
@@ -38,7 +39,8 @@ class LeftOut:
     ``told`` are left out with a word, ``repeating`` say what the row says anyway, ``on_purpose`` were ignored by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "row") -> None:
+        self._unit = unit
         self.told: Counter[str] = Counter()
         self.repeating: Counter[str] = Counter()
         self.on_purpose: Counter[str] = Counter()
@@ -70,7 +72,11 @@ class LeftOut:
             self._twins[name] = twin
 
     def _add_unknown(self, name: str, value: Any) -> None:
-        texts = [leaf for leaf in leaves(unpacked(value)) if isinstance(leaf, str) and not _is_code(leaf)]
+        found = list(leaves(unpacked(value)))
+        if any(isinstance(leaf, bytes) for leaf in found):
+            self.refuse(name, "media", value)
+            return
+        texts = [leaf for leaf in found if isinstance(leaf, str) and not _is_code(leaf)]
         labels = [text for text in texts if _is_label(text)]
         if len(labels) < len(texts):
             self.refuse(name, "unknown", value)
@@ -90,10 +96,11 @@ class LeftOut:
         for name in self._against["unknown"]:
             self.told.pop(name, None)
 
-    def fault(self, file: str, *, chosen: bool, pairs: bool) -> UserError | None:
+    def fault(self, file: str, *, chosen: bool, pairs: bool, asked: bool = True) -> UserError | None:
         """Why the file cannot be learned like this, in one line.
 
-        ``chosen`` says that a person named the preferred answer, ``pairs`` that rows are a prompt and an answer.
+        ``chosen`` says that a person named the preferred answer, ``pairs`` that rows are a prompt and an answer,
+        ``asked`` that rows hold a question at all.
         """
         self._settle()
         against = self._against
@@ -101,27 +108,28 @@ class LeftOut:
             for kind in ("preference", "ranking"):
                 self.told.update(against.pop(kind, Counter()))
         if against["preference"]:
-            return self._preference(file)
+            return self._preference(file, asked)
         if against["media"]:
             names = list(against["media"])
             reason = f"{self._named('media')} hold images, sound or video: {TEXT_ONLY}"
             return UserError(f"{file}  {reason}", f"{_ignoring(names)} to learn the text alone")
         if against["ranking"] or against["weight"]:
             names = [*against["ranking"], *against["weight"]]
-            reason = f"{self._named('ranking', 'weight')} weighs rows or parts of them, which is not learned"
-            return UserError(f"{file}  {reason}", f"{_ignoring(names)} to learn all alike")
+            reason = f"{self._named('ranking', 'weight')} weighs or ranks {self._unit}s, and all are learned alike"
+            return UserError(f"{file}  {reason}", f"{_ignoring(names)} to do so")
         return self._shaping(file, pairs)
 
-    def _preference(self, file: str) -> UserError:
+    def _preference(self, file: str, asked: bool) -> UserError:
         names = list(self._against["preference"])
         best = next((name for name in names if re.match("chosen|preferred|good|positive", name.lower())), None)
         reason = f"preference data: {self._named('preference')}; this learns one answer for each row"
         if best is not None:
-            wanted = "messages" if _has_question(self._examples[best]) else "output"
+            wanted = _place_of_answer(self._examples[best], asked)
             return UserError(f"{file}  {reason}", f"--field {wanted}={_shell(best)} to learn the chosen answers")
-        answer = next((name for name in names if re.match("response|answer|output|completion|reply", name.lower())), "")
-        if answer:
-            return UserError(f"{file}  {reason}", f"--field output={_shell(answer)} to learn those")
+        first = next((name for name in names if ANSWER_NAMES.match(name.lower())), None)
+        if first is not None:
+            wanted = _place_of_answer(self._examples[first], asked)
+            return UserError(f"{file}  {reason}", f"--field {wanted}={_shell(first)} to learn those")
         return UserError(f"{file}  {reason}", f"{_ignoring(names)} to learn every answer, good or bad")
 
     def _shaping(self, file: str, pairs: bool) -> UserError | None:
@@ -144,20 +152,19 @@ class LeftOut:
 
     def _with_count(self, name: str, count: int) -> str:
         beside = f'beside "{self._twins[name]}", ' if name in self._twins else ""
-        return f'"{name[:MAX_QUOTED]}" ({beside}{count:,} {"row" if count == 1 else "rows"})'
+        return f'"{name[:MAX_QUOTED]}" ({beside}{count:,} {self._unit if count == 1 else self._unit + "s"})'
 
 
-def strays_of(columns: Mapping[str, Any], own: Mapping[str, str], used: Sequence[str]) -> list[Stray]:
+def strays_of(columns: Mapping[str, Any], own: Mapping[str, str], used: Sequence[str]) -> dict[str, Stray]:
     """The columns that were not used, with what their names say. ``own`` are the file's names for those known."""
     answer = next((name for name in used if name in ANSWER_COLUMNS), None)
     prompt = next((name for name in used if name in PROMPT_COLUMNS), None)
     twins = dict.fromkeys(ANSWER_COLUMNS, answer) | dict.fromkeys(PROMPT_COLUMNS, prompt)
-    strays = []
-    for name in columns:
-        if name not in used:
-            twin = twins.get(name)
-            strays.append(Stray(own.get(name, name), meaning(name), twin and own.get(twin, twin)))
-    return strays
+    left = {name: twins.get(name) or CANONICAL.get(fold(name)) for name in columns if name not in used}
+    left = {name: twin if twin in used else None for name, twin in left.items()}
+    return {
+        name: Stray(own.get(name, name), meaning(name), twin and own.get(twin, twin)) for name, twin in left.items()
+    }
 
 
 def counted(counts: Mapping[str, int], rows: int) -> str:
@@ -201,13 +208,13 @@ def _content(item: Any) -> Any:
     return next((item[key] for key in CONTENT_KEYS if key in item), None)
 
 
-def _has_question(value: Any) -> bool:
-    """Whether a chosen value holds the whole conversation, not just its last answer."""
+def _place_of_answer(value: Any, asked: bool) -> str:
+    """What ``--field`` calls a preferred answer: a whole conversation, text of one, or the answer alone."""
     found = unpacked(value)
     if not isinstance(found, list):
-        return False
+        return "output" if asked else "text"
     roles = {str(item.get("role", item.get("from"))).lower() for item in found if isinstance(item, Mapping)}
-    return bool(roles & {"user", "human"})
+    return "messages" if roles & {"user", "human"} else "output"
 
 
 def _is_code(text: str) -> bool:

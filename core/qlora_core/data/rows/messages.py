@@ -16,6 +16,7 @@ REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
 TOOL_KEYS = ("name", "tool_call_id")
 """Keys of a tool's answer, and of nobody else's words."""
 MESSAGE_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *WEIGHT_KEYS, *TOOL_CALL_KEYS, *REASONING_KEYS))
+PLAIN_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS))
 CALL_ROLES = ("function_call", "tool_call")
 """Roles whose content is a call in JSON."""
 ROLES: dict[str, Role] = {
@@ -52,6 +53,9 @@ def message_of(message: Any, place: str, *, all_roles: bool) -> Message:
     written = _value(message, ROLE_KEYS, place)
     role = _role(written, place)
     named = f"{place} ({role})"
+    if PLAIN_KEYS.issuperset(message) and written not in CALL_ROLES:
+        content = text_of(_value(message, CONTENT_KEYS, place), named)
+        return Message(role=role, content=content, supervised=all_roles or role == "assistant")
     calls, content = _calls_and_content(message, written, place, named)
     reasoning = _reasoning(message, content, named)
     if role != "assistant" and (calls or reasoning):
@@ -143,12 +147,11 @@ def _with_tool_keys(made: Message, message: Mapping[str, Any], named: str) -> Me
 
 
 def _value(message: Mapping[str, Any], keys: tuple[str, ...], place: str) -> Any:
-    found = {key: message[key] for key in keys if message.get(key) is not None}
+    found = [message[key] for key in keys if message.get(key) is not None]
     if found:
-        first, *others = found.values()
-        if any(other != first for other in others):
-            raise RowRejected(f"{place}: {quoted(list(found))} say different things")
-        return first
+        if any(other != found[0] for other in found[1:]):
+            raise RowRejected(f"{place}: {quoted(keys)} say different things")
+        return found[0]
     wanted = keys[0]
     if any(key in message for key in keys):
         raise RowRejected(f'{place}: "{wanted}" is null')

@@ -11,9 +11,9 @@ Columns = dict[str, Any]
 
 
 class Renamed(NamedTuple):
-    """A row's filled columns. ``own`` tells the file's names of those known; ``dropped`` are left out by a person's will.
+    """A row's filled columns. ``own`` tells the file's names of those known.
 
-    ``replaced`` stand under a name that ``--field`` gave to another column.
+    ``dropped`` are left out because a person says so; ``replaced`` have a name that ``--field`` gave to another column.
     """
 
     columns: Columns
@@ -31,7 +31,7 @@ class Renaming:
         self._names: dict[str, str | None] = {}
 
     def renamed(self, columns: Mapping[str, Any]) -> Renamed:
-        """A row's columns; ``null`` counts as absent. Of two spellings of a name the mapped one wins, then the exact."""
+        """A row's columns; ``null`` counts as absent. Of two spellings of a name, the mapped wins, then the exact."""
         found = Renamed({}, {}, {}, {})
         filled = {name: value for name, value in columns.items() if value is not None}
         for name in sorted(filled, key=self._rank):

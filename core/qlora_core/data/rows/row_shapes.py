@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from qlora_core.data.bad_rows import RowRejected
-from qlora_core.data.rows.column_names import MESSAGE_COLUMNS, fold, meaning
+from qlora_core.data.rows.column_names import CANONICAL, MESSAGE_COLUMNS, fold, meaning
 from qlora_core.data.rows.left_out import LeftOut, Stray, counted, strays_of
 from qlora_core.data.rows.messages import cell_text, learned_by, text_of
 from qlora_core.data.rows.missing import missing
@@ -31,8 +31,9 @@ from qlora_profiles.suggest import did_you_mean
 Used = tuple[str, ...]
 Shape = tuple[str, Used, Callable[[Columns], Conversation]]
 
-CONTEXT_WRITTEN = '"context" stands in the prompt, behind a blank line: {} rows'
-TOOLS_WRITTEN = '"tools" stand in the system message already: {} rows'
+QUESTION_COLUMNS = ("instruction", *PROMPT_COLUMNS, *MESSAGE_COLUMNS)
+CONTEXT_WRITTEN = 'rows whose "context" stands in the prompt, behind a blank line: {}'
+TOOLS_WRITTEN = 'rows whose "tools" stand in the system message already: {}'
 ENDS_UNANSWERED = "rows that end with a question, which is not learned: {}"
 
 
@@ -73,6 +74,7 @@ class RowReader:
         shape, used, build = self._shape(columns)
         conversation = replace(build(columns), line=row.line)
         if conversation.text is None:
+            conversation = conversation if row.text else _without_made_nulls(conversation)
             conversation, more = self._with_system_and_tools(conversation, columns, from_text=bool(row.text))
             used = (*used, *more)
             _check_any_supervised(conversation)
@@ -120,8 +122,18 @@ class RowReader:
     def _from_messages(self, columns: Columns, name: str, answer: str | None = None) -> Conversation:
         messages = self._turns.messages(columns[name], name)
         if answer:
-            messages = (*messages, *self._turns.answers(columns[answer], answer))
+            messages = (*messages, *self._answer_to(messages, columns[answer], answer))
         return self._conversation(messages)
+
+    def _answer_to(self, messages: tuple[Message, ...], value: Any, name: str) -> tuple[Message, ...]:
+        """A mapped answer beside messages: what follows them, or what they end with anyway."""
+        answers = self._turns.answers(value, name)
+        if messages[-1].role != "assistant":
+            return answers
+        if [message.content for message in messages[-len(answers) :]] == [message.content for message in answers]:
+            return ()
+        column = self.options.fields[name]
+        raise RowRejected(f'the messages end with an answer, and "{column}" is another', fix=f"--ignore {column}")
 
     def _from_instruction(self, columns: Columns, answer: str) -> Conversation:
         addition = cell_text(columns.get("input", ""), "input")
@@ -201,13 +213,13 @@ class RowReader:
         flags = {name: learned_by(fold(name), columns[name]) for name in columns if meaning(name) == "weight"}
         for name, flag in flags.items():
             if flag is False:
-                said = str(columns[name])[:20]
+                said = str(columns[name]).lower()[:20]
                 raise RowRejected(f'"{name}" is {said}: the row is not to be learned', fix="take it out of the file")
         return tuple(name for name, flag in flags.items() if flag)
 
     def _leave_out(self, columns: Columns, own: Mapping[str, str], used: Used, contents: list[str]) -> None:
         mapped_answer = any(name in self.options.fields for name in used if name in ANSWER_COLUMNS)
-        for column, stray in zip((name for name in columns if name not in used), strays_of(columns, own, used)):
+        for column, stray in strays_of(columns, own, used).items():
             value = columns[column]
             if stray.kind in ("media", "preference") and column not in own:
                 continue
@@ -233,9 +245,9 @@ class RowReader:
         self._check_names(file)
         chosen = any(meaning(column) == "preference" for column in self.options.fields.values())
         pairs = any(shape not in ("messages", "sharegpt", "text") for shape in self.shapes)
-        fault = self.columns.fault(file, chosen=chosen, pairs=pairs) or self._turns.left_out.fault(
-            file, chosen=False, pairs=False
-        )
+        asked = any(CANONICAL.get(fold(column)) in QUESTION_COLUMNS for column in self.columns_seen)
+        fault = self.columns.fault(file, chosen=chosen, pairs=pairs, asked=asked)
+        fault = fault or self._turns.left_out.fault(file, chosen=False, pairs=False)
         if fault:
             raise fault
 
@@ -272,6 +284,16 @@ def _no_such(file: str, said: str, fix: str, column: str, seen: Mapping[str, Non
     return UserError(
         f"{said}  no row has that column; {file} has {quoted(list(seen))}", f"{fix}{near[0] if near else 'COLUMN'}"
     )
+
+
+def _without_made_nulls(conversation: Conversation) -> Conversation:
+    """Arguments of calls from Parquet, without the keys that only other rows' calls have."""
+    if not any(message.tool_calls for message in conversation.messages):
+        return conversation
+    bare = (
+        replace(message, tool_calls=tuple(map(without_nulls, message.tool_calls))) for message in conversation.messages
+    )
+    return replace(conversation, messages=tuple(bare))
 
 
 def _from_text(columns: Columns) -> Conversation:

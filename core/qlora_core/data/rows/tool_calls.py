@@ -20,7 +20,7 @@ def tools_of(value: Any, name: str) -> tuple[Tool, ...]:
 
 
 def calls_of(value: Any, place: str) -> tuple[Tool, ...]:
-    """Calls, each ``{"type": "function", "function": {"name": ..., "arguments": {...}}}``, with its id where it has one.
+    """Calls, each ``{"type": "function", "function": {"name": ..., "arguments": {...}}}``, with the id that it has.
 
     Raises:
         RowRejected: they are no objects with a name and arguments that are an object, nor JSON text of such.

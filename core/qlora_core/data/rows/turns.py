@@ -13,6 +13,7 @@ from qlora_core.data.rows.left_out import LeftOut, Stray
 from qlora_core.data.rows.messages import (
     CALL_ROLES,
     MESSAGE_KEYS,
+    PLAIN_KEYS,
     TOOL_KEYS,
     message_of,
     text_of,
@@ -31,7 +32,7 @@ class TurnReader:
 
     def __init__(self, options: ReadOptions, told: Counter[str]) -> None:
         self.keys_seen: dict[str, None] = {}
-        self.left_out = LeftOut()
+        self.left_out = LeftOut("message")
         self._told = told
         self._ignore, self._fields = options.ignore, options.fields
         self._names = {
@@ -51,16 +52,18 @@ class TurnReader:
         return tuple(_joined_calls(made, turns))
 
     def message(self, message: Any, place: str) -> Message:
+        """One message; raises as ``message_of``."""
         if isinstance(message, dict):
             self.keys_seen |= dict.fromkeys(message)
             message = self._known_keys(message)
         made = message_of(message, place, all_roles=self._all_roles)
         if not MESSAGE_KEYS.issuperset(message):
             read = TOOL_KEYS if made.role == "tool" else ()
-            for key in message.keys() - MESSAGE_KEYS - set(read):
+            for key in (key for key in message if key not in MESSAGE_KEYS and key not in read):
                 self.left_out.add(Stray(key, _meaning_of_key(key)), message[key], (made.content,))
-        asks = made.role != "assistant" and any(flag_of(message.get(key)) for key in TRAIN_KEYS)
-        if asks and not self._all_roles:
+        if PLAIN_KEYS.issuperset(message) or made.role == "assistant" or self._all_roles:
+            return made
+        if any(flag_of(message.get(key)) for key in TRAIN_KEYS):
             self._told[ASKS_IN_VAIN] += 1
         return made
 
@@ -128,6 +131,8 @@ def one_text(value: Any, name: str) -> str:
 
 def _joined_calls(messages: list[Message], turns: list[Any]) -> list[Message]:
     """Calls that follow each other, each a message of its own by its role, as one message of several calls."""
+    if not any(message.tool_calls for message in messages):
+        return messages
     joined: list[Message] = []
     open_call = False
     for message, turn in zip(messages, turns, strict=True):
