@@ -68,7 +68,8 @@ class LeftOut:
     def refuse(self, name: str, kind: Refused, value: Any, twin: str | None = None) -> None:
         """A value that may not be left out."""
         self._against[kind][name] += 1
-        self._examples.setdefault(name, value)
+        if name not in self._examples:
+            self._examples[name] = unpacked(value)
         if twin:
             self._twins[name] = twin
 
@@ -213,10 +214,9 @@ def _content(item: Any) -> Any:
 
 def _place_of_answer(value: Any, asked: bool) -> str:
     """What ``--field`` calls a preferred answer: a whole conversation, text of one, or the answer alone."""
-    found = unpacked(value)
-    if not isinstance(found, list):
+    if not isinstance(value, list):
         return "output" if asked else "text"
-    roles = {str(item.get("role", item.get("from"))).lower() for item in found if isinstance(item, Mapping)}
+    roles = {str(item.get("role", item.get("from"))).lower() for item in value if isinstance(item, Mapping)}
     return "messages" if roles & {"user", "human"} else "output"
 
 

@@ -26,10 +26,11 @@ def missing(columns: Mapping[str, Any], prompt: str | None, answer: str | None) 
         kind = kind_of(columns[several])
         reason = f'no "{half}", and "{several}" is {kind} of several (accepted answers?): one answer is learned'
         return RowRejected(reason, fix=f'one text under "{half}" in each row')
-    for column in strangers:
+    fix = _mapping(half, strangers)
+    for column in strangers if "," not in fix else ():
         for wanted in did_you_mean(column, _candidates(half)):
             return RowRejected(f'no "{wanted}", found "{column}"', fix=f"--field {wanted}={column}")
-    return RowRejected(f'no "{half or "messages"}", found {quoted(found)}', fix=_mapping(half, strangers))
+    return RowRejected(f'no "{half or "messages"}", found {quoted(found)}', fix=fix)
 
 
 def _mapping(half: str | None, strangers: list[str]) -> str:
