@@ -67,9 +67,9 @@ class LeftOut:
 
     def refuse(self, name: str, kind: Refused, value: Any, twin: str | None = None) -> None:
         """A value that may not be left out."""
-        self._against[kind][name] += 1
         if name not in self._examples:
             self._examples[name] = unpacked(value)
+        self._against[kind][name] += 1
         if twin:
             self._twins[name] = twin
 

@@ -17,7 +17,8 @@ ASKED, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content
 DRAFT = {"role": "assistant", "content": "draft"}
 CALL = {"type": "function", "function": {"name": "seats", "arguments": {"ferry": "Vik"}}}
 TEXT_CALL = {"name": "seats", "arguments": '{"ferry": "Vik"}'}
-TOOL = {"type": "function", "function": {"name": "seats", "parameters": {"type": "object"}}}
+FUNCTION: dict[str, Any] = {"name": "seats", "parameters": {"type": "object"}}
+TOOL = {"type": "function", "function": FUNCTION}
 
 
 def messages_of(read: Read, *messages: Any, **columns: Any) -> tuple[Message, ...]:
@@ -112,11 +113,11 @@ def test_calls_and_parts_that_cannot_be(read: Read, message: dict[str, Any], wor
     "tools",
     [
         [TOOL],
-        [TOOL["function"]],
+        [FUNCTION],
         json.dumps([TOOL]),
-        [json.dumps(TOOL["function"])],
+        [json.dumps(FUNCTION)],
         TOOL,
-        [{"type": "function", **TOOL["function"]}],
+        [{"type": "function", **FUNCTION}],
     ],
 )
 def test_tools_in_every_form(read: Read, column: str, tools: Any) -> None:

@@ -95,7 +95,7 @@ def test_history_and_system_prompt_are_read(read: Read, qwen3: ChatTokenizer) ->
 
 def test_reasoning_and_calls_reach_a_template_that_knows_them(read: Read, model_folder: Folder) -> None:
     tokenizer = ChatTokenizer.from_folder(model_folder("chatml", template=REASONING))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "messages": [
                 {"role": "user", "content": "a"},
@@ -124,7 +124,7 @@ def test_reasoning_and_calls_reach_a_template_that_knows_them(read: Read, model_
 
 
 def test_lists_are_no_answers(read: Read) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"question": "Who wrote it?", "answer": ["Ada Holm", "A. Holm", "Holm"]},
         {"question": "The capital?", "answer": ["Oslo"]},
         {"instruction": "List two fruits.", "input": "", "output": ["pear", "plum"]},
