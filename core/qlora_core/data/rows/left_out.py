@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from qlora_core.data.rows.column_names import CANONICAL, Meaning, fold, meaning, place_of
 from qlora_core.data.rows.messages import TEXT_ONLY
-from qlora_core.data.rows.values import MAX_QUOTED, flag_of, is_empty, leaves, printable, unpacked
+from qlora_core.data.rows.values import MAX_QUOTED, flag_of, is_empty, leaves, unpacked
 from qlora_core.data.schema import ANSWER_COLUMNS, CONTENT_KEYS, PROMPT_COLUMNS
 from qlora_profiles.errors import UserError
 
@@ -154,7 +154,7 @@ class LeftOut:
 
     def _with_count(self, name: str, count: int) -> str:
         beside = f'beside "{self._twins[name]}", ' if name in self._twins else ""
-        return f'"{printable(name[:MAX_QUOTED])}" ({beside}{count:,} {self._unit if count == 1 else self._unit + "s"})'
+        return f'"{name[:MAX_QUOTED]}" ({beside}{count:,} {self._unit if count == 1 else self._unit + "s"})'
 
 
 def strays_of(columns: Mapping[str, Any], own: Mapping[str, str], used: Sequence[str]) -> dict[str, Stray]:
@@ -172,8 +172,7 @@ def strays_of(columns: Mapping[str, Any], own: Mapping[str, str], used: Sequence
 def counted(counts: Mapping[str, int], rows: int) -> str:
     """``"id", "note" (3 rows)``: with a count where not all rows have it."""
     shown = [
-        f'"{printable(name[:MAX_QUOTED])}"'
-        + (f" ({count:,} {'row' if count == 1 else 'rows'})" if count < rows else "")
+        f'"{name[:MAX_QUOTED]}"' + (f" ({count:,} {'row' if count == 1 else 'rows'})" if count < rows else "")
         for name, count in list(counts.items())[:SHOWN_NAMES]
     ]
     return ", ".join([*shown, *(["..."] if len(counts) > SHOWN_NAMES else [])])
@@ -187,7 +186,7 @@ def _ignoring(names: Sequence[str]) -> str:
 
 
 def _shell(text: str) -> str:
-    return text if re.fullmatch(r"[\w,.:/-]+", text) else f'"{printable(text)}"'
+    return text if re.fullmatch(r"[\w,.:/-]+", text) else f'"{text}"'
 
 
 def _repeats(value: Any, contents: Sequence[str], *, whole: bool) -> bool:

@@ -26,13 +26,8 @@ def kind_of(value: Any) -> str:
 
 def quoted(names: Sequence[str]) -> str:
     """``"a", "b"``, cut off where it grows too long to read."""
-    text = ", ".join(f'"{printable(name)}"' for name in names)
+    text = ", ".join(f'"{name}"' for name in names)
     return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED].rpartition(",")[0] + ", ..."
-
-
-def printable(name: str) -> str:
-    """A name without signs that a terminal acts on."""
-    return name if name.isprintable() else "".join(char if char.isprintable() else "?" for char in name)
 
 
 def is_empty(value: Any) -> bool:

@@ -21,10 +21,15 @@ HERMES = f"You call functions. <tools>[{json.dumps({'name': 'seats'})}]</tools>"
 
 def said(data: DataSet) -> list[str]:
     """Each message as ``role: content``, with a star where it is learned; plain text after a bar."""
-    (row,) = data.conversations
+    row = data.conversations[0]
     if row.text is not None:
         return [f"| {row.text}"]
     return [f"{'*' if one.supervised else ''}{one.role}: {one.content}" for one in row.messages]
+
+
+def twice(row: dict[str, Any]) -> str:
+    """A file of the row and itself: one object alone may hold rows instead of being one."""
+    return f"{json.dumps(row)}\n{json.dumps(row)}"
 
 
 LEARNED: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -125,13 +130,13 @@ LEARNED: dict[str, tuple[dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize("name", LEARNED)
 def test_what_is_learned_of_public_columns(read: Read, name: str) -> None:
     row, expected = LEARNED[name]
-    assert said(read("a.jsonl", json.dumps(row))) == expected
+    assert said(read("a.jsonl", twice(row))) == expected
 
 
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "oasst": (
         {"message_id": "6ab2", "parent_id": "6ab1", "text": "Can you write?", "role": "prompter", "lang": "en"},
-        ['"role" (1 row)', "--ignore parent_id,role"],
+        ['"role" (2 rows)', "--ignore parent_id,role"],
     ),
     "ultrachat": ({"id": "1", "data": [Q, A]}, ['no "messages"', '"data"']),
     "firefly": ({"kind": "NLI", "input": Q, "target": A}, ['no "output"', "--field output=target"]),
@@ -158,7 +163,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
             "input_quality": "good",
             "instruct_reward": -3.1,
         },
-        ['"knowledge" (1 row), "intent" (1 row) would be left out', "--ignore knowledge,intent"],
+        ['"knowledge" (2 rows), "intent" (2 rows) would be left out', "--ignore knowledge,intent"],
     ),
     "metamath": (
         {"query": Q, "response": A, "type": "MATH_Rephrased", "original_question": "Which boat crosses the water?"},
@@ -180,14 +185,14 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "persona": ({"question": Q, "answer": A, "persona": "A pirate"}, ["--ignore persona", "--field system=persona"]),
     "an unknown text": ({"question": Q, "answer": A, "style": "Answer like a pirate."}, ['"style"', "--ignore style"]),
     "few shots": ({"question": Q, "answer": A, "few_shot_examples": [{"q": 1}]}, ["--ignore few_shot_examples"]),
-    "two answers": ({"question": Q, "answer": A, "response": "Other."}, ['"response" (beside "answer", 1 row)']),
-    "two questions": ({"prompt": "Other?", "question": Q, "answer": A}, ['"question" (beside "prompt", 1 row)']),
+    "two answers": ({"question": Q, "answer": A, "response": "Other."}, ['"response" (beside "answer", 2 rows)']),
+    "two questions": ({"prompt": "Other?", "question": Q, "answer": A}, ['"question" (beside "prompt", 2 rows)']),
     "two system prompts": (
         {"question": Q, "answer": A, "system": "S", "system_prompt": "T"},
-        ['"system_prompt" (beside "system", 1 row)'],
+        ['"system_prompt" (beside "system", 2 rows)'],
     ),
-    "another prompt": ({"prompt": "Other?", "messages": MESSAGES}, ['"prompt" (1 row)']),
-    "another text": ({"instruction": Q, "output": A, "text": "Something else."}, ['"text" (1 row)']),
+    "another prompt": ({"prompt": "Other?", "messages": MESSAGES}, ['"prompt" (2 rows)']),
+    "another text": ({"instruction": Q, "output": A, "text": "Something else."}, ['"text" (2 rows)']),
     "context beside messages": ({"context": "They float.", "messages": MESSAGES}, ["--ignore context"]),
     "a list as context": ({"question": Q, "answer": A, "context": ["a", "b"]}, ['"context" is a list of 2']),
     "history as text": ({"query": Q, "response": A, "history": "earlier"}, ['"history" is no list']),
@@ -228,10 +233,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
 def test_what_is_refused_of_public_columns(read: Read, name: str) -> None:
     row, words = REFUSED[name]
     with pytest.raises(UserError) as caught:
-        read("a.jsonl", json.dumps(row))
-    text = str(caught.value)
-    assert [word for word in words if word not in text] == []
-    assert "\n" not in text
+        read("a.jsonl", twice(row))
+    line = str(caught.value).splitlines()[0]
+    assert [word for word in words if word not in line] == []
 
 
 CHOSEN = (

@@ -103,12 +103,6 @@ def test_a_filled_spelling_wins_over_an_empty_one(read: Read) -> None:
     assert data.columns_used == ["question", "answer", "system_prompt"]
 
 
-def test_names_hold_no_signs_for_a_terminal(read: Read) -> None:
-    with pytest.raises(UserError) as caught:
-        read("a.jsonl", lines({"\x1b[2Jx": "Answer like a pirate would."}))
-    assert "\x1b" not in str(caught.value)
-
-
 def test_bytes_are_media(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.Table.from_pylist([ROW | {"field_7": {"bytes": b"PNG"}}]), path)
