@@ -66,6 +66,9 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["auto", "jsonl", "json", "csv", "parquet"], Doc("file format, if the name does not tell", "data")
     ] = "auto"
     field: Annotated[tuple[str, ...], Doc("a column under another name: messages=mesages (repeatable)", "data")] = ()
+    ignore: Annotated[
+        tuple[str, ...], Doc("leave out a column or key of messages that could matter (repeatable)", "data")
+    ] = ()
     encoding: Annotated[str, Doc("text encoding of the data file", "data")] = "utf-8"
     max_samples: Annotated[Count | None, Doc("use the first N rows only", "data", "rows")] = None
     skip_bad_rows: Annotated[bool, Doc("set damaged rows aside in rejected.jsonl", "data")] = False

@@ -1,5 +1,6 @@
 """The one way from a recipe to tokenized examples, for the planner and for the trainer."""
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -13,7 +14,7 @@ from qlora_core.data.chat.tokenizer_source import tokenizer_folder
 from qlora_core.data.examples import TokenizedExample
 from qlora_core.data.facts import describe, quantiles, source_facts
 from qlora_core.data.read import read_data
-from qlora_core.data.schema import Conversation, DataSet, ReadOptions
+from qlora_core.data.schema import Conversation, DataSet, Message, ReadOptions
 from qlora_core.data.split import split
 from qlora_core.data.token_ids import check_rows
 from qlora_profiles.facts import DataFacts, SourceFacts
@@ -159,11 +160,18 @@ def estimated_facts(recipe: Recipe) -> DataFacts:
 
 def guessed_tokens(row: Conversation) -> int:
     """About how many tokens a row has in any tokenizer of today."""
-    texts = [message.content for message in row.messages] or [row.text or ""]
+    texts = [_all_text(message) for message in row.messages] or [row.text or ""]
+    texts += [json.dumps(tool, ensure_ascii=False) for tool in row.tools]
     letters = sum(map(len, texts))
     plain = sum(len(text.encode("ascii", "ignore")) for text in texts)
     guess = plain / ASCII_LETTERS_PER_TOKEN + (letters - plain) / OTHER_LETTERS_PER_TOKEN
     return round(guess) + TOKENS_AROUND_MESSAGE * len(texts)
+
+
+def _all_text(message: Message) -> str:
+    """What a template writes of a message: reasoning and calls, too."""
+    calls = (json.dumps(call, ensure_ascii=False) for call in message.tool_calls)
+    return "".join((message.reasoning or "", message.content, *calls))
 
 
 def assumed_facts(longest_tokens: int) -> DataFacts:

@@ -1,11 +1,10 @@
 """A data file to conversations: finding it, reading it, and telling what is wrong with it."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from qlora_core.data.bad_rows import BadRow, BadRows, RowRejected
-from qlora_core.data.rows.messages import quoted
 from qlora_core.data.rows.row_shapes import RowReader
 from qlora_core.data.schema import Conversation, DataSet, ReadOptions, check_fields
 from qlora_core.data.sources.decode import decode
@@ -23,7 +22,7 @@ def read_data(options: ReadOptions) -> DataSet:
     """Read a file of examples.
 
     Raises:
-        UserError: the file cannot be read, holds no rows, or an option cannot be.
+        UserError: the file cannot be read, holds no rows or columns that may not be left out, or an option cannot be.
         BadRows: rows cannot be used, and ``skip_bad_rows`` does not set them aside in ``DataSet.rejected``.
     """
     _check(options)
@@ -32,8 +31,8 @@ def read_data(options: ReadOptions) -> DataSet:
     file_format, rows, notes = _rows_of(path, data, options)
     reader = RowReader(options)
     good, bad_rows, total = _good_and_bad(rows, reader, path.name, options.max_samples)
+    reader.check(path.name)
     if bad_rows and (not options.skip_bad_rows or not good):
-        _check_mapped_columns(reader, options, path.name)
         raise BadRows(bad_rows, total)
     if not good:
         raise UserError(f"{path.name}  holds no rows")
@@ -154,36 +153,7 @@ def _conversation_or_bad(row: Row, reader: RowReader, name: str) -> Conversation
         return fault.row(name, row.line, row.raw)
 
 
-def _check_mapped_columns(reader: RowReader, options: ReadOptions, name: str) -> None:
-    """Tell a mapped column that no row has, before telling every row that lacks it."""
-    for wanted, column in options.fields.items():
-        is_message_key = wanted in ("role", "from", "content", "value")
-        if is_message_key or not reader.columns_seen or column in reader.columns_seen:
-            continue
-        near = did_you_mean(column, reader.columns_seen)
-        found = f"{name} has {quoted(list(reader.columns_seen))}"
-        raise UserError(
-            f"--field {wanted}={column}  no row has that column; {found}",
-            f"--field {wanted}={near[0] if near else 'COLUMN'}",
-        )
-
-
 def _notes(reader: RowReader, options: ReadOptions, rows: int) -> list[str]:
     """What a person should know of how the rows were read."""
-    said: list[tuple[bool, Callable[[], str]]] = [
-        (len(reader.shapes) > 1, lambda: f"rows of several shapes: {_counts(reader)}"),
-        (bool(reader.unused), lambda: f"columns not used: {quoted(list(reader.unused))}"),
-        (bool(reader.unused_keys), lambda: f"keys of messages not used: {quoted(list(reader.unused_keys))}"),
-        (
-            reader.ignored_weights > 0,
-            lambda: (
-                f"messages that ask to be trained on but are no answers: {reader.ignored_weights:,} (--loss-on all)"
-            ),
-        ),
-        (options.max_samples == rows, lambda: f"the first {rows:,} rows in file order (--max-samples)"),
-    ]
-    return [sentence() for holds, sentence in said if holds]
-
-
-def _counts(reader: RowReader) -> str:
-    return ", ".join(f"{shape} {count:,}" for shape, count in reader.shapes.most_common())
+    first = [f"the first {rows:,} rows in file order (--max-samples)"] if options.max_samples == rows else []
+    return [*reader.notes(rows), *first]

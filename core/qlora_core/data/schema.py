@@ -23,6 +23,9 @@ KNOWN_COLUMNS = (
     *ANSWER_COLUMNS,
     "system",
     "history",
+    "context",
+    "reasoning",
+    "tools",
     "text",
 )
 ROLE_KEYS = ("role", "from")
@@ -32,13 +35,15 @@ CONTENT_KEYS = ("content", "value")
 class ReadOptions(Struct, frozen=True, kw_only=True):
     """How to read a data file.
 
-    ``fields`` maps a wanted name to the column (or message key) that holds it. ``max_samples`` keeps the
-    first good rows in file order. ``loss_on`` says whether only answers or every token is supervised.
+    ``fields`` maps a wanted name to the column (or message key) that holds it; ``ignore`` names columns and message
+    keys to leave out. ``max_samples`` keeps the first good rows in file order. ``loss_on`` says whether only answers
+    or every token is supervised.
     """
 
     path: str
     format: Format = "auto"
     fields: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
     encoding: str = "utf-8"
     max_samples: int | None = None
     skip_bad_rows: bool = False
@@ -57,6 +62,7 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
             path=source,
             format=recipe.data_format,
             fields=parse_fields(recipe.field),
+            ignore=recipe.ignore,
             encoding=recipe.encoding,
             max_samples=recipe.max_samples,
             skip_bad_rows=recipe.skip_bad_rows,

@@ -117,10 +117,13 @@ REPLY = {"role": "assistant", "content": "Hello"}
         ([USER, REPLY | {"loss_weight": 0.5}], 'message 2: "loss_weight" is 0.5; 0 (not learned) or 1 (learned)'),
         ([USER, REPLY | {"train": "yes"}], 'message 2: "train" is yes; 0 (not learned) or 1 (learned)'),
         ([USER, REPLY | {"train": 0, "weight": 1}], 'message 2: "weight", "train" say different things'),
-        ([USER, REPLY | {"tool_calls": [{}]}], 'message 2 has "tool_calls": only text can be trained'),
+        (
+            [USER, REPLY | {"tool_calls": [{}]}],
+            'message 2 "tool_calls": a call is no object with the "name" of a function',
+        ),
         (
             [USER | {"content": [{"type": "image_url", "image_url": "x"}]}, REPLY],
-            "message 1 (user): the content has a part of type image_url; only text can be trained",
+            "message 1 (user): the content has a part of type image_url; this trains on text only",
         ),
         ([USER | {"content": [{"type": "text"}]}, REPLY], 'message 1 (user): a text part has no "text"'),
         (
@@ -139,7 +142,10 @@ def test_bad_messages(read: Read, messages: Any, reason: str) -> None:
         ({"instruction": "a", "input": "", "output": " "}, '"output" is empty: nothing to learn'),
         ({"instruction": "", "input": "", "output": "b"}, '"instruction" is empty'),
         ({"instruction": "a", "output": 3}, '"output": the content is a number, not text'),
-        ({"instruction": "a", "output": "b", "history": [["x"]]}, '"history" is no list of [user, assistant] pairs'),
+        (
+            {"instruction": "a", "output": "b", "history": [["x"]]},
+            '"history" is no list of [user, assistant] pairs, nor of messages',
+        ),
         ({"prompt": "", "completion": "b"}, '"prompt" is empty'),
         ({"text": ""}, '"text" is empty: nothing to learn'),
         ({"text": 3}, '"text": the content is a number, not text'),

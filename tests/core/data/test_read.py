@@ -84,7 +84,6 @@ def test_text_rows_are_whole_and_have_no_messages(read: Read) -> None:
         ("human", "user"),
         ("GPT", "assistant"),
         ("model", "assistant"),
-        ("function_call", "assistant"),
         ("observation", "tool"),
         ("tool", "tool"),
     ],
@@ -94,8 +93,10 @@ def test_roles_by_other_names(read: Read, name: str, role: str) -> None:
     assert read("a.jsonl", json.dumps(row)).conversations[0].messages[0].role == role
 
 
-@pytest.mark.parametrize("key", ["loss_weight", "weight", "train", "loss"])
-@pytest.mark.parametrize(("mark", "supervised"), [(0, False), (0.0, False), (False, False), (1, True), (True, True)])
+@pytest.mark.parametrize("key", ["loss_weight", "weight", "train", "training", "trainable", "loss", "loss_mask"])
+@pytest.mark.parametrize(
+    ("mark", "supervised"), [(0, False), (0.0, False), (False, False), ("false", False), (1, True), (True, True)]
+)
 def test_marks_on_answers(read: Read, key: str, mark: object, supervised: bool) -> None:
     messages = [*MESSAGES, MESSAGES[0], {"role": "assistant", "content": "Again", key: mark}]
     data = read("a.jsonl", json.dumps({"messages": messages}))
@@ -144,9 +145,9 @@ def test_a_mapped_column_wins_over_its_namesake(read: Read) -> None:
 
 
 def test_unused_columns_and_keys_are_told(read: Read) -> None:
-    row = {"id": 7, "messages": [MESSAGES[0] | {"name": "Ann"}, MESSAGES[1]]}
+    row = {"id": 7, "messages": [MESSAGES[0] | {"timestamp": "2026-01-01"}, MESSAGES[1]]}
     notes = read("a.jsonl", json.dumps(row)).notes
-    assert notes == ['columns not used: "id"', 'keys of messages not used: "name"']
+    assert notes == ['columns not used: "id"', 'keys of messages not used: "timestamp"']
 
 
 def test_mixed_shapes_are_read_and_told(read: Read) -> None:

@@ -1,18 +1,23 @@
 """Row shapes: the columns of one row to one conversation, whatever the columns are called."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
 from qlora_core.data.bad_rows import RowRejected
-from qlora_core.data.rows.messages import TOOL_CALL_KEYS, WEIGHT_KEYS, kind_of, message_of, quoted, text_of
+from qlora_core.data.rows.column_names import CANONICAL, MESSAGE_COLUMNS, fold, meaning
+from qlora_core.data.rows.left_out import LeftOut, Stray, counted, strays_of
+from qlora_core.data.rows.messages import cell_text, learned_by, text_of
+from qlora_core.data.rows.missing import missing
+from qlora_core.data.rows.renaming import Columns, Renaming
+from qlora_core.data.rows.tool_calls import names_of, tools_of, without_nulls
+from qlora_core.data.rows.turns import TurnReader, holds_messages
+from qlora_core.data.rows.values import flag_of, is_empty, quoted
 from qlora_core.data.schema import (
     ANSWER_COLUMNS,
     CONTENT_KEYS,
-    KNOWN_COLUMNS,
     PROMPT_COLUMNS,
     ROLE_KEYS,
     Conversation,
@@ -20,32 +25,34 @@ from qlora_core.data.schema import (
     ReadOptions,
 )
 from qlora_core.data.sources.formats import Row
+from qlora_profiles.errors import UserError
 from qlora_profiles.suggest import did_you_mean
 
-MESSAGE_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *WEIGHT_KEYS, *TOOL_CALL_KEYS))
-Columns = dict[str, Any]
+Used = tuple[str, ...]
+Shape = tuple[str, Used, Callable[[Columns], Conversation]]
+
+QUESTION_COLUMNS = ("instruction", *PROMPT_COLUMNS, *MESSAGE_COLUMNS)
+CONTEXT_WRITTEN = 'rows whose "context" stands in the prompt, behind a blank line: {}'
+TOOLS_WRITTEN = 'rows whose "tools" stand in the system message already: {}'
+ENDS_UNANSWERED = "rows that end with a question, which is not learned: {}"
 
 
 class RowReader:
     """Turns rows into conversations and keeps count of what it met.
 
-    ``shapes`` counts rows by shape; ``used`` and ``unused`` are columns in the file's own names;
-    ``unused_keys`` are keys of messages that nothing reads; ``ignored_weights`` counts messages that ask
-    to be trained on but are no answers.
+    ``shapes`` counts rows by shape; ``used`` are columns in the file's own names; ``columns`` those that are
+    left out; ``told`` counts what a person should know besides, by its sentence.
     """
 
     def __init__(self, options: ReadOptions) -> None:
         self.options = options
         self.shapes: Counter[str] = Counter()
         self.used: dict[str, None] = {}
-        self.unused: dict[str, None] = {}
-        self.unused_keys: dict[str, None] = {}
         self.columns_seen: dict[str, None] = {}
-        self.ignored_weights = 0
-        self._wanted = {column: wanted for wanted, column in options.fields.items()}
-        self._message_names = {
-            column: wanted for wanted, column in options.fields.items() if wanted in (*ROLE_KEYS, *CONTENT_KEYS)
-        }
+        self.columns = LeftOut()
+        self.told: Counter[str] = Counter()
+        self._turns = TurnReader(options, self.told)
+        self._renaming = Renaming(options)
         self._all_roles = options.loss_on == "all"
 
     def conversation(self, row: Row) -> Conversation:
@@ -54,138 +61,255 @@ class RowReader:
         Raises:
             RowRejected: it cannot be one, or has nothing to supervise.
         """
+        try:
+            return self._conversation_of(row)
+        except RecursionError as error:
+            raise RowRejected("brackets inside brackets, too deep to read") from error
+
+    def _conversation_of(self, row: Row) -> Conversation:
         self.columns_seen |= dict.fromkeys(row.columns)
-        columns = self._renamed(row.columns)
+        found = self._renaming.renamed(row.columns)
+        columns = found.columns
+        self._refuse_by_name(columns)
         shape, used, build = self._shape(columns)
-        conversation = build(columns, row.line)
+        conversation = replace(build(columns), line=row.line)
         if conversation.text is None:
-            conversation = self._with_system(conversation, columns)
-            used = (*used, *(("system",) if columns.get("system") else ()))
+            conversation = conversation if row.text else _without_made_nulls(conversation)
+            conversation, more = self._with_system_and_tools(conversation, columns, from_text=bool(row.text))
+            used = (*used, *more)
             _check_any_supervised(conversation)
-        self._count(shape, used, columns)
+        used = (*used, *self._flags(columns))
+        self._count(shape, used, found.own)
+        contents = [message.content for message in conversation.messages] or [conversation.text or ""]
+        self._leave_out(columns, found.own, used, contents)
+        for name, value in found.replaced.items():
+            self.columns.add(Stray(name, "metadata"), value, ())
+        self.columns.on_purpose.update(name for name, value in found.dropped.items() if not is_empty(value))
         return conversation
 
-    def _renamed(self, columns: Mapping[str, Any]) -> Columns:
-        """Columns under their wanted names; ``null`` counts as absent. A mapped column wins over its namesake."""
-        taken = self.options.fields
-        own = {name: value for name, value in columns.items() if name not in taken and name not in self._wanted}
-        mapped = {wanted: columns[column] for column, wanted in self._wanted.items() if column in columns}
-        return {name: value for name, value in (own | mapped).items() if value is not None}
+    # What becomes of a row
 
-    def _shape(self, columns: Columns) -> tuple[str, tuple[str, ...], Callable[[Columns, int], Conversation]]:
+    def _shape(self, columns: Columns) -> Shape:
         """The row's shape, the columns that it is made of, and what builds it."""
-        messages = next((name for name in ("messages", "conversations") if name in columns), None)
-        if messages:
+        messages = self._first(columns, MESSAGE_COLUMNS)
+        answer, prompt = self._first(columns, ANSWER_COLUMNS), self._first(columns, PROMPT_COLUMNS)
+        pair = answer is not None and ("instruction" in columns or prompt is not None)
+        if messages and not (pair and is_empty(columns[messages])):
             shape = "sharegpt" if _is_sharegpt(columns[messages]) else "messages"
-            return shape, (messages,), lambda row, line: self._from_messages(row[messages], messages, line)
-        answer = next((name for name in ANSWER_COLUMNS if name in columns), None)
+            added = (answer,) if answer and answer in self.options.fields else ()
+            return shape, (messages, *added), lambda row: self._from_messages(row, messages, *added)
         if answer and "instruction" in columns:
-            used = tuple(name for name in ("instruction", "input", "history", answer) if name in columns)
-            return "instruction", used, lambda row, line: self._from_instruction(row, answer, line)
-        prompt = next((name for name in PROMPT_COLUMNS if name in columns), None)
+            used = self._present(columns, "instruction", "input", "context", "history", "reasoning", answer)
+            return "instruction", used, lambda row: self._from_instruction(row, answer)
         if answer and prompt:
             shape = "input/output" if (prompt, answer) == ("input", "output") else "prompt/completion"
-            return shape, (prompt, answer), lambda row, line: self._from_pair(row, prompt, answer, line)
+            extras = () if holds_messages(columns[prompt]) else ("context", "history", "reasoning")
+            used = (prompt, *self._present(columns, *extras), answer)
+            return shape, used, lambda row: self._from_pair(row, prompt, answer)
         if "text" in columns:
             return "text", ("text",), _from_text
-        raise _missing(columns, prompt, answer)
+        raise missing(columns, prompt, answer)
 
-    def _from_messages(self, value: Any, name: str, line: int) -> Conversation:
-        return self._conversation(line, self._messages(value, name))
+    def _first(self, columns: Columns, names: Iterable[str]) -> str | None:
+        """The first of the names that a person mapped, else that is filled, else that is there."""
+        there = [name for name in names if name in columns]
+        mapped = [name for name in there if name in self.options.fields]
+        return next(iter([*mapped, *(name for name in there if not is_empty(columns[name])), *there]), None)
 
-    def _from_instruction(self, columns: Columns, answer: str, line: int) -> Conversation:
-        instruction = text_of(columns["instruction"], '"instruction"')
-        addition = text_of(columns.get("input", ""), '"input"')
-        prompt = "\n".join(filter(None, (instruction, addition)))
-        pair = self._pair(prompt, columns[answer], "instruction", answer)
-        return self._conversation(line, (*self._history(columns.get("history", [])), *pair))
+    def _present(self, columns: Columns, *names: str) -> Used:
+        return tuple(name for name in names if name in columns)
 
-    def _from_pair(self, columns: Columns, prompt: str, answer: str, line: int) -> Conversation:
-        asked, answered = columns[prompt], columns[answer]
-        if isinstance(asked, list) and _holds_messages(asked):
-            given = [replace(message, supervised=self._all_roles) for message in self._messages(asked, prompt)]
-            rest = self._messages(answered, answer) if isinstance(answered, list) else (self._answer(answered, answer),)
-            return self._conversation(line, (*given, *rest))
-        return self._conversation(line, self._pair(text_of(asked, f'"{prompt}"'), answered, prompt, answer))
+    def _from_messages(self, columns: Columns, name: str, answer: str | None = None) -> Conversation:
+        messages = self._turns.messages(columns[name], name)
+        if answer:
+            messages = (*messages, *self._answer_to(messages, columns[answer], answer))
+        return self._conversation(messages)
 
-    def _messages(self, value: Any, name: str) -> tuple[Message, ...]:
-        """The messages of a column; a text is read as JSON, which is how CSV holds a list."""
-        messages = _unpacked(value)
-        if not isinstance(messages, list):
-            raise RowRejected(f'"{name}" is {kind_of(messages)}, not a list of messages')
-        if not messages:
-            raise RowRejected(f'"{name}" is an empty list')
-        return tuple(self._message(message, f"message {number}") for number, message in enumerate(messages, 1))
+    def _answer_to(self, messages: tuple[Message, ...], value: Any, name: str) -> tuple[Message, ...]:
+        """A mapped answer beside messages: what follows them, or what they end with anyway."""
+        answers = self._turns.answers(value, name)
+        if messages[-1].role != "assistant":
+            return answers
+        if [message.content for message in messages[-len(answers) :]] == [message.content for message in answers]:
+            return ()
+        column = self.options.fields[name]
+        raise RowRejected(f'the messages end with an answer, and "{column}" is another', fix=f"--ignore {column}")
 
-    def _message(self, message: Any, place: str) -> Message:
-        if isinstance(message, dict):
-            if self._message_names:
-                message = {self._message_names.get(key, key): value for key, value in message.items()}
-            if not MESSAGE_KEYS.issuperset(message):
-                self.unused_keys |= {k: None for k, v in message.items() if k not in MESSAGE_KEYS and v is not None}
-        made = message_of(message, place, all_roles=self._all_roles)
-        asks = made.role != "assistant" and any(message.get(key) for key in WEIGHT_KEYS)
-        self.ignored_weights += asks and not self._all_roles
-        return made
+    def _from_instruction(self, columns: Columns, answer: str) -> Conversation:
+        addition = cell_text(columns.get("input", ""), "input")
+        prompt = "\n".join(filter(None, (cell_text(columns["instruction"], "instruction"), addition)))
+        return self._from_question(columns, prompt, "instruction", answer)
 
-    def _pair(self, prompt: str, answered: Any, prompt_name: str, answer_name: str) -> tuple[Message, Message]:
+    def _from_pair(self, columns: Columns, prompt: str, answer: str) -> Conversation:
+        asked = columns[prompt]
+        if not holds_messages(asked):
+            return self._from_question(columns, cell_text(asked, prompt), prompt, answer)
+        given = [replace(message, supervised=self._all_roles) for message in self._turns.messages(asked, prompt)]
+        return self._conversation((*given, *self._turns.answers(columns[answer], answer, given)))
+
+    def _from_question(self, columns: Columns, prompt: str, name: str, answer: str) -> Conversation:
+        """History, the question with its context behind a blank line, and the answer with its reasoning."""
         if not prompt.strip():
-            raise RowRejected(f'"{prompt_name}" is empty')
+            raise RowRejected(f'"{name}" is empty')
+        context = cell_text(columns.get("context", ""), "context")
+        if context.strip():
+            prompt = f"{prompt}\n\n{context}"
+            self.told[CONTEXT_WRITTEN] += 1
         user = Message(role="user", content=prompt, supervised=self._all_roles)
-        return user, self._answer(answered, answer_name)
+        answers = self._turns.answers(columns[answer], answer, [user])
+        reasoning = columns.get("reasoning")
+        if not is_empty(reasoning):
+            dicts = {"role": "assistant", "content": answers[0].content, "reasoning": reasoning}
+            answers = (self._turns.message(dicts, f'"{answer}"'), *answers[1:])
+        return self._conversation((*self._turns.history(columns.get("history")), user, *answers))
 
-    def _answer(self, value: Any, name: str) -> Message:
-        text = text_of(value, f'"{name}"')
-        if not text.strip():
-            raise RowRejected(f'"{name}" is empty: nothing to learn')
-        return Message(role="assistant", content=text, supervised=True)
+    def _with_system_and_tools(
+        self, conversation: Conversation, columns: Columns, *, from_text: bool
+    ) -> tuple[Conversation, Used]:
+        conversation, used = self._with_system(conversation, columns)
+        value = columns.get("tools")
+        if not value:
+            return conversation, used
+        tools = tools_of(value if from_text else without_nulls(value), "tools")
+        systems = [message.content for message in conversation.messages if message.role == "system"]
+        if any(all(name in text for name in names_of(tools)) for text in systems):
+            self.told[TOOLS_WRITTEN] += 1
+        else:
+            conversation = replace(conversation, tools=tools)
+        return conversation, (*used, "tools")
 
-    def _history(self, value: Any) -> list[Message]:
-        """Earlier exchanges, ``[[user, assistant], ...]``."""
-        exchanges = _unpacked(value) or []
-        if not isinstance(exchanges, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in exchanges):
-            raise RowRejected('"history" is no list of [user, assistant] pairs')
-        return [
-            message
-            for number, (asked, answered) in enumerate(exchanges, 1)
-            for message in self._pair(text_of(asked, f'"history" {number}'), answered, f"history {number}", "history")
-        ]
-
-    def _with_system(self, conversation: Conversation, columns: Columns) -> Conversation:
-        own = text_of(columns.get("system", ""), '"system"')
-        has_system = any(message.role == "system" for message in conversation.messages)
-        if own.strip() and has_system:
+    def _with_system(self, conversation: Conversation, columns: Columns) -> tuple[Conversation, Used]:
+        own = cell_text(columns.get("system", ""), "system")
+        systems = [message.content for message in conversation.messages if message.role == "system"]
+        used = ("system",) if columns.get("system") else ()
+        if own.strip() and systems and own.strip() != systems[0].strip():
             raise RowRejected('two system prompts: the column "system" and a system message')
         system = own if own.strip() else self.options.system_prompt
-        if has_system or not system:
-            return conversation
+        if systems or not system:
+            return conversation, used
         message = Message(role="system", content=system, supervised=self._all_roles)
-        return replace(conversation, messages=(message, *conversation.messages))
+        return replace(conversation, messages=(message, *conversation.messages)), used
 
-    def _conversation(self, line: int, messages: tuple[Message, ...]) -> Conversation:
-        return Conversation(line=line, messages=messages, supervise_all=self._all_roles)
+    def _conversation(self, messages: tuple[Message, ...]) -> Conversation:
+        if messages[-1].role in ("user", "system"):
+            self.told[ENDS_UNANSWERED] += not self._all_roles
+        return Conversation(line=0, messages=messages, supervise_all=self._all_roles)
 
-    def _count(self, shape: str, used: tuple[str, ...], columns: Columns) -> None:
+    # What is left
+
+    def _refuse_by_name(self, columns: Columns) -> None:
+        """What no shape reads: it is noted even where the rest of the row is no example."""
+        for name, value in columns.items():
+            kind = meaning(name)
+            if kind in ("media", "preference") and name not in self.options.fields and not is_empty(value):
+                self.columns.refuse(name, kind, value)
+
+    def _flags(self, columns: Columns) -> Used:
+        """Flags of the whole row: one that says no refuses it, one that is no flag is left to the file's refusal.
+
+        Raises:
+            RowRejected: the row is not to be learned.
+        """
+        flags = {name: learned_by(fold(name), columns[name]) for name in columns if meaning(name) == "weight"}
+        for name, flag in flags.items():
+            if flag is False:
+                said = str(columns[name]).lower()[:20]
+                raise RowRejected(f'"{name}" is {said}: the row is not to be learned', fix="take it out of the file")
+        return tuple(name for name, flag in flags.items() if flag)
+
+    def _leave_out(self, columns: Columns, own: Mapping[str, str], used: Used, contents: list[str]) -> None:
+        mapped_answer = any(name in self.options.fields for name in used if name in ANSWER_COLUMNS)
+        for column, stray in strays_of(columns, own, used).items():
+            value = columns[column]
+            if stray.kind in ("media", "preference") and column not in own:
+                continue
+            if fold(column) == "label" and flag_of(value) is not None and len(contents) > 1:
+                stray = stray._replace(kind="preference")
+            if column in ANSWER_COLUMNS and mapped_answer:
+                stray = stray._replace(kind="metadata")
+            self.columns.add(stray, value, contents)
+
+    def _count(self, shape: str, used: Used, own: Mapping[str, str]) -> None:
         self.shapes[shape] += 1
-        own_names = self.options.fields
-        self.used |= {own_names.get(name, name): None for name in used}
-        self.unused |= {own_names.get(name, name): None for name in columns if name not in used}
+        self.used |= dict.fromkeys(own.get(name, name) for name in used)
+
+    # What is said of the file
+
+    def check(self, file: str) -> None:
+        """Nothing, where all that is left out may be.
+
+        Raises:
+            UserError: something that could shape the prompt or the loss would be; ``--ignore`` or ``--field`` names
+                a column that no row has.
+        """
+        self._check_names(file)
+        chosen = any(meaning(column) == "preference" for column in self.options.fields.values())
+        pairs = any(shape not in ("messages", "sharegpt", "text") for shape in self.shapes)
+        asked = any(CANONICAL.get(fold(column)) in QUESTION_COLUMNS for column in self.columns_seen)
+        fault = self.columns.fault(file, chosen=chosen, pairs=pairs, asked=asked)
+        fault = fault or self._turns.left_out.fault(file, chosen=False, pairs=False)
+        if fault:
+            raise fault
+
+    def _check_names(self, file: str) -> None:
+        if not self.columns_seen:
+            return
+        seen = {**self.columns_seen, **self._turns.keys_seen}
+        for column in self.options.ignore:
+            if column not in seen:
+                raise _no_such(file, f"--ignore {column}", "--ignore ", column, seen)
+        for wanted, column in self.options.fields.items():
+            is_key = wanted in (*ROLE_KEYS, *CONTENT_KEYS)
+            if column not in (seen if is_key else self.columns_seen) and (self._turns.keys_seen or not is_key):
+                raise _no_such(file, f"--field {wanted}={column}", f"--field {wanted}=", column, self.columns_seen)
+
+    def notes(self, rows: int) -> list[str]:
+        """What a person should know of how ``rows`` good rows were read."""
+        told = [
+            ("columns not used", self.columns.told),
+            ("columns that only repeat the row", self.columns.repeating),
+            ("keys of messages not used", self._turns.left_out.told + self._turns.left_out.repeating),
+            ("left out on purpose (--ignore)", self.columns.on_purpose + self._turns.left_out.on_purpose),
+        ]
+        shapes = ", ".join(f"{shape} {count:,}" for shape, count in self.shapes.most_common())
+        return [
+            *([f"rows of several shapes: {shapes}"] if len(self.shapes) > 1 else []),
+            *(f"{words}: {counted(counts, rows)}" for words, counts in told if counts),
+            *(sentence.format(f"{count:,}") for sentence, count in self.told.items() if count),
+        ]
 
 
-def _from_text(columns: Columns, line: int) -> Conversation:
+def _no_such(file: str, said: str, fix: str, column: str, seen: Mapping[str, None]) -> UserError:
+    near = did_you_mean(column, seen)
+    return UserError(
+        f"{said}  no row has that column; {file} has {quoted(list(seen))}", f"{fix}{near[0] if near else 'COLUMN'}"
+    )
+
+
+def _without_made_nulls(conversation: Conversation) -> Conversation:
+    """Arguments of calls from Parquet, without the keys that only other rows' calls have."""
+    if not any(message.tool_calls for message in conversation.messages):
+        return conversation
+    bare = (
+        replace(message, tool_calls=tuple(map(without_nulls, message.tool_calls))) for message in conversation.messages
+    )
+    return replace(conversation, messages=tuple(bare))
+
+
+def _from_text(columns: Columns) -> Conversation:
     text = text_of(columns["text"], '"text"')
     if not text.strip():
         raise RowRejected('"text" is empty: nothing to learn')
-    return Conversation(line=line, text=text, supervise_all=True)
+    return Conversation(line=0, text=text, supervise_all=True)
 
 
 def _check_any_supervised(conversation: Conversation) -> None:
     answers = [message for message in conversation.messages if message.role == "assistant"]
     if not answers:
         raise RowRejected("no assistant message: nothing to learn")
-    if not any(message.content.strip() for message in answers):
+    if not any(map(_says_something, answers)):
         raise RowRejected("the assistant's answer is empty: nothing to learn")
-    if any(message.supervised and not message.content.strip() for message in answers):
+    if any(message.supervised and not _says_something(message) for message in answers):
         raise RowRejected(
             "an assistant message is empty: it teaches to answer nothing", fix='"loss_weight": 0 on that message'
         )
@@ -193,50 +317,10 @@ def _check_any_supervised(conversation: Conversation) -> None:
         raise RowRejected("every assistant message has weight 0: nothing to learn")
 
 
-def _missing(columns: Columns, prompt: str | None, answer: str | None) -> RowRejected:
-    """Which column is wanted, which were found, and the mapping that would do."""
-    if not columns:
-        return RowRejected("the row is empty")
-    found = list(columns)
-    half = _missing_half(columns, prompt, answer)
-    strangers = [name for name in found if name not in KNOWN_COLUMNS]
-    for column in strangers:
-        for wanted in did_you_mean(column, _candidates(half)):
-            return RowRejected(f'no "{wanted}", found "{column}"', fix=f"--field {wanted}={column}")
-    wanted = half or "messages"
-    column = strangers[0] if half and len(strangers) == 1 else "COLUMN"
-    return RowRejected(f'no "{wanted}", found {quoted(found)}', fix=f"--field {wanted}={column}")
-
-
-def _missing_half(columns: Columns, prompt: str | None, answer: str | None) -> str | None:
-    """The column that a pair lacks, or ``None`` where the row has neither half."""
-    if "instruction" in columns or prompt == "input":
-        return "output"
-    if prompt:
-        return "answer" if prompt == "question" else "completion"
-    return {None: None, "output": "instruction", "answer": "question"}.get(answer, "prompt")
-
-
-def _candidates(half: str | None) -> tuple[str, ...]:
-    if half is None:
-        return KNOWN_COLUMNS
-    return (half, *(ANSWER_COLUMNS if half in ANSWER_COLUMNS else PROMPT_COLUMNS))
+def _says_something(message: Message) -> bool:
+    return bool(message.content.strip() or message.tool_calls)
 
 
 def _is_sharegpt(messages: Any) -> bool:
     first = messages[0] if isinstance(messages, list) and messages else None
     return isinstance(first, dict) and "from" in first and "role" not in first
-
-
-def _holds_messages(value: list[Any]) -> bool:
-    """Whether a list holds messages, not the parts of one content."""
-    return bool(value) and isinstance(value[0], dict) and any(key in value[0] for key in ROLE_KEYS)
-
-
-def _unpacked(value: Any) -> Any:
-    if not (isinstance(value, str) and value.lstrip()[:1] in ("[", "{")):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
