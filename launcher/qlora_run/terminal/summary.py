@@ -71,6 +71,8 @@ def _finished(state: RunState, plan: RunPlan, output: Path, width: int) -> Itera
     yield from ((line, "") for line in _ran_otherwise(state, plan, width))
     yield from ((line, "bold green" if verdict.outcome == "learned" else "") for line in _losses(state, verdict))
     yield from ((line, "") for line in _artifacts(state))
+    if state.read_back:
+        yield _labelled("checked", one_line(state.read_back.words)), ""
     yield from ((line, "") for line in _samples(state, width))
     yield from ((line, "bold") for line in _next(state, plan, output, failed))
 
