@@ -11,10 +11,12 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
+from qlora_core.export.read_back import MOST_TOKENS
+
 PIECE_WORDS = 2**20
 """Words summed at a time: what the product needs stays small."""
-MOST_TOKENS, COLUMNS = 64, 64
-"""Of the row that goes through a model, and places of the vocabulary whose logits are kept of each of its tokens."""
+COLUMNS = 64
+"""Places of the vocabulary whose logits are kept of each token."""
 
 
 class Logits(Struct, frozen=True, kw_only=True):

@@ -25,6 +25,8 @@ MOST_ROWS, MOST_HELD_OUT_ROWS = 20, 5
 """Rows that are tokenised again, and how many of them come from those held out."""
 MOST_ROW_TOKENS = 20_000
 """Longer rows are left out: they would only take time."""
+MOST_TOKENS = 64
+"""Of the row that goes through a model."""
 TOLERANCES = {"float32": 2e-3, "float16": 0.02, "bfloat16": 0.05}
 """Largest distance of logits (share of their length) by what they are computed in, where kernels differ."""
 QUANTISED = 0.03
@@ -114,6 +116,11 @@ def chosen(train: Sequence[Row], held_out: Sequence[Row]) -> list[Row]:
 
 def _spread(rows: Sequence[Row], most: int) -> list[Row]:
     return [rows[index * len(rows) // most] for index in range(most)] if len(rows) > most else list(rows)
+
+
+def row_for_weights(rows: Sequence[SavedRow]) -> list[int]:
+    """The row that goes through the models: the one nearest to as long as is looked at; without rows, just tokens."""
+    return min((row.ids for row in rows), key=lambda ids: abs(len(ids) - MOST_TOKENS), default=[*range(5, 37)])
 
 
 def saved_row(chat: ChatTokenizer, conversation: Conversation, ids: Sequence[int]) -> SavedRow:

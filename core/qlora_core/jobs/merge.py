@@ -8,10 +8,9 @@ import msgspec
 
 from qlora_core.data import ChatTokenizer
 from qlora_core.data.pipeline import TEMPLATE_DATE
-from qlora_core.export.fingerprints import MOST_TOKENS
 from qlora_core.export.merge import load_adapted, merge, read_record
 from qlora_core.export.merge_witness import MergeWitness, merged_folder
-from qlora_core.export.read_back import KeptRows, ReadBackJob, Reader, greeting, job_file, problem
+from qlora_core.export.read_back import KeptRows, ReadBackJob, Reader, greeting, job_file, problem, row_for_weights
 from qlora_core.jobs.command import run_command
 from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import EnvironmentProblem
@@ -34,7 +33,7 @@ def run_merge(job: MergeJob) -> None:
     reader = Reader(adapter=False)
     try:
         kept = _kept_rows(adapter)
-        witness = MergeWitness(_short_row(kept), kept.adapter_sums)
+        witness = MergeWitness(row_for_weights(kept.rows), kept.adapter_sums)
         trust = job.trust_remote_code
         merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=trust, witness=witness)
         print(f"merged model: {output}")
@@ -57,11 +56,6 @@ def _kept_rows(adapter: Path) -> KeptRows:
     chat = ChatTokenizer.from_folder(adapter, today=TEMPLATE_DATE)
     today = TEMPLATE_DATE if chat.tells_date else None
     return KeptRows(rows=greeting(chat), adapter_sums={}, stop_id=None, today=today)
-
-
-def _short_row(kept: KeptRows) -> list[int]:
-    rows = [row.ids for row in kept.rows if row.ids]
-    return min(rows, key=lambda ids: abs(len(ids) - MOST_TOKENS)) if rows else [*range(5, 37)]
 
 
 def _read_back(

@@ -15,6 +15,7 @@ from qlora_core.export.read_back import (
     Reader,
     SavedFolder,
     job_file,
+    row_for_weights,
     told,
 )
 from qlora_core.session.event_log import EventLog
@@ -55,7 +56,7 @@ class EndCheck:
         if self._reader is None:
             return
         try:
-            self._trained = _forward_of(self._plan, trainer, self._row_ids(), self._data.stop_ids)
+            self._trained = _forward_of(self._plan, trainer, row_for_weights(self._data.read_back), self._data.stop_ids)
             if self._trained.base is not None:
                 codec.save(self._kept(), self._output / run_folder.READ_BACK_ROWS)
         except Exception as error:  # a check must not cost what it is to check
@@ -67,7 +68,7 @@ class EndCheck:
             return None
         from qlora_core.export.merge_witness import MergeWitness
 
-        self._witness = MergeWitness(self._row_ids())
+        self._witness = MergeWitness(row_for_weights(self._data.read_back))
         return self._witness
 
     def run(self, trainer: Any, stop: Callable[[], object]) -> ReadBack | None:
@@ -120,13 +121,6 @@ class EndCheck:
 
             folders.append(merged_folder(self._output / run_folder.MERGED_MODEL, self._witness, self._data.stop_ids))
         return folders
-
-    def _row_ids(self) -> list[int]:
-        """The row that goes through the models: the one whose length is nearest to what is looked at."""
-        from qlora_core.export.fingerprints import MOST_TOKENS
-
-        rows = [row.ids for row in self._data.read_back] or [self._data.train[0].input_ids]
-        return min(rows, key=lambda ids: abs(len(ids) - MOST_TOKENS))
 
     def end(self) -> None:
         """Let the other process go, whatever it does."""
