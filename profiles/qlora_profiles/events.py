@@ -126,6 +126,41 @@ class MeasuredEvent(_Event, frozen=True, kw_only=True, tag="measured"):
     ceilings: Ceilings | None = None
 
 
+class ReadBack(Struct, frozen=True, kw_only=True):
+    """What was saved, loaded again by plain transformers in a process of its own.
+
+    ``state`` is "same" as what was trained, "different" (``faults`` say how), or "unchecked" (``unchecked`` says why;
+    it also names what was left out beside checks that were made). ``rows`` were rendered and tokenised again in each
+    of ``folders``; ``logits`` is whether a row went through the weights of all of them. ``seconds`` were waited.
+    """
+
+    state: Literal["same", "different", "unchecked"]
+    folders: tuple[str, ...]
+    rows: int
+    logits: bool
+    faults: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """All of it in one line."""
+        why = "; ".join(self.unchecked)
+        if self.state == "different":
+            return "; ".join(self.faults)
+        if self.state == "unchecked":
+            return f"not checked: {why}"
+        what = "rows, template and logits" if self.logits else "rows and template"
+        line = f"{self.rows} {what} are the same in plain transformers ({self.seconds:.1f} s)"
+        return f"{line}; not checked: {why}" if why else line
+
+
+class ReadBackEvent(_Event, frozen=True, kw_only=True, tag="read_back"):
+    """What a run saved was read back, or why not."""
+
+    found: ReadBack
+
+
 class WarningEvent(_Event, frozen=True, kw_only=True, tag="warning"):
     """Something a person should know that does not stop the run."""
 
@@ -158,6 +193,7 @@ Event = (
     | CheckpointEvent
     | AdaptationEvent
     | MeasuredEvent
+    | ReadBackEvent
     | WarningEvent
     | DoneEvent
 )

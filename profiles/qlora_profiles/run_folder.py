@@ -18,6 +18,10 @@ RUNNING = ".running"
 TRAINING_CONFIG = "training_config.json"
 REJECTED_ROWS = "rejected.jsonl"
 DEMO_RESULT = "demo_result.json"
+READ_BACK_JOB = ".read_back.json"
+"""Lies there while what was saved is read back."""
+READ_BACK_ROWS = "read_back.json"
+"""Rows as they were trained on, for whoever reads something saved back later."""
 
 ADAPTER = "lora_adapter"
 BEST_ADAPTER = "best_adapter"
@@ -37,9 +41,9 @@ TRACKER_LOGS = "runs"
 """Where transformers lets TensorBoard write."""
 
 RESULTS = (ADAPTER, BEST_ADAPTER, MERGED_MODEL)
-LEFT = (*RESULTS, TRAINING_CONFIG, REJECTED_ROWS, PLAN, EVENTS, LOG)
+LEFT = (*RESULTS, TRAINING_CONFIG, REJECTED_ROWS, READ_BACK_ROWS, PLAN, EVENTS, LOG)
 """What a run leaves beside its checkpoints, and ``--overwrite`` deletes."""
-OTHERS = (RUNNING, DEMO_RESULT, TRACKER_LOGS)
+OTHERS = (RUNNING, READ_BACK_JOB, DEMO_RESULT, TRACKER_LOGS)
 
 
 def checkpoint_folder(output: Path, step: int) -> Path:

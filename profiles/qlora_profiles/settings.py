@@ -170,6 +170,7 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     resume: Annotated[str, Doc("auto, never, or a checkpoint folder", "output")] = "auto"
     overwrite: Annotated[bool, Doc("start over in a folder that holds another run", "output")] = False
     merge: Annotated[bool, Doc("write final_model/ with the adapter merged in", "output")] = False
+    read_back: Annotated[bool, Doc("compare what was saved, as plain transformers loads it", "output")] = True
     save_steps: Annotated[
         int, AtLeastOne, Doc("checkpoint every N steps; more often in a short run", "output", "steps")
     ] = 50

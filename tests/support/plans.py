@@ -49,7 +49,7 @@ def plan(model: Path, data: Path, output: Path, steps: int = 6, **changes: Any) 
     """A plan with every setting at its default, small where defaults are large, and ``changes``."""
     values: dict[str, Any] = {"model": str(model), "data": (str(data),), "output": str(output), "max_length": 128}
     values |= {"method": "qlora-4", "max_steps": steps, "examples_per_step": 4, "save_steps": 2, "eval_steps": 3}
-    values |= {"val_size": 2.0, "lora_r": 4, "learning_rate": 1e-2, **EXECUTION, **changes}
+    values |= {"val_size": 2.0, "lora_r": 4, "learning_rate": 1e-2, "read_back": False, **EXECUTION, **changes}
     scopes: dict[str, Any] = {"recipe": {}, "execution": {}, "run": {}}
     for name, setting in settings().items():
         scopes[setting.scope][name] = Resolved(value=values.get(name, setting.default), source="default")

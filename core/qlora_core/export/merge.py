@@ -5,11 +5,14 @@ published, and the adapter is added there.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qlora_core.export.artifacts import BaseRecord, remove_own, set_stop
 from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import UserError
+
+if TYPE_CHECKING:
+    from qlora_core.export.merge_witness import MergeWitness
 
 
 def merge(
@@ -20,6 +23,7 @@ def merge(
     *,
     cache: str | None = None,
     trust_remote_code: bool = False,
+    witness: "MergeWitness | None" = None,
 ) -> Path:
     """Write the merged model (safetensors, tokenizer, generation settings) to ``output``.
 
@@ -29,6 +33,7 @@ def merge(
         dtype: of the merged weights; ``auto`` keeps the base's own.
         cache: folder of downloaded models, if not the hub's usual one.
         trust_remote_code: whether Python code that comes with the base may run.
+        witness: looks at the model before the adapter is merged and after.
 
     Raises:
         UserError: no adapter there, the base is another one or only its own code can load it, or ``output`` holds
@@ -40,7 +45,12 @@ def merge(
         raise UserError(f"{output}: holds a model already", "--output ANOTHER-FOLDER")
     record = read_record(adapter)
     loading: dict[str, Any] = {"cache": cache, "trust_remote_code": trust_remote_code}
-    model = load_adapted(adapter, record, base, dtype=dtype, **loading).merge_and_unload()
+    model = load_adapted(adapter, record, base, dtype=dtype, **loading)
+    if witness:
+        witness.adapted(model)
+    model = model.merge_and_unload()
+    if witness:
+        witness.merged(model)
     tokenizer = saved_tokenizer(adapter, trust_remote_code)
     set_stop(model, tokenizer, record.stop_ids)
     part = _empty_part(output, record)

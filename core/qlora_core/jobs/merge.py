@@ -6,9 +6,13 @@ from typing import Any
 
 import msgspec
 
+from qlora_core.data import ChatTokenizer
+from qlora_core.data.pipeline import TEMPLATE_DATE
 from qlora_core.export.merge import load_adapted, merge, read_record
+from qlora_core.export.merge_witness import MergeWitness, merged_folder
+from qlora_core.export.read_back import KeptRows, ReadBackJob, Reader, greeting, job_file, problem, row_for_weights
 from qlora_core.jobs.command import run_command
-from qlora_profiles import run_folder
+from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.jobs import ChatJob, MergeJob
 
@@ -26,15 +30,52 @@ def run_merge(job: MergeJob) -> None:
     target = Path(job.target)
     adapter = target / run_folder.ADAPTER if (target / run_folder.ADAPTER).is_dir() else target
     output = Path(job.output) if job.output else adapter.parent / run_folder.MERGED_MODEL
-    merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=job.trust_remote_code)
-    print(f"merged model: {output}")
+    reader = Reader(adapter=False)
+    try:
+        kept = _kept_rows(adapter)
+        witness = MergeWitness(row_for_weights(kept.rows), kept.adapter_sums)
+        trust = job.trust_remote_code
+        merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=trust, witness=witness)
+        print(f"merged model: {output}")
+        _read_back(reader, kept, witness, adapter, output, trust)
+    finally:
+        reader.end()
     if job.validate:
         _validate(adapter, output, job)
     if job.test_prompt:
         from qlora_core.jobs.chat import chat
 
-        trust = job.trust_remote_code
         chat(ChatJob(target=str(output), prompt=job.test_prompt, temperature=0.0, trust_remote_code=trust))
+
+
+def _kept_rows(adapter: Path) -> KeptRows:
+    """Rows that the adapter was trained on, as its run kept them; else one of our own."""
+    file = adapter.parent / run_folder.READ_BACK_ROWS
+    if file.is_file():
+        return codec.load(file, KeptRows)
+    chat = ChatTokenizer.from_folder(adapter, today=TEMPLATE_DATE)
+    today = TEMPLATE_DATE if chat.tells_date else None
+    return KeptRows(rows=greeting(chat), adapter_sums={}, stop_id=None, today=today)
+
+
+def _read_back(
+    reader: Reader, kept: KeptRows, witness: MergeWitness, adapter: Path, output: Path, trust_remote_code: bool
+) -> None:
+    """Say that the merged model, as plain transformers loads it, is the adapted one. Raises EnvironmentProblem."""
+    import torch
+
+    job = ReadBackJob(
+        rows=kept.rows,
+        folders=[merged_folder(output, witness, read_record(adapter).stop_ids)],
+        stop_id=kept.stop_id,
+        today=kept.today,
+        trust_remote_code=trust_remote_code,
+        threads=torch.get_num_threads(),
+    )
+    found = reader.read(job, job_file(output.parent), known={output.name: witness.faults()})
+    if found is not None and found.state == "different":
+        raise problem(found)
+    print(f"checked: {found.words}" if found else "not checked")
 
 
 def _validate(adapter: Path, output: Path, job: MergeJob) -> None:

@@ -163,12 +163,28 @@ def _own_cores() -> int:
 
 
 def release(trainer: Any) -> None:
-    """Let go of a trainer's model so that the next one has the memory."""
+    """Let go of a trainer's model so that the next one has the memory; nothing can be computed with it any more.
+
+    What still names the model (the job, hooks, graphs) keeps it as an object: its weights are taken out of it.
+    """
+    for tensor in _held(trainer.job.loaded.model):
+        tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        if getattr(tensor, "quant_state", None) is not None:
+            tensor.quant_state = None
     trainer.model = trainer.model_wrapped = trainer.optimizer = None
     trainer.accelerator.free_memory()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _held(model: Any) -> Iterator[Any]:
+    """A model's weights and buffers, and what 8-bit layers keep of theirs elsewhere."""
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        state = getattr(module, "state", None)
+        yield from (kept for name in ("CB", "SCB") if torch.is_tensor(kept := getattr(state, name, None)))
 
 
 def autocast(execution: Execution) -> AbstractContextManager[Any]:

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from qlora_core.data import ChatTokenizer, Message, TokenizedExample, split, truncate_all, write_rejected
+from qlora_core.data import ChatTokenizer, DataSet, Message, TokenizedExample, split, truncate_all, write_rejected
 from qlora_core.data.pipeline import tokenize
 from qlora_core.data.row_cache import CachedRows
+from qlora_core.export.read_back import SavedRow, chosen, saved_row
 from qlora_core.session.event_log import EventLog
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.run_folder import REJECTED_ROWS
+from qlora_profiles.settings import Recipe
 
 PHASE = "preparing data"
 
@@ -24,6 +26,8 @@ class PreparedData:
     held_out: Sequence[TokenizedExample]
     chat: ChatTokenizer
     system_prompt: str | None
+    read_back: tuple[SavedRow, ...] = ()
+    """Some of all rows, uncut, for reading back what will be saved."""
 
     @property
     def template(self) -> str:
@@ -62,6 +66,7 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog, preload: Thread | N
         write_rejected(output / REJECTED_ROWS, data.rejected)
         log.warn(f"{len(data.rejected)} bad rows set aside in {output / REJECTED_ROWS}")
     train, held_out = split(examples, recipe.val_size, recipe.seed)
+    read_back = saved_rows(data, chat, examples, recipe) if plan.run_values().read_back else ()
     if preload is not None:
         preload.join()
     return PreparedData(
@@ -69,4 +74,13 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog, preload: Thread | N
         held_out=CachedRows(truncate_all(held_out, recipe.max_length)[0]),
         chat=chat,
         system_prompt=recipe.system_prompt,
+        read_back=read_back,
     )
+
+
+def saved_rows(
+    data: DataSet, chat: ChatTokenizer, examples: Sequence[TokenizedExample], recipe: Recipe
+) -> tuple[SavedRow, ...]:
+    """Some rows with the text and the tokens that are trained on."""
+    train, held_out = split(list(zip(data.conversations, examples, strict=True)), recipe.val_size, recipe.seed)
+    return tuple(saved_row(chat, row, example.input_ids) for row, example in chosen(train, held_out))

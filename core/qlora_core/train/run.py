@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from qlora_core.backends.parity import agreed
 from qlora_core.export import artifacts
+from qlora_core.export.read_back import problem
 from qlora_core.model import lora_init
 from qlora_core.session.control import Control
 from qlora_core.session.event_log import EventLog
 from qlora_core.train import checkpoints
 from qlora_core.train.dataset import PHASE, PreparedData, prepare_data
 from qlora_core.train.preload import collect_from_here, import_meanwhile
+from qlora_core.train.read_back import EndCheck
 from qlora_profiles import events, run_folder
-from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentProblem, Interrupted
+from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, EnvironmentProblem, Interrupted
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
 
@@ -49,11 +51,26 @@ def run(plan: RunPlan, log: EventLog, control: Control, measured: bool = False) 
     if done < trainer.state.max_steps:
         _finish(log, "interrupted", EXIT_INTERRUPTED, done, start, {}, trainer)
         return EXIT_INTERRUPTED
-    _restore_best(trainer, log, done)
-    _sample(plan, trainer, data, log, step=done)
-    files = _write_artifacts(planned, trainer, data, log, output)
-    _finish(log, "finished", EXIT_OK, done, start, files, trainer)
-    return EXIT_OK
+    check = EndCheck(plan, data, log, output)
+    try:
+        _restore_best(trainer, log, done)
+        _sample(plan, trainer, data, log, step=done)
+        files = _write_artifacts(planned, trainer, data, log, output, check)
+        found = check.run(trainer, control.__bool__)
+    finally:
+        check.end()
+    status, code, fault = _end(found)
+    _finish(log, status, code, done, start, files, trainer, fault)
+    return code
+
+
+def _end(found: events.ReadBack | None) -> tuple[str, int, str | None]:
+    """How a run ends whose artifacts were read back, or not to the end: status, exit code, what is wrong."""
+    if found is None:
+        return "interrupted", EXIT_INTERRUPTED, None
+    if found.state == "different":
+        return "failed", EXIT_ENVIRONMENT, problem(found).message
+    return "finished", EXIT_OK, None
 
 
 def _trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Control, output: Path) -> Any:
@@ -195,14 +212,17 @@ def _sampled(prompt: str, answer: str) -> events.Sample:
     return events.Sample(prompt=prompt, answer=answer)
 
 
-def _write_artifacts(planned: RunPlan, trainer: Any, data: PreparedData, log: EventLog, output: Path) -> dict[str, str]:
+def _write_artifacts(
+    planned: RunPlan, trainer: Any, data: PreparedData, log: EventLog, output: Path, check: EndCheck
+) -> dict[str, str]:
     plan = trainer.job.plan
+    check.trained(trainer)
     log.phase("writing the adapter" if plan.recipe_values().method != "full" else "writing the model")
     trained = artifacts.save_trained(trainer.model, trainer.job.loaded.tokenizer, plan, data.stop_ids, output)
     config = artifacts.save_training_config(planned, ran_with(trainer), output)
     files = {trained.name: str(trained), run_folder.TRAINING_CONFIG: str(config)}
     if plan.run_values().merge and plan.recipe_values().method != "full":
-        files[run_folder.MERGED_MODEL] = str(_merge(trainer, log, trained, output, plan))
+        files[run_folder.MERGED_MODEL] = str(_merge(trainer, log, trained, output, plan, check))
     return files
 
 
@@ -212,7 +232,7 @@ def ran_with(trainer: Any) -> dict[str, Any]:
     return started | dict(trainer.execution.values())
 
 
-def _merge(trainer: Any, log: EventLog, adapter: Path, output: Path, plan: RunPlan) -> Path:
+def _merge(trainer: Any, log: EventLog, adapter: Path, output: Path, plan: RunPlan, check: EndCheck) -> Path:
     from qlora_core.export.merge import merge
     from qlora_core.memory.device_memory import release
     from qlora_core.model.loading import local_model
@@ -224,11 +244,19 @@ def _merge(trainer: Any, log: EventLog, adapter: Path, output: Path, plan: RunPl
         artifacts.remove_own(target)
     run = plan.run_values()
     base = local_model(plan.recipe_values(), run)
-    return merge(adapter, target, base, cache=run.cache, trust_remote_code=run.trust_remote_code)
+    trust = run.trust_remote_code
+    return merge(adapter, target, base, cache=run.cache, trust_remote_code=trust, witness=check.witness())
 
 
 def _finish(
-    log: EventLog, status: Any, code: int, step: int, start: float, files: dict[str, str], trainer: Any
+    log: EventLog,
+    status: Any,
+    code: int,
+    step: int,
+    start: float,
+    files: dict[str, str],
+    trainer: Any,
+    message: str | None = None,
 ) -> None:
     log.done(
         status=status,
@@ -236,5 +264,6 @@ def _finish(
         step=step,
         seconds=time.monotonic() - start,
         artifacts=files,
+        message=message,
         vram_peak_bytes=trainer.job.memory.peak_bytes(),
     )

@@ -14,6 +14,8 @@ from qlora_profiles.events import (
     Event,
     MeasuredEvent,
     PhaseEvent,
+    ReadBack,
+    ReadBackEvent,
     RunEvent,
     SampleEvent,
     StepEvent,
@@ -101,6 +103,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     adaptations: tuple[AdaptationEvent, ...] = ()
     limits: dict[str, Any] = {}
     warnings: tuple[WarningEvent, ...] = ()
+    read_back: ReadBack | None = None
     done: DoneEvent | None = None
     vram_peak_bytes: int | None = None
     started_s: float | None = None
@@ -123,6 +126,7 @@ class RunState(Struct, frozen=True, kw_only=True):
             earlier_seconds=self.elapsed_seconds(),
             started_s=None,
             worked_s=None,
+            read_back=None,
             done=None,
             phases=(),
             recent=(),
@@ -239,6 +243,10 @@ def _on_measured(state: RunState, event: MeasuredEvent) -> RunState:
     return _with(state, phases=())
 
 
+def _on_read_back(state: RunState, event: ReadBackEvent) -> RunState:
+    return _with(state, read_back=event.found, phases=())
+
+
 def _on_warning(state: RunState, event: WarningEvent) -> RunState:
     """Said again, a warning counts once."""
     others = (w for w in state.warnings if w.message != event.message)
@@ -268,6 +276,7 @@ _RULES: dict[type, Any] = {
     CheckpointEvent: _on_checkpoint,
     AdaptationEvent: _on_adaptation,
     MeasuredEvent: _on_measured,
+    ReadBackEvent: _on_read_back,
     WarningEvent: _on_warning,
     DoneEvent: _on_done,
 }

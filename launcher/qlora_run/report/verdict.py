@@ -11,6 +11,7 @@ from msgspec import Struct
 from qlora_profiles.events import EvalEvent
 from qlora_profiles.plan import RunPlan
 from qlora_run.report.formatting import loss_text, number
+from qlora_run.report.noise import paired, trend
 from qlora_run.report.run_state import RunState
 
 ROW_CHANGE = 0.01
@@ -23,6 +24,8 @@ RISE = 0.05
 """A training loss that ends so much above its start rose."""
 FEWEST_STEPS = 4
 """Fewer prove nothing."""
+BLUR = 0.05
+"""Noise of so large a share of the loss hides what there may be to see: then nothing is said."""
 GUESSING = 0.95
 """Share of ln(vocabulary), the loss of pure guessing, from which on the model is guessing."""
 FEW_STEPS, FEW_ROWS = 30, 20
@@ -32,9 +35,13 @@ HIGH_RATE = 5e-4
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """``evidence`` are the numbers, ``cause`` what they most likely mean, ``fix`` the setting to change."""
+    """``evidence`` are the numbers, ``cause`` what they most likely mean, ``fix`` the setting to change.
 
-    outcome: Literal["learned", "not learned", "unclear"]
+    "fitted" is what training losses alone can show: the rows trained on are predicted better, and nobody looked at
+    others.
+    """
+
+    outcome: Literal["learned", "fitted", "not learned", "unclear"]
     evidence: str = ""
     cause: str = ""
     fix: str | None = None
@@ -53,29 +60,72 @@ class RowChanges(Struct, frozen=True, kw_only=True):
         return self.better + self.equal + self.worse
 
 
-def row_changes(state: RunState) -> RowChanges | None:
-    """Each held-out row before training against the last evaluation; ``None`` without both."""
-    if len(state.evals) < 2 or state.evals[0].step != 0:
+def row_changes(state: RunState, plan: RunPlan) -> RowChanges | None:
+    """Each held-out row before training against what is kept; ``None`` without both."""
+    pair = _row_losses(state, plan)
+    if pair is None:
         return None
-    before, now = state.evals[0].row_losses, state.evals[-1].row_losses
-    if not before or len(before) != len(now):
-        return None
+    before, now = pair
     better = sum(n < b * (1 - ROW_CHANGE) for b, n in zip(before, now, strict=True))
     worse = sum(not n <= b * (1 + ROW_CHANGE) for b, n in zip(before, now, strict=True))
     return RowChanges(better=better, equal=len(now) - better - worse, worse=worse)
+
+
+def _row_losses(state: RunState, plan: RunPlan) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Held-out rows' losses before training, and those of what is kept."""
+    if len(state.evals) < 2 or state.evals[0].step != 0:
+        return None
+    before, now = state.evals[0].row_losses, kept_eval(state, plan).row_losses
+    return (before, now) if before and len(before) == len(now) else None
+
+
+def kept_eval(state: RunState, plan: RunPlan) -> EvalEvent:
+    """The evaluation of what is kept: the best adapter's, or the last one."""
+    recipe = plan.recipe_values()
+    keeps_best = recipe.keep == "best" and recipe.method != "full"
+    return state.best if keeps_best and state.best else state.evals[-1]
 
 
 def verdict_of(state: RunState, plan: RunPlan) -> Verdict:
     """Judge a run by its losses.
 
     In this order: a loss that is no number, nothing to learn from, or guessing among all tokens is not learning,
-    whatever else happened. Then held-out rows decide, if they were measured at least twice: the last loss must lie
-    1% under the first. Without them the training loss decides: its last fifth 2% under its first fifth.
-    Fewer than four steps prove nothing.
+    whatever else happened. Fewer than four steps prove nothing. Then held-out rows decide, if they were measured at
+    least twice: the loss of what is kept must lie 1% under the first, and more than noise would carry it. Without them
+    there is only the training loss: a line through it must fall by 2%, and by more than noise.
     """
     if state.last is None:
         return Verdict(outcome="unclear", evidence="no step was made")
-    return _broken(state, plan) or _by_held_out(state, plan) or _by_training(state, plan)
+    return _broken(state, plan) or _too_short(state) or _from_nothing(state, plan) or _judged(state, plan)
+
+
+def _judged(state: RunState, plan: RunPlan) -> Verdict:
+    return _by_held_out(state, plan) or _by_training(state, plan)
+
+
+def _too_short(state: RunState) -> Verdict | None:
+    if state.step >= FEWEST_STEPS:
+        return None
+    steps = f"{state.step} step{'s are' if state.step > 1 else ' is'} too few to tell"
+    return Verdict(outcome="unclear", evidence=f"train loss {_course(*_ends(state))}: {steps}")
+
+
+def _from_nothing(state: RunState, plan: RunPlan) -> Verdict | None:
+    """A base that guesses before training: a loss that falls from there and stays high says nothing of the task."""
+    guessing = math.log(max(plan.model.vocab_size, 2))
+    first = state.evals[0].loss if state.evals and state.evals[0].step == 0 else state.losses.losses[0]
+    last = kept_eval(state, plan).loss if state.evals else state.losses.losses[-1]
+    if first < GUESSING * guessing or last <= guessing / 2:
+        return None
+    evidence = f"the loss {_course(first, last)} began at guessing (ln of {plan.model.vocab_size:,} tokens is"
+    return Verdict(
+        outcome="unclear",
+        evidence=f"{evidence} {guessing:.2f}): the base model is untrained or damaged, or its tokenizer another's",
+    )
+
+
+def _course(start: float, end: float) -> str:
+    return f"{loss_text(start)} -> {loss_text(end)}"
 
 
 def _broken(state: RunState, plan: RunPlan) -> Verdict | None:
@@ -105,11 +155,16 @@ def _first_broken(state: RunState) -> int:
 def _by_held_out(state: RunState, plan: RunPlan) -> Verdict | None:
     if len(state.evals) < 2:
         return None
-    first, last = state.evals[0], state.evals[-1]
-    evidence = f"val loss {loss_text(first.loss)} -> {loss_text(last.loss)}"
-    if last.loss < first.loss * (1 - VAL_DROP):
+    first, kept = state.evals[0], kept_eval(state, plan)
+    evidence = f"val loss {_course(first.loss, kept.loss)}"
+    pair = _row_losses(state, plan)
+    move = paired(*pair) if pair else None
+    if move and not move.certain and move.noise > BLUR * first.loss:
+        many = f"{first.rows} held-out row{'s differ' if first.rows > 1 else ' differs'}"
+        return Verdict(outcome="unclear", evidence=f"{evidence}, but {many} too much to tell that from chance")
+    if kept.loss < first.loss * (1 - VAL_DROP) and (move is None or move.certain):
         return Verdict(outcome="learned", evidence=evidence)
-    return _not(evidence, *_why_not_held_out(state, plan, first, last))
+    return _not(evidence, *_why_not_held_out(state, plan, first, kept))
 
 
 def _why_not_held_out(state: RunState, plan: RunPlan, first: EvalEvent, last: EvalEvent) -> tuple[str, str | None]:
@@ -128,11 +183,12 @@ def _why_not_held_out(state: RunState, plan: RunPlan, first: EvalEvent, last: Ev
 
 def _by_training(state: RunState, plan: RunPlan) -> Verdict:
     start, end = _ends(state)
-    evidence = f"train loss {loss_text(start)} -> {loss_text(end)}"
-    if len(state.losses.points) < FEWEST_STEPS:
-        return Verdict(outcome="unclear", evidence=f"{evidence}: {state.step} steps are too few to tell")
-    if end < start * (1 - TRAIN_DROP):
-        return Verdict(outcome="learned", evidence=evidence)
+    evidence = f"train loss {_course(start, end)}"
+    move = trend(state.losses.losses)
+    if move.certain and move.change < 0 and end < start * (1 - TRAIN_DROP):
+        return Verdict(outcome="fitted", evidence=evidence)
+    if state.step < FEW_STEPS and not (move.certain and end > start * (1 + RISE)):
+        return Verdict(outcome="unclear", evidence=f"{evidence} in {state.step} steps, no more than batches differ")
     return _not(evidence, *_why_flat(state, plan, start, end))
 
 

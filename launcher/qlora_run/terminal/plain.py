@@ -12,6 +12,7 @@ from qlora_profiles.events import (
     Event,
     MeasuredEvent,
     PhaseEvent,
+    ReadBackEvent,
     RunEvent,
     SampleEvent,
     StepEvent,
@@ -126,4 +127,6 @@ def event_line(event: Event, state: RunState, plan: RunPlan) -> str | None:
         return f"sample {one_line(first.prompt)!r}: {one_line(first.answer)}"
     if isinstance(event, MeasuredEvent):
         return measured_line(event, plan)
+    if isinstance(event, ReadBackEvent):
+        return f"read back: {one_line(event.found.words)}"
     return lasting_line(event)

@@ -69,8 +69,10 @@ def _finished(state: RunState, plan: RunPlan, output: Path, width: int) -> Itera
     peak = peak_text(state, plan)
     yield f"Done in {human_seconds(state.elapsed_seconds())} (plan {planned})" + (f" · peak {peak}" if peak else ""), ""
     yield from ((line, "") for line in _ran_otherwise(state, plan, width))
-    yield from ((line, "bold green" if verdict.outcome == "learned" else "") for line in _losses(state, verdict))
+    yield from ((line, "bold green" if verdict.outcome == "learned" else "") for line in _losses(state, plan, verdict))
     yield from ((line, "") for line in _artifacts(state))
+    if state.read_back:
+        yield _labelled("checked", one_line(state.read_back.words)), ""
     yield from ((line, "") for line in _samples(state, width))
     yield from ((line, "bold") for line in _next(state, plan, output, failed))
 
@@ -91,14 +93,16 @@ def _not_learned(verdict: Verdict) -> list[str]:
     return [*lines, f"  -> {verdict.fix}"] if verdict.fix else lines
 
 
-def _losses(state: RunState, verdict: Verdict) -> Iterator[str]:
+def _losses(state: RunState, plan: RunPlan, verdict: Verdict) -> Iterator[str]:
     if verdict.outcome == "unclear":
         yield f"Cannot tell whether it learned: {verdict.evidence}"
+    elif verdict.outcome == "fitted":
+        yield f"Its own rows fit better: {verdict.evidence}; none was held out to tell whether others do (--val-size)"
     elif verdict.outcome == "learned":
         yield f"Learned: {val_text(state) if len(state.evals) > 1 else verdict.evidence}"
     if verdict.outcome == "learned" and state.best and state.evals[-1].loss > state.best.loss * (1 + PAST_BEST):
         yield f"It was better at step {state.best.step}: fewer --epochs may do"
-    rows = row_changes(state)
+    rows = row_changes(state, plan)
     if rows:
         changes = f"{rows.better} better, {rows.equal} equal, {rows.worse} worse"
         yield f"{rows.rows} unseen rows: {changes} than before training"

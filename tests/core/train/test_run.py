@@ -1,6 +1,7 @@
 """Whole runs of tiny real models in 4 bits on the CPU, in child processes as the launcher starts them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from support.plans import plan
 
 from qlora_core.train import checkpoints
 from qlora_profiles import codec, events, run_folder
-from qlora_profiles.errors import EnvironmentProblem
+from qlora_profiles.errors import EXIT_ENVIRONMENT, EnvironmentProblem
 
 
 def test_memory_that_runs_out_before_the_first_step_is_said_in_a_line(
@@ -224,3 +225,55 @@ def test_the_adapter_of_the_best_step_is_what_a_run_keeps(tmp_path: Path, model:
         assert all(kept[name].equal(other[name]) for name in kept) == (step == best)
     said = any(f"step {best} is kept" in e.message for e in of(folder, events.WarningEvent))
     assert said == (best != 8)
+
+
+DISTURBED = """
+import os, pathlib, sys, time
+if "qlora_core.jobs.read_back" in sys.orig_argv:
+    class Told:
+        def readline(self, told=sys.stdin):
+            line = told.readline()
+            if os.environ["DISTURB"] == "wait":
+                time.sleep(10)
+            template = pathlib.Path(line.strip()).parent / "lora_adapter" / "chat_template.jinja"
+            template.write_text(template.read_text().replace("assistant", "model"))
+            return line
+    sys.stdin = Told()
+"""
+
+
+def test_a_saved_folder_that_is_not_what_was_trained_fails_the_run_and_nothing_is_lost(
+    tmp_path: Path, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it is checked, then damaged, then left alone: by the same command, and no step more."""
+    (tmp_path / "sitecustomize.py").write_text(DISTURBED, encoding="utf-8")
+    folder = tmp_path / "run"
+    settings: dict[str, Any] = {"model": model, "data": data, "method": "lora", "steps": 2, "read_back": True}
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+        patch.setenv("DISTURB", "wait")
+        child = start(folder, **settings)
+        deadline = time.monotonic() + 120
+        while not any(e.name == "reading back what was saved" for e in of(folder, events.PhaseEvent)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        child.kill()
+        child.communicate()
+        assert of(folder, events.DoneEvent) == of(folder, events.ReadBackEvent) == []
+        patch.setenv("DISTURB", "damage")
+        assert finish(folder, **settings) == EXIT_ENVIRONMENT
+    (done,) = of(folder, events.DoneEvent)
+    assert done.status == "failed"
+    assert "lora_adapter: 20 of 20 rows render another text" in done.message
+    assert (folder / "lora_adapter" / "adapter_model.safetensors").is_file()
+    assert finish(folder, **settings, merge=True) == 0
+    found = of(folder, events.ReadBackEvent)[-1].found
+    assert (found.state, found.rows, found.logits, found.unchecked) == ("same", 20, True, ())
+    assert found.folders == ("lora_adapter", "final_model")
+    assert [e.step for e in of(folder, events.StepEvent)] == [1, 2]
+    assert [path.name for path in folder.iterdir() if not run_folder.is_ours(path.name)] == []
+
+
+def test_a_run_that_is_not_checked_says_so(undisturbed: Path) -> None:
+    (event,) = of(undisturbed, events.ReadBackEvent)
+    assert (event.found.state, event.found.words) == ("unchecked", "not checked: --read-back false")

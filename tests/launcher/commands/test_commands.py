@@ -279,7 +279,7 @@ def test_chinese_names_and_texts_from_plan_to_result(
 @pytest.mark.skipif(sys.platform == "win32", reason="a pipe without a reader")
 def test_a_training_outlives_its_reader(here: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES), "CUDA_VISIBLE_DEVICES": "-1"}
-    argv = [*BOTH, "--output", "r", "--max-steps", "2", "--examples-per-step", "2"]
+    argv = [*BOTH, "--output", "r", "--max-steps", "2", "--examples-per-step", "2", "--read-back", "false"]
     command = [sys.executable, "-m", "qlora_run", *argv]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here, env=env) as run:
         assert run.stdout is not None

@@ -18,7 +18,7 @@ from qlora_run.planner import make_plan
 from qlora_run.runs.replay import input_from
 
 Caught = pytest.CaptureFixture[str]
-SMALL = ("--max-steps", "4", "--examples-per-step", "4", "--save-steps", "2", "--lora-r", "4")
+SMALL = ("--max-steps", "4", "--examples-per-step", "4", "--save-steps", "2", "--lora-r", "4", "--read-back", "false")
 ARGV = ("--model", "tiny", "--data", "rows.jsonl", *SMALL)
 
 

@@ -75,6 +75,17 @@ class ChatTokenizer:
         except TemplateFault as error:
             raise UserError(f"the chat template refuses: {error}", OTHER_TEMPLATE) from error
 
+    def text_of(self, conversation: Conversation) -> str:
+        """A row as the text that is trained on.
+
+        Raises:
+            UserError: the template refuses the row, or does not show where its answers are.
+        """
+        try:
+            return self._rendered(conversation).text
+        except RowRejected as fault:
+            raise UserError(f"row {conversation.line}: {fault.reason}", fault.fix) from fault
+
     def prompt_ids(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """Tokens to generate from, rendered as in training.
 
