@@ -1,13 +1,19 @@
 """Merging an adapter into its base, always in 16 or 32 bits.
 
 Adding an adapter to 4-bit weights and rounding them again nearly erases it; so the base is loaded as it was
-published, and the adapter is added there.
+published, and the adapter is added there. What was published in 4 or 8 bits is made 16 bits first: those are the
+weights that the adapter was trained on.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qlora_core.export.artifacts import BaseRecord, remove_own, set_stop
+from qlora_core.data import ChatTokenizer
+from qlora_core.export.artifacts import BaseRecord, remove_own
+from qlora_core.export.model_config import CONFIG
+from qlora_core.export.model_folder import Base, save_model
+from qlora_core.export.tokenizer_copy import Trained, copy_tokenizer
 from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import UserError
 
@@ -20,6 +26,7 @@ def merge(
     *,
     cache: str | None = None,
     trust_remote_code: bool = False,
+    warn: Callable[[str], None] = print,
 ) -> Path:
     """Write the merged model (safetensors, tokenizer, generation settings) to ``output``.
 
@@ -29,25 +36,33 @@ def merge(
         dtype: of the merged weights; ``auto`` keeps the base's own.
         cache: folder of downloaded models, if not the hub's usual one.
         trust_remote_code: whether Python code that comes with the base may run.
+        warn: told where plain transformers does not read the tokenizer as it was trained with.
 
     Raises:
         UserError: no adapter there, the base is another one or only its own code can load it, or ``output`` holds
             a model already.
     """
-    from qlora_core.model.loading import saved_tokenizer
-
     if (output / "config.json").exists():
         raise UserError(f"{output}: holds a model already", "--output ANOTHER-FOLDER")
     record = read_record(adapter)
     loading: dict[str, Any] = {"cache": cache, "trust_remote_code": trust_remote_code}
-    model = load_adapted(adapter, record, base, dtype=dtype, **loading).merge_and_unload()
-    tokenizer = saved_tokenizer(adapter, trust_remote_code)
-    set_stop(model, tokenizer, record.stop_ids)
+    model = load_adapted(adapter, record, base, dtype=dtype, in_16_bits=True, **loading).merge_and_unload()
     part = _empty_part(output, record)
-    model.save_pretrained(str(part), safe_serialization=True)
-    tokenizer.save_pretrained(str(part))
+    save_model(model, base_of(record, base, cache), part, adapter, record.stop_ids)
+    trained = Trained(ChatTokenizer.from_folder(adapter).template, record.stop_ids[0])
+    if fault := copy_tokenizer(adapter, part, trained, trust_remote_code=trust_remote_code):
+        warn(fault)
     part.replace(output) if not output.exists() else _move_into(part, output)
     return output
+
+
+def base_of(record: BaseRecord, base: str | None, cache: str | None) -> Base:
+    """Where the base named, or else the adapter's own, lies. A hub model's revision is that of the adapter's own."""
+    source = base or record.model
+    where: dict[str, Any] = {}
+    if not Path(source).is_dir():
+        where = {"revision": record.revision if source == record.model else None, "cache_dir": cache}
+    return Base(source, where)
 
 
 def _empty_part(output: Path, record: BaseRecord) -> Path:
@@ -71,24 +86,38 @@ def _move_into(part: Path, output: Path) -> None:
 
 
 def load_adapted(
-    adapter: Path, record: BaseRecord, base: str | None, *, cache: str | None = None, **arguments: Any
+    adapter: Path,
+    record: BaseRecord,
+    base: str | None,
+    *,
+    cache: str | None = None,
+    in_16_bits: bool = False,
+    **arguments: Any,
 ) -> Any:
     """The base with its adapter on; ``arguments`` are those of ``from_pretrained``, such as the dtype.
 
     A hub model is looked for in ``cache``, and there in the adapter's revision unless it is another one.
+    ``in_16_bits`` makes ordinary weights, in main memory, of those that were published in 4 or 8 bits.
     """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from qlora_core.model.loading import explained
 
-    source = base or record.model
-    if not Path(source).is_dir():
-        arguments |= {"revision": record.revision if source == record.model else None, "cache_dir": cache}
-    with explained(source):
-        model = AutoModelForCausalLM.from_pretrained(source, **arguments)
-    check_base(model, record, source)
-    return PeftModel.from_pretrained(model, str(adapter))
+    where = base_of(record, base, cache)
+    with explained(where.source):
+        dequantised = in_16_bits and is_bitsandbytes(where)
+        if dequantised:
+            arguments |= {"device_map": {"": "cpu"}}
+        model = AutoModelForCausalLM.from_pretrained(where.source, **where.arguments, **arguments)
+    check_base(model, record, where.source)
+    return PeftModel.from_pretrained(model.dequantize() if dequantised else model, str(adapter))
+
+
+def is_bitsandbytes(base: Base) -> bool:
+    """Whether a base was published in bitsandbytes' 4 or 8 bits."""
+    quantisation = base.settings(CONFIG).get("quantization_config") or {}
+    return bool(quantisation.get("quant_method") == "bitsandbytes" or quantisation.get("load_in_4bit"))
 
 
 def read_record(adapter: Path) -> BaseRecord:

@@ -43,7 +43,7 @@ def answer(
     """The model's next message."""
     return generate(
         chat_model.model,
-        chat_model.tokenizer,
+        chat_model.chat,
         chat_model.chat.prompt_ids(messages),
         chat_model.stop_ids,
         sampling,

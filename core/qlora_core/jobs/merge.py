@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from qlora_core.export.merge import load_adapted, merge, read_record
+from qlora_core.export.merge import base_of, is_bitsandbytes, load_adapted, merge, read_record
 from qlora_core.jobs.command import run_command
 from qlora_profiles import run_folder
 from qlora_profiles.errors import EnvironmentProblem
@@ -28,6 +28,9 @@ def run_merge(job: MergeJob) -> None:
     output = Path(job.output) if job.output else adapter.parent / run_folder.MERGED_MODEL
     merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=job.trust_remote_code)
     print(f"merged model: {output}")
+    record = read_record(adapter)
+    if is_bitsandbytes(base_of(record, job.base, job.cache)):
+        print(f"its 16 bits are those of {job.base or record.model}; --base ORIGINAL merges into what that was made of")
     if job.validate:
         _validate(adapter, output, job)
     if job.test_prompt:
