@@ -51,7 +51,7 @@ def merge(
     save_model(model, base_of(record, base, cache), part, adapter, record.stop_ids)
     trained = Trained(ChatTokenizer.from_folder(adapter).template, record.stop_ids[0])
     if fault := copy_tokenizer(adapter, part, trained, trust_remote_code=trust_remote_code):
-        warn(fault)
+        warn(f"{output}: {fault}")
     part.replace(output) if not output.exists() else _move_into(part, output)
     return output
 
@@ -111,7 +111,18 @@ def load_adapted(
             arguments |= {"device_map": {"": "cpu"}}
         model = AutoModelForCausalLM.from_pretrained(where.source, **where.arguments, **arguments)
     check_base(model, record, where.source)
-    return PeftModel.from_pretrained(model.dequantize() if dequantised else model, str(adapter))
+    return PeftModel.from_pretrained(_dequantised(model) if dequantised else model, str(adapter))
+
+
+def _dequantised(model: Any) -> Any:
+    """The model with ordinary weights, which no longer asks to be saved in the form that it was read from."""
+    ordinary = model.dequantize()
+    ordinary._weight_conversions = [
+        conversion
+        for conversion in getattr(ordinary, "_weight_conversions", None) or ()
+        if not any("bitsandbytes" in type(step).__module__ for step in getattr(conversion, "operations", ()))
+    ]
+    return ordinary
 
 
 def is_bitsandbytes(base: Base) -> bool:

@@ -38,10 +38,7 @@ def read_alike(folder: Path, trust_remote_code: bool = False) -> str | None:
         _name_class(path, config)
         if _reads(folder, files, trust_remote_code):
             return None
-    return (
-        f"{folder}: AutoTokenizer does not give the tokens of its tokenizer.json, with which the model was trained; "
-        f"{PLAIN_CLASS} does"
-    )
+    return f"AutoTokenizer does not give the tokens of tokenizer.json, which were trained on; {PLAIN_CLASS} does"
 
 
 def _name_class(path: Path, config: dict[str, Any]) -> dict[str, Any]:

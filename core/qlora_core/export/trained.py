@@ -32,6 +32,6 @@ def save_trained(
         model.save_pretrained(str(folder), safe_serialization=True)
     trained = Trained(template, stop_ids[0])
     if fault := copy_tokenizer(tokenizer, folder, trained, trust_remote_code=run.trust_remote_code):
-        warn(fault)
+        warn(f"{folder}: {fault}")
     codec.save(base_record(plan, stop_ids), folder / run_folder.BASE_RECORD)
     return folder

@@ -30,7 +30,8 @@ def run_merge(job: MergeJob) -> None:
     print(f"merged model: {output}")
     record = read_record(adapter)
     if is_bitsandbytes(base_of(record, job.base, job.cache)):
-        print(f"its 16 bits are those of {job.base or record.model}; --base ORIGINAL merges into what that was made of")
+        weights = f"its weights are those of {job.base or record.model} in 16 bits, which the adapter was trained on"
+        print(f"{weights}; --base ORIGINAL takes those of another form of the same model")
     if job.validate:
         _validate(adapter, output, job)
     if job.test_prompt:
