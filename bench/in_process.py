@@ -65,7 +65,6 @@ class Loaded:
         memory.cap_again(memory.outside_now_bytes())
         lora_init.initialise(self.model.model, plan.recipe_values().seed)
         self.model.model.zero_grad(set_to_none=True)
-        self.model.tokenizer.chat_template = data.template
         self.backend._plan, self.backend._loss = plan, None
         job = Job(
             plan=plan,

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 class Loaded:
     """A model ready to train: base loaded, adapters in float32, everything else frozen (or not, for full).
 
-    ``model`` is what is saved and optimised; ``tokenizer`` what the artifacts ship.
+    ``model`` is what is saved and optimised.
     """
 
     model: Any
-    tokenizer: Any
 
 
 class Backend(Protocol):

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the adapter or the model, its tokenizer, and the records to use it again."""
+"""The records that a run leaves behind, by which what it trained is used again."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from qlora_core.session.environment import versions
-from qlora_profiles import codec, run_folder
+from qlora_profiles import run_folder
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan
 
@@ -28,17 +28,6 @@ class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     system_prompt: str | None = None
 
 
-def save_trained(model: Any, tokenizer: Any, plan: RunPlan, stop_ids: tuple[int, ...], output: Path) -> Path:
-    """Write the adapter folder (``lora_adapter``), or the whole model (``final_model``) after full training."""
-    folder = output / (run_folder.MERGED_MODEL if plan.recipe_values().method == "full" else run_folder.ADAPTER)
-    if folder.name == run_folder.MERGED_MODEL:
-        set_stop(model, tokenizer, stop_ids)
-    model.save_pretrained(str(folder), safe_serialization=True)
-    tokenizer.save_pretrained(str(folder))
-    codec.save(base_record(plan, stop_ids), folder / run_folder.BASE_RECORD)
-    return folder
-
-
 def base_record(plan: RunPlan, stop_ids: tuple[int, ...]) -> BaseRecord:
     """The record of the base that a plan trains on."""
     recipe = plan.recipe_values()
@@ -53,14 +42,6 @@ def base_record(plan: RunPlan, stop_ids: tuple[int, ...]) -> BaseRecord:
         method=recipe.method,
         system_prompt=recipe.system_prompt,
     )
-
-
-def set_stop(model: Any, tokenizer: Any, stop_ids: tuple[int, ...]) -> None:
-    """Let the model's own generation settings end at the trained stop token."""
-    model.generation_config.eos_token_id = list(stop_ids)
-    if model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id or stop_ids[-1]
-    model.config.use_cache = True
 
 
 def save_training_config(plan: RunPlan, ran_with: Mapping[str, Any], output: Path) -> Path:

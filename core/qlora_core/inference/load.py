@@ -19,7 +19,6 @@ class ChatModel:
     """A model ready to answer."""
 
     model: Any
-    tokenizer: Any
     chat: ChatTokenizer
     stop_ids: tuple[int, ...]
     system_prompt: str | None
@@ -48,15 +47,12 @@ def load(job: ChatJob) -> ChatModel:
     Raises:
         UserError: nothing trained is there, or its base cannot be loaded or is another one.
     """
-    from qlora_core.model.loading import saved_tokenizer
-
     folder = find(Path(job.target), job.merged)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     record, model = _load_adapter(folder, job) if is_adapter else _load_whole(folder, job)
     chat = ChatTokenizer.from_folder(folder)
     return ChatModel(
         model=model.eval(),
-        tokenizer=saved_tokenizer(folder, job.trust_remote_code),
         chat=chat,
         stop_ids=record.stop_ids if record else tuple(chat.stop_ids),
         system_prompt=job.system_prompt or (record.system_prompt if record else None),

@@ -47,7 +47,7 @@ def answer(
     check_ids(prompt_ids, rows, chat_model.chat, "the prompt")
     return generate(
         chat_model.model,
-        chat_model.tokenizer,
+        chat_model.chat,
         prompt_ids,
         chat_model.stop_ids,
         sampling,

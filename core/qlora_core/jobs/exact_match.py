@@ -22,7 +22,7 @@ def share_exact(chat_model: ChatModel, rows: Sequence[Conversation], max_new_tok
     answers: list[str] = []
     for start in range(0, len(prompts), ROWS_AT_ONCE):
         batch = prompts[start : start + ROWS_AT_ONCE]
-        answers += generate_many(chat_model.model, chat_model.tokenizer, batch, chat_model.stop_ids, max_new_tokens)
+        answers += generate_many(chat_model.model, chat_model.chat, batch, chat_model.stop_ids, max_new_tokens)
     right = sum(answer.strip() == row.messages[-1].content.strip() for answer, row in zip(answers, rows, strict=True))
     return right / len(rows)
 

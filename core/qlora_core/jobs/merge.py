@@ -8,7 +8,7 @@ import msgspec
 
 from qlora_core.data import ChatTokenizer
 from qlora_core.data.pipeline import TEMPLATE_DATE
-from qlora_core.export.merge import load_adapted, merge, read_record
+from qlora_core.export.merge import base_of, is_bitsandbytes, load_adapted, merge, read_record
 from qlora_core.export.merge_witness import MergeWitness, merged_folder
 from qlora_core.export.read_back import KeptRows, ReadBackJob, Reader, greeting, job_file, problem, row_for_weights
 from qlora_core.jobs.command import run_command
@@ -37,6 +37,7 @@ def run_merge(job: MergeJob) -> None:
         trust = job.trust_remote_code
         merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=trust, witness=witness)
         print(f"merged model: {output}")
+        _say_dequantised(adapter, job)
         _read_back(reader, kept, witness, adapter, output, trust)
     finally:
         reader.end()
@@ -46,6 +47,13 @@ def run_merge(job: MergeJob) -> None:
         from qlora_core.jobs.chat import chat
 
         chat(ChatJob(target=str(output), prompt=job.test_prompt, temperature=0.0, trust_remote_code=trust))
+
+
+def _say_dequantised(adapter: Path, job: MergeJob) -> None:
+    record = read_record(adapter)
+    if is_bitsandbytes(base_of(record, job.base, job.cache)):
+        weights = f"its weights are those of {job.base or record.model} in 16 bits, which the adapter was trained on"
+        print(f"{weights}; --base ORIGINAL takes those of another form of the same model")
 
 
 def _kept_rows(adapter: Path) -> KeptRows:

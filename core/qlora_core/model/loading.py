@@ -37,28 +37,6 @@ def hub_arguments(recipe: Recipe, run: Run, source: str) -> dict[str, Any]:
     return arguments
 
 
-def load_tokenizer(recipe: Recipe, run: Run) -> Any:
-    """transformers' tokenizer of the base.
-
-    Raises:
-        UserError: there is none, or it cannot be loaded (``explained``).
-        EnvironmentProblem: it needs a package that is missing.
-    """
-    from transformers import AutoTokenizer
-
-    source = local_model(recipe, run)
-    with explained(source):
-        return AutoTokenizer.from_pretrained(source, **hub_arguments(recipe, run, source))
-
-
-def saved_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
-    """transformers' tokenizer that a run stored beside what it trained. Raises as ``load_tokenizer`` does."""
-    from transformers import AutoTokenizer
-
-    with explained(str(folder)):
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-
-
 def load_base(recipe: Recipe, execution: Execution, run: Run, attention: str, warn: Warn | None = None) -> Any:
     """The base model on the plan's device: quantised, in the compute dtype, or float32 when all of it is trained.
 

@@ -20,7 +20,7 @@ import torch
 from qlora_core.data.row_cache import CachedRows
 from qlora_core.execution.limits import Limits
 from qlora_core.execution.micro_batches import make_micro_batches
-from qlora_core.inference.generate import Sampling, generate
+from qlora_core.inference.generate import Sampling, generate_ids
 from qlora_core.memory.device_memory import autocast
 from qlora_core.memory.oom import free_cached_memory
 from qlora_core.memory.oom_retry import OPTIMIZER_WAYS, SAMPLE_WAYS
@@ -256,9 +256,7 @@ class PreflightMeasurement:
         with autocast(self.job.plan.execution_values()):
             try:
                 self.execution.run_beside_steps(
-                    lambda: generate(
-                        model, self.job.loaded.tokenizer, self.prompt.prompt_ids, self.prompt.stop_ids, greedy
-                    ),
+                    lambda: generate_ids(model, self.prompt.prompt_ids, self.prompt.stop_ids, greedy),
                     SAMPLE_WAYS,
                 )
             except EnvironmentProblem as problem:

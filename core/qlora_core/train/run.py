@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qlora_core.backends.parity import agreed
 from qlora_core.export import artifacts
 from qlora_core.export.read_back import problem
+from qlora_core.export.trained import save_trained
 from qlora_core.model import lora_init
 from qlora_core.session.control import Control
 from qlora_core.session.event_log import EventLog
@@ -108,7 +109,6 @@ def _make_trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Con
     log.phase("loading the model")
     loaded = backend.load(plan, log.warn)
     lora_init.initialise(loaded.model, recipe.seed)
-    loaded.tokenizer.chat_template = data.template
     _stop_if_asked(control)
     return StepTrainer(
         Job(
@@ -191,12 +191,12 @@ def _sample(plan: RunPlan, trainer: Any, data: PreparedData, log: EventLog, step
 
     log.phase("answering the sample prompts")
     greedy = Sampling(temperature=0.0, max_new_tokens=128)
-    model, tokenizer = trainer.model, trainer.job.loaded.tokenizer
+    model = trainer.model
     model.eval()
 
     def answer() -> list[str]:
         with autocast(plan.execution_values()):
-            return [generate(model, tokenizer, data.prompt_ids(p), data.stop_ids, greedy) for p in prompts]
+            return [generate(model, data.chat, data.prompt_ids(p), data.stop_ids, greedy) for p in prompts]
 
     try:
         answers = trainer.execution.run_beside_steps(answer, SAMPLE_WAYS)
@@ -218,7 +218,7 @@ def _write_artifacts(
     plan = trainer.job.plan
     check.trained(trainer)
     log.phase("writing the adapter" if plan.recipe_values().method != "full" else "writing the model")
-    trained = artifacts.save_trained(trainer.model, trainer.job.loaded.tokenizer, plan, data.stop_ids, output)
+    trained = save_trained(trainer.model, data.template, plan, data.stop_ids, output, log.warn)
     config = artifacts.save_training_config(planned, ran_with(trainer), output)
     files = {trained.name: str(trained), run_folder.TRAINING_CONFIG: str(config)}
     if plan.run_values().merge and plan.recipe_values().method != "full":
@@ -244,8 +244,8 @@ def _merge(trainer: Any, log: EventLog, adapter: Path, output: Path, plan: RunPl
         artifacts.remove_own(target)
     run = plan.run_values()
     base = local_model(plan.recipe_values(), run)
-    trust = run.trust_remote_code
-    return merge(adapter, target, base, cache=run.cache, trust_remote_code=trust, witness=check.witness())
+    loading: dict[str, Any] = {"cache": run.cache, "trust_remote_code": run.trust_remote_code}
+    return merge(adapter, target, base, **loading, witness=check.witness(), warn=log.warn)
 
 
 def _finish(

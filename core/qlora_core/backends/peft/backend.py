@@ -10,7 +10,7 @@ from qlora_core.backends.protocol import Loaded
 from qlora_core.execution.limits import Limits
 from qlora_core.kernels.attention import implementation
 from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
-from qlora_core.model.loading import load_base, load_tokenizer
+from qlora_core.model.loading import load_base
 from qlora_core.model.parts import family_of, text_decoder
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
@@ -51,7 +51,7 @@ class PeftBackend:
         if recipe.method != "full":
             model = add_adapters(model, recipe)
         self._fused = use_kernels(model, execution, warn)
-        return Loaded(model=model, tokenizer=load_tokenizer(recipe, run))
+        return Loaded(model=model)
 
     def num_layers(self, loaded: Loaded) -> int:
         """Decoder layers of the loaded model."""

@@ -19,7 +19,7 @@ from qlora_core.backends.unsloth.requirements import PROJECTIONS, missing, unfit
 from qlora_core.execution.limits import Limits
 from qlora_core.kernels.cross_entropy import head_of, usable_kernel
 from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
-from qlora_core.model.loading import explained, hub_arguments, load_tokenizer, local_model
+from qlora_core.model.loading import explained, hub_arguments, local_model
 from qlora_core.model.packing import Packed
 from qlora_core.model.watched_weights import watched_weights
 from qlora_core.model.whole_weights import check_names
@@ -95,11 +95,10 @@ class UnslothBackend:
             EnvironmentProblem: what it loaded is not the model as it is.
         """
         self._plan, self._warn = plan, warn
-        recipe, run = plan.recipe_values(), plan.run_values()
         check_fit(plan)
-        model = _adapted(_base(plan), recipe)
+        model = _adapted(_base(plan), plan.recipe_values())
         model.config.use_cache = False
-        return Loaded(model=model, tokenizer=load_tokenizer(recipe, run))
+        return Loaded(model=model)
 
     def num_layers(self, loaded: Loaded) -> int:
         """Decoder layers of the loaded model."""

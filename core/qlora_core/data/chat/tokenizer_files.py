@@ -1,7 +1,8 @@
 """What a model folder says of its tokenizer: special tokens, end tokens, chat template. Old and new layouts."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+MORE_TOKENS = ("additional_special_tokens", "extra_special_tokens")
+TOKEN_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
+BRACKETED = re.compile(r"[<\[{|].*[>\]}|]")
+"""What a special token looks like; a number of a model's settings may name any word where it was left at a default."""
 
 
 class TokenizerFiles(Struct, frozen=True, kw_only=True):
@@ -42,8 +47,11 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
         UserError: the folder has no tokenizer.json, or a file of it is damaged.
     """
     tokenizer = _tokenizer(folder)
-    config = _json(folder / "tokenizer_config.json")
+    config = read_json(folder / "tokenizer_config.json")
     special_tokens = _special_tokens(folder, config, tokenizer)
+    described = config.get("added_tokens_decoder")
+    named = _named_tokens(folder, config, special_tokens)
+    _mark_special(tokenizer, named, len(described) if isinstance(described, Mapping) else 0)
     adds_bos = _adds(tokenizer, special_tokens.get("bos_token"))
     _make_neutral(tokenizer)
     template, template_file = _template(folder, config)
@@ -56,7 +64,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
         adds_bos=adds_bos,
         template=template,
         template_file=template_file,
-        model_type=str(_json(folder / "config.json").get("model_type")),
+        model_type=str(read_json(folder / "config.json").get("model_type")),
     )
 
 
@@ -81,7 +89,7 @@ def _no_tokenizer(folder: Path) -> UserError:
     return UserError(f"{folder}  has no tokenizer.json", f'python -c "{call}"')
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty where there is no such file."""
     if not path.is_file():
         return {}
@@ -92,7 +100,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _text(token: Any) -> str | None:
+def token_text(token: Any) -> str | None:
     """A token as text: it is stored as text or as an object."""
     if isinstance(token, Mapping):
         token = token.get("content")
@@ -101,26 +109,62 @@ def _text(token: Any) -> str | None:
 
 def _special_tokens(folder: Path, config: Mapping[str, Any], tokenizer: "Tokenizer") -> dict[str, str]:
     """Named special tokens. Old layouts keep them in a file of their own, which wins there."""
-    named = dict(config)
-    if "added_tokens_decoder" not in config:
-        named |= _json(folder / "special_tokens_map.json")
-    found = {name: text for name in NAMED_TOKENS if (text := _text(named.get(name)))}
+    named = named_in_files(folder, config)
+    found = {name: text for name in NAMED_TOKENS if (text := token_text(named.get(name)))}
     for name in ("bos_token", "eos_token"):
         if name not in found and (tokens := _tokens_by_id(folder, f"{name}_id", tokenizer)):
             found[name] = tokens[0]
     return found
 
 
+def named_in_files(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokenizer's own settings, with those of the file that old layouts keep special tokens in."""
+    if "added_tokens_decoder" in config:
+        return dict(config)
+    return dict(config) | read_json(folder / "special_tokens_map.json")
+
+
+def _named_tokens(folder: Path, config: Mapping[str, Any], special_tokens: Mapping[str, str]) -> Iterator[Any]:
+    """Every token, as text or as an object, that transformers takes out of text whole: files beside tokenizer.json
+    name it. First those that the tokenizer's own settings describe, which count for more than tokenizer.json."""
+    listed = config.get("added_tokens_decoder")
+    yield from listed.values() if isinstance(listed, Mapping) else read_json(folder / "added_tokens.json")
+    named = named_in_files(folder, config)
+    yield from (named[name] if token_text(named.get(name)) else text for name, text in special_tokens.items())
+    for key in MORE_TOKENS:
+        more = named.get(key)
+        yield from more.values() if isinstance(more, Mapping) else more if isinstance(more, list) else ()
+
+
+def _mark_special(tokenizer: "Tokenizer", named: Iterator[Any], described: int) -> None:
+    """Let the tokenizer take ``named`` tokens whole where they are words of its vocabulary; the first ``described``
+    with the flags that they have there, even where tokenizer.json has others."""
+    from tokenizers import AddedToken
+
+    known = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    for number, token in enumerate(named):
+        text = token_text(token)
+        if text is None or tokenizer.token_to_id(text) is None or (text in known and number >= described):
+            continue
+        flags = {key: bool(token[key]) for key in TOKEN_FLAGS if key in token} if isinstance(token, Mapping) else {}
+        wanted = AddedToken(text, **({"special": True} | flags))
+        if repr(wanted) != repr(known.get(text)):
+            tokenizer.add_tokens([wanted])
+            known[text] = wanted
+
+
 def _tokens_by_id(folder: Path, key: str, tokenizer: "Tokenizer") -> list[str]:
     """Tokens that the model's own settings name by number, one or a list."""
     ids: list[Any] = []
     for file in ("generation_config.json", "config.json"):
-        settings = _json(folder / file)
+        settings = read_json(folder / file)
         for holder in (settings, settings.get("text_config") or {}):
             value = holder.get(key)
             ids += value if isinstance(value, list) else [value]
-    numbers = dict.fromkeys(number for number in ids if isinstance(number, int))
-    return [token for number in numbers if (token := tokenizer.id_to_token(number)) is not None]
+    numbers = dict.fromkeys(number for number in ids if isinstance(number, int) and 0 <= number < 2**32)
+    tokens = [token for number in numbers if (token := tokenizer.id_to_token(number)) is not None]
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    return [token for token in tokens if token in added or BRACKETED.search(token)]
 
 
 def _end_tokens(folder: Path, special_tokens: Mapping[str, str], tokenizer: "Tokenizer") -> tuple[str, ...]:
