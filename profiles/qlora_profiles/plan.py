@@ -6,7 +6,7 @@ default < probe / tuner < profile < config file < command line.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -161,6 +161,11 @@ class RunPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         execution = self.execution_values()
         return self.report.cards(execution.devices) if execution.device == "cuda" else ()
 
+    def base_parts(self) -> dict[str, str]:
+        """Digests of what the rows are rendered, encoded and computed with, by part, as far as they are known."""
+        template = {"template": self.data.template_digest} if self.data.template_digest else {}
+        return self.model.contents | template
+
     def recipe_digest(self) -> str:
         """Identity of what is learned, 16 hexadecimal digits: equal on every machine, whatever the paths are called."""
         values = {k: r.value for k, r in self.recipe.items() if k not in PATHS_IN_RECIPE}
@@ -187,6 +192,11 @@ def with_execution(plan: RunPlan, values: Mapping[str, Any], reason: str) -> Run
     return structs.replace(plan, execution=plan.execution | changed)
 
 
+def other_parts(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """The parts of a base (:meth:`RunPlan.base_parts`) that are others now; what one side does not know is none."""
+    return [part for part in old if part in new and old[part] != new[part]]
+
+
 def recipe_differences(old: RunPlan, new: RunPlan) -> list[tuple[str, Any, Any]]:
     """What is learned differently: (setting, old value, new value); paths count by their content."""
     pairs = [(k, old.recipe[k].value, r.value) for k, r in new.recipe.items() if k in old.recipe]
@@ -194,7 +204,19 @@ def recipe_differences(old: RunPlan, new: RunPlan) -> list[tuple[str, Any, Any]]
     for name in ("model", "data"):
         if getattr(old, name).fingerprint != getattr(new, name).fingerprint:
             changed.append((name, old.recipe[name].value, new.recipe[name].value))
-    return changed
+    known = [name for name, *_ in changed]
+    return changed + [change for change in _base_differences(old, new) if change[0] not in known]
+
+
+def _base_differences(old: RunPlan, new: RunPlan) -> Iterator[tuple[str, Any, Any]]:
+    """What the base is otherwise than by its shape, in the form of ``recipe_differences``."""
+    parts = other_parts(old.base_parts(), new.base_parts())
+    inside = " and ".join(part for part in parts if part != "template")
+    if inside:
+        yield "model", old.recipe["model"].value, f"{new.recipe['model'].value} with other {inside}"
+    if "template" in parts:
+        before, after = (plan.recipe["chat_template"].value or "the model's own" for plan in (old, new))
+        yield "chat_template", before, f"{after} with other text"
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -137,7 +137,7 @@ def guessed_tokens(row: Conversation) -> int:
 
 def assumed_facts(longest_tokens: int) -> DataFacts:
     """Facts of no data at all, for a plan before there is any: usual instruction rows, some of them long."""
-    counts = dict.fromkeys(("rows_rejected", "rows_cut", "rows_dropped", "held_out_rows"), 0)
+    counts: dict[str, Any] = dict.fromkeys(("rows_rejected", "rows_cut", "rows_dropped", "held_out_rows"), 0)
     mean = float(min(ASSUMED_TOKENS, longest_tokens))
     no_source = SourceFacts(
         path="no data yet",

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qlora_core.export.artifacts import BaseRecord, remove_own, set_stop
+from qlora_core.export.sealed import check_whole, seal
 from qlora_profiles import codec, run_folder
+from qlora_profiles.durable import sync_folder
 from qlora_profiles.errors import UserError
 
 
@@ -46,7 +48,9 @@ def merge(
     part = _empty_part(output, record)
     model.save_pretrained(str(part), safe_serialization=True)
     tokenizer.save_pretrained(str(part))
+    seal(part)
     part.replace(output) if not output.exists() else _move_into(part, output)
+    sync_folder(output.parent)
     return output
 
 
@@ -92,12 +96,13 @@ def load_adapted(
 
 
 def read_record(adapter: Path) -> BaseRecord:
-    """The record beside an adapter. Raises UserError when there is none."""
+    """The record beside an adapter. Raises UserError when there is none, or the adapter is damaged."""
     if not (adapter / run_folder.ADAPTER_CONFIG).is_file():
         raise UserError(
             f"{adapter}: no adapter here (no {run_folder.ADAPTER_CONFIG})",
             f"name a run's folder or its {run_folder.ADAPTER}",
         )
+    check_whole(adapter, f"qlora-run replay {adapter.parent}")
     return codec.load(adapter / run_folder.BASE_RECORD, BaseRecord)
 
 

@@ -6,7 +6,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from qlora_profiles import run_folder
+from qlora_profiles.base_files import INDEX, SINGLE, base_digests
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_run.model_facts.config import Config, quantised
@@ -14,7 +17,6 @@ from qlora_run.model_facts.layout import tensors_from_config
 from qlora_run.model_facts.safetensors_header import Tensors, read_header
 from qlora_run.model_facts.summary import fingerprint, summarise
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
 OTHER_FORMATS = (
     (".bin", "PyTorch .bin weights only; safetensors are needed"),
@@ -36,7 +38,15 @@ def read_folder(folder: Path, source: str) -> ModelFacts:
             f"--model {source}  no tokenizer (tokenizer.json) beside the weights", "copy it there from the original"
         )
     tensors = {name: tensor for file in files for name, tensor in read_header(file).items()}
-    return facts_of(source, config, tensors, sum(file.stat().st_size for file in files))
+    facts = facts_of(source, config, tensors, sum(file.stat().st_size for file in files))
+    return structs.replace(facts, contents=_contents(folder))
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    try:
+        return base_digests(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})", "download it again") from error
 
 
 def facts_of(source: str, config: Config, tensors: Tensors, file_bytes: int | None) -> ModelFacts:
