@@ -3,7 +3,7 @@
 ``weights`` is exact for files up to 64 MiB. Of a larger one it stands on its header (names, types, shapes, places), its
 size and 128 blocks of 64 KiB spread evenly, so that sixteen gigabytes take a moment: other weights of the same shape
 and whole layers that were changed are seen, a change of a few values in a large file may not be. ``tokenizer`` covers
-the tokens and how text becomes tokens, not notes such as who saved it.
+the tokens and how text becomes tokens; neither it nor ``config`` counts notes such as who saved it.
 """
 
 import hashlib
@@ -27,18 +27,24 @@ TOKEN_SETTINGS = (
     "add_bos_token",
     "add_eos_token",
     "add_prefix_space",
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
-"""Of ``tokenizer_config.json`` what decides about tokens; its template is rendered, and known by that."""
+"""Of the settings beside a tokenizer what decides about tokens; the template is rendered, and known by that."""
+NOTES = ("transformers_version", "_name_or_path", "name_or_path")
+"""Of ``config.json`` what decides about nothing."""
 
 
 def base_digests(folder: Path) -> dict[str, str]:
-    """Digests of a base's ``weights`` and ``tokenizer``; none where no weights lie there.
+    """Digests of a base's ``weights``, ``tokenizer`` and ``config``; none where no weights lie there.
 
     Raises:
         OSError: a file cannot be read.
     """
     files = weight_files(folder)
-    return {"weights": _weights(files), "tokenizer": _tokenizer(folder)} if files else {}
+    if not files:
+        return {}
+    config = {key: value for key, value in _json(folder / "config.json").items() if key not in NOTES}
+    return {"weights": _weights(files), "tokenizer": _tokenizer(folder), "config": _text_digest(config)}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -76,10 +82,14 @@ def _tokenizer(folder: Path) -> str:
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             digest.update(name.encode("ascii") + (folder / name).read_bytes())
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
         settings = {key: value for key, value in _json(folder / name).items() if key in TOKEN_SETTINGS}
-        digest.update(json.dumps(settings, sort_keys=True).encode("utf-8"))
+        digest.update(_text_digest(settings).encode("ascii"))
     return digest.hexdigest()
+
+
+def _text_digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def _json(path: Path) -> Mapping[str, Any]:

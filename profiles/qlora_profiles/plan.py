@@ -7,6 +7,7 @@ default < probe / tuner < profile < config file < command line.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -201,22 +202,26 @@ def recipe_differences(old: RunPlan, new: RunPlan) -> list[tuple[str, Any, Any]]
     """What is learned differently: (setting, old value, new value); paths count by their content."""
     pairs = [(k, old.recipe[k].value, r.value) for k, r in new.recipe.items() if k in old.recipe]
     changed = [(k, a, b) for k, a, b in pairs if k not in PATHS_IN_RECIPE and plain(a) != plain(b)]
-    for name in ("model", "data"):
-        if getattr(old, name).fingerprint != getattr(new, name).fingerprint:
-            changed.append((name, old.recipe[name].value, new.recipe[name].value))
+    if old.data.fingerprint != new.data.fingerprint:
+        changed.append(("data", old.recipe["data"].value, new.recipe["data"].value))
     known = [name for name, *_ in changed]
     return changed + [change for change in _base_differences(old, new) if change[0] not in known]
 
 
 def _base_differences(old: RunPlan, new: RunPlan) -> Iterator[tuple[str, Any, Any]]:
-    """What the base is otherwise than by its shape, in the form of ``recipe_differences``."""
+    """What the base is otherwise, in the form of ``recipe_differences``: another one, or the same with other parts."""
     parts = other_parts(old.base_parts(), new.base_parts())
     inside = " and ".join(part for part in parts if part != "template")
-    if inside:
-        yield "model", old.recipe["model"].value, f"{new.recipe['model'].value} with other {inside}"
+    before, after = old.recipe["model"].value, new.recipe["model"].value
+    if Path(before).absolute() == Path(after).absolute():
+        before = after
+    if old.model.fingerprint != new.model.fingerprint and (before != after or not inside):
+        yield "model", before, after
+    elif inside:
+        yield "model", before, f"{after} with other {inside}"
     if "template" in parts:
-        before, after = (plan.recipe["chat_template"].value or "the model's own" for plan in (old, new))
-        yield "chat_template", before, f"{after} with other text"
+        name, text = "chat_template", new.recipe["chat_template"].value or "the model's own"
+        yield name, old.recipe[name].value or "the model's own", f"{text} with other text"
 
 
 def plain(value: Any) -> Any:

@@ -123,14 +123,14 @@ def checked_base(adapter: Path, options: dict[str, Any]) -> str:
 
 def changed_base(adapter: Path, base: str) -> str | None:
     """That ``base`` is no longer what the adapter was trained on, though its shape is; ``None`` where it is, or is
-    not on this disk. Templates do not count: the adapter has its own."""
+    not on this disk. Its tokenizer and template do not count: the adapter has its own."""
     record = codec.load(adapter / BASE_RECORD, BaseRecord)
     folder = _folder_of(base, record, cache_of(adapter))
     try:
         now = base_digests(folder) if folder else {}
     except OSError:
         return None  # loading it says what is wrong
-    parts = other_parts(record.base_parts, now)
+    parts = [part for part in other_parts(record.base_parts, now) if part in ("weights", "config")]
     if not parts:
         return None
     what = f"other {' and '.join(parts)} than {shown_path(adapter)} was trained on"
