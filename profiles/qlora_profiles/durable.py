@@ -42,12 +42,18 @@ def sync_tree(folder: Path) -> None:
 def _sync(path: Path, mode: int) -> None:
     number = os.open(path, mode)
     try:
+        wait_for(number)
+    finally:
+        os.close(number)
+
+
+def wait_for(number: int) -> None:
+    """Wait until what was written to an open file, by its number, is on the disk. Raises as ``sync_file``."""
+    try:
         os.fsync(number)
     except OSError as error:
         if error.errno not in NOT_DONE_HERE:
             raise
-    finally:
-        os.close(number)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -62,7 +68,7 @@ def write_whole(path: Path, text: str) -> None:
         with part.open("x", encoding="utf-8", newline="\n") as file:  # a link of that name is not written through
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            wait_for(file.fileno())
         part.replace(path)
         sync_folder(path.parent)
     except OSError:

@@ -3,7 +3,6 @@
 They are on the disk for good when :meth:`EventLog.sync` returns: at checkpoints and at the end.
 """
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 from qlora_profiles import events as schema
 from qlora_profiles import run_folder
-from qlora_profiles.durable import sync_folder
+from qlora_profiles.durable import sync_folder, wait_for
 
 E = TypeVar("E", bound=schema.Event)
 
@@ -50,7 +49,7 @@ class EventLog:
     def sync(self) -> None:
         """Wait until what was written would survive a power loss. Raises OSError: the disk does not take it."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        wait_for(self._file.fileno())
 
     def close(self) -> None:
         """Close the file; a disk that does not take the last lines has been told of by what was written before."""

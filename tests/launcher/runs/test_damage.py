@@ -22,8 +22,8 @@ from qlora_run.planner import make_plan
 from qlora_run.runs.folder import look
 
 Caught = pytest.CaptureFixture[str]
-ARGV = ("--model", "tiny", "--data", "rows.jsonl", "--max-steps", "4", "--examples-per-step", "4", "--save-steps", "1")
-ARGV = (*ARGV, "--lora-r", "4", "--method", "lora", "--save-total-limit", "3", "--output", "r")
+SMALL = ("--max-steps", "4", "--examples-per-step", "4", "--save-steps", "1", "--save-total-limit", "3")
+ARGV = ("--model", "tiny", "--data", "rows.jsonl", *SMALL, "--lora-r", "4", "--method", "lora", "--output", "r")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,8 @@ def test_a_damaged_checkpoint_is_passed_over_by_the_advised_resume(here: Path, h
     assert {p.name for p in (here / "r").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
     zero_half(here / "r" / "checkpoint-3" / "adapter_model.safetensors")
     (here / "r" / "plan.json").write_bytes(b"")
+    elsewhere = {"output": str(here / "elsewhere"), "cache": str(here / "elsewhere"), "local_dir": str(here / "else")}
+    say_in(here / "r" / "plan.copy.json", **elsewhere)
     (here / "r" / "mine.txt").write_text("mine", encoding="utf-8")
     done = process("resume", "r", cwd=here)
     assert done.returncode == 0, done.stderr
@@ -78,6 +80,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_the_advised_resume(here: Path, h
     assert said.endswith("adapter_model.safetensors is not as it was written")
     assert losses(here / "r") == losses(home / "r")
     assert look(here / "r").note == ""
+    assert not list(here.glob("else*"))
     assert (here / "r" / "mine.txt").read_text(encoding="utf-8") == "mine"
     ours, theirs = (load_file(at / "r" / "lora_adapter" / "adapter_model.safetensors") for at in (here, home))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
@@ -175,10 +178,10 @@ def test_a_damaged_adapter_is_told_and_a_changed_base_too(home: Path, here: Path
     assert b"Traceback" not in done.stderr
 
 
-def trusting(path: Path, **more: Any) -> None:
-    """Let a plan trust, as if somebody had typed it, and say ``more``."""
+def say_in(path: Path, **values: Any) -> None:
+    """Let a plan say other run settings, as if somebody had typed them."""
     plan = codec.load(path, RunPlan)
-    run = {name: Resolved(value, "cli") for name, value in {"trust_remote_code": True, **more}.items()}
+    run = {name: Resolved(value, "cli") for name, value in values.items()}
     codec.save(msgspec.structs.replace(plan, run=plan.run | run), path)
 
 
@@ -195,14 +198,13 @@ def test_a_received_folder_switches_no_code_on(here: Path, capsys: Caught) -> No
     witness = here / "witness"
     with_code(here / "tiny", witness)
     for name in ("plan.json", "plan.copy.json"):
-        trusting(here / "r" / name, output=str(here / "elsewhere"), cache=str(here / "none" / "cache"))
+        say_in(here / "r" / name, trust_remote_code=True)
     (here / "qlora-run.yaml").write_text("trust_remote_code: true\n", encoding="utf-8")
     for argv in (("resume", "r"), ("replay", "r"), ("--auto", *ARGV), ("plan", *ARGV)):
         assert "-> --trust-remote-code" in refused(capsys, *argv)
     core = process("r/plan.json", cwd=here, command=(sys.executable, "-m", "qlora_core"))
     assert core.returncode in (1, 2)
     assert not witness.exists()
-    assert not (here / "none").exists()
     (here / "named.yaml").write_text("trust_remote_code: true\n", encoding="utf-8")
     for typed in (("--trust-remote-code",), ("--config", "named.yaml")):
         process("plan", *ARGV, *typed, cwd=here)
