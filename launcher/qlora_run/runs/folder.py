@@ -138,6 +138,11 @@ def with_output(plan: RunPlan) -> RunPlan:
     stopped = None if plan.run["resume"].value == "never" else stopped_run(plan)
     folder = stopped or default_output(run_name(plan))
     reason = "goes on with the run that was stopped there" if stopped else "the next free folder under runs"
+    if stopped is None and plan.run["resume"].value == "auto" and (lost := checkpoint_without_plan(plan)):
+        way = f"--resume {quoted(shown_path(lost))} goes on from there"
+        plan = msgspec.structs.replace(
+            plan, notes=(*plan.notes, f"a run of this was stopped, its {PLAN} is lost: {way}")
+        )
     return _replaced(plan, "run", {"output": Resolved(value=str(folder), source="default", reason=reason)})
 
 
@@ -153,6 +158,15 @@ def stopped_run(plan: RunPlan, root: Path = RUNS) -> Path | None:
     found = {folder: look(folder) for folder in folders}
     same = [f for f, held in found.items() if held.state == "unfinished" and decisions_agree(held.plan, plan)]
     return max(same, key=_changed_at, default=None)
+
+
+def checkpoint_without_plan(plan: RunPlan, root: Path = RUNS) -> Path | None:
+    """A whole checkpoint of what ``plan`` learns under ``root``, in a folder whose own plan cannot be read."""
+    from qlora_core.train.checkpoints import newest, read_mark
+
+    folders = root.glob(f"{glob.escape(run_name(plan).lower())}-*")
+    whole = [newest(folder) for folder in folders if folder.is_dir() and look(folder).plan is None]
+    return next((f for f in whole if f and read_mark(f).recipe == plan.recipe_digest()), None)
 
 
 def decisions_agree(old: RunPlan | None, new: RunPlan) -> bool:

@@ -101,9 +101,12 @@ def test_without_any_plan_the_way_that_works_is_named(damage: str, here: Path, c
         assert "--overwrite" not in text.split(way)[0]
 
 
-def test_the_way_without_a_plan_works(here: Path, home: Path) -> None:
+def test_the_way_without_a_plan_works(here: Path, home: Path, capsys: Caught) -> None:
     for name in ("plan.json", "plan.copy.json"):
         (here / "r" / name).unlink()
+    shutil.copytree(here / "r", here / "runs" / "tiny-1")
+    text = said(capsys, "--auto", *ARGV[:-2], "--dry-run")  # it would begin anew under runs, and says so
+    assert "its plan.json is lost: --resume runs/tiny-1/checkpoint-3 goes on" in " ".join(text.split())
     done = process("--auto", *ARGV[:-2], "--resume", "r/checkpoint-3", "--output", "r-2", cwd=here)
     assert done.returncode == 0, done.stderr
     assert losses(here / "r-2") == {4: losses(home / "r")[4]}
