@@ -18,6 +18,7 @@ from qlora_profiles import codec
 from qlora_profiles.events import RunEvent, StepEvent, WarningEvent, all_events
 from qlora_profiles.machines import load_machine
 from qlora_profiles.plan import Resolved, RunPlan
+from qlora_run.__main__ import main
 from qlora_run.planner import make_plan
 from qlora_run.runs.folder import look
 
@@ -149,8 +150,8 @@ def test_a_base_that_was_exchanged_is_refused_by_name(named: str, here: Path, ca
         text = refused(capsys, *argv)
         assert named in text
         assert "--output" in text or argv[0] == "replay"
-    core = process("r/plan.json", cwd=here, command=(sys.executable, "-m", "qlora_core"))  # restarted
-    assert core.returncode == 2
+    if named == "tiny with other weights":  # an automatic restart plans nothing anew: the core looks, too
+        assert process("r/plan.json", cwd=here, command=(sys.executable, "-m", "qlora_core")).returncode == 2
     assert {name: d for name, d in contents(here).items() if "r/" not in name} == {
         name: d for name, d in before.items() if "r/" not in name
     }
@@ -210,8 +211,8 @@ def test_a_received_folder_switches_no_code_on(here: Path, capsys: Caught) -> No
     assert not witness.exists()
     (here / "named.yaml").write_text("trust_remote_code: true\n", encoding="utf-8")
     for typed in (("--trust-remote-code",), ("--config", "named.yaml")):
-        process("plan", *ARGV, *typed, cwd=here)
-        assert "comes with Python code" not in process("plan", *ARGV, *typed, cwd=here).stderr.decode()
+        main(["plan", *ARGV, *typed])
+        assert "comes with Python code" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["events.jsonl", "run.log", "lora_adapter", "checkpoint-3/optimizer.pt"])
