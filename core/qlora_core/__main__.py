@@ -8,12 +8,14 @@ import time
 import traceback
 from pathlib import Path
 
+from msgspec import structs
+
 from qlora_core.session.control import Control
 from qlora_core.session.environment import set_environment
 from qlora_core.session.event_log import EventLog
 from qlora_profiles import codec
 from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_INTERRUPTED, Interrupted, QloraRunError
-from qlora_profiles.plan import RunPlan
+from qlora_profiles.plan import Resolved, RunPlan
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,9 +24,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--supervised", action="store_true", help="stop when standard input says so or ends")
     parser.add_argument("--measured", action="store_true", help="this run was measured here before: no preflight")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="where the plan says so, too: run a model's own"
+    )
     options = parser.parse_args(argv)
     gc.disable()  # until all is imported: hardly anything of it is ever garbage
     plan = codec.load(options.plan, RunPlan)
+    if not options.trust_remote_code:  # a plan may be received: a file alone lets no code of others run
+        plan = structs.replace(plan, run=plan.run | {"trust_remote_code": Resolved(False, "default", "not typed")})
     output = Path(plan.run_values().output)
     output.mkdir(parents=True, exist_ok=True)
     control = Control()

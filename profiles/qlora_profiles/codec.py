@@ -1,13 +1,12 @@
 """Versioned JSON for the contract's values: exact round trips, unknown keys refused with a suggestion."""
 
-import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from qlora_profiles.durable import write_whole
 from qlora_profiles.errors import UserError
 from qlora_profiles.suggest import hint
 
@@ -20,24 +19,8 @@ def to_json(value: Any) -> str:
 
 
 def save(value: Any, path: Path) -> None:
-    """Write ``value`` whole or not at all: a reader never sees half a file."""
+    """Write ``value`` whole or not at all, to last: a reader never sees half a file. Raises OSError."""
     write_whole(path, to_json(value))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Put ``text`` at ``path`` in one move; processes that write at once leave one of their versions.
-
-    Raises:
-        OSError: it cannot be written; nothing is left behind.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
-        raise
 
 
 def load(path: Path, kind: type[T]) -> T:

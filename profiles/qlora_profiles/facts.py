@@ -61,7 +61,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     is empty where all are alike or the order is not known: then they stand group after group.
     ``other_params`` is everything that is neither in the layers' weights nor the embedding nor an untied head.
     ``exact`` is true when the numbers come from the weights' own headers and not from config.json alone;
-    ``own_logits`` says that only the model's own forward can make its logits.
+    ``own_logits`` says that only the model's own forward can make its logits. ``fingerprint`` is of the shape,
+    ``contents`` are digests of what the files hold, by part; empty where they were not on this disk.
     """
 
     source: str
@@ -81,6 +82,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quantised: str | None = None
     own_logits: bool = False
     fingerprint: str = ""
+    contents: dict[str, str] = {}
 
     @property
     def num_layers(self) -> int:
@@ -161,6 +163,7 @@ class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``length_quantiles`` are the 0, 10, ... 100th percentiles of the training rows' lengths.
     ``rows_dropped`` counts rows whose supervised tokens were all cut away. ``counted_rows`` says in how many rows
     tokens were counted where it is not in all: the longest row is among them, the rest is estimated from them.
+    ``template_digest`` is of the text of the template that renders them.
     """
 
     sources: tuple[SourceFacts, ...]
@@ -179,6 +182,7 @@ class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     exact: bool = True
     counted_rows: int | None = None
     notes: tuple[str, ...] = ()
+    template_digest: str = ""
 
     @property
     def path(self) -> str:

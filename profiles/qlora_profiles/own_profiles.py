@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from qlora_profiles.codec import write_whole
+from qlora_profiles.durable import write_whole
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.places import config_folder
 from qlora_profiles.plan import Profile

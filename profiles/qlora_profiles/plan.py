@@ -6,7 +6,8 @@ default < probe / tuner < profile < config file < command line.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -161,6 +162,11 @@ class RunPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         execution = self.execution_values()
         return self.report.cards(execution.devices) if execution.device == "cuda" else ()
 
+    def base_parts(self) -> dict[str, str]:
+        """Digests of what the rows are rendered, encoded and computed with, by part, as far as they are known."""
+        template = {"template": self.data.template_digest} if self.data.template_digest else {}
+        return self.model.contents | template
+
     def recipe_digest(self) -> str:
         """Identity of what is learned, 16 hexadecimal digits: equal on every machine, whatever the paths are called."""
         values = {k: r.value for k, r in self.recipe.items() if k not in PATHS_IN_RECIPE}
@@ -187,14 +193,35 @@ def with_execution(plan: RunPlan, values: Mapping[str, Any], reason: str) -> Run
     return structs.replace(plan, execution=plan.execution | changed)
 
 
+def other_parts(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """The parts of a base (:meth:`RunPlan.base_parts`) that are others now; what one side does not know is none."""
+    return [part for part in old if part in new and old[part] != new[part]]
+
+
 def recipe_differences(old: RunPlan, new: RunPlan) -> list[tuple[str, Any, Any]]:
     """What is learned differently: (setting, old value, new value); paths count by their content."""
     pairs = [(k, old.recipe[k].value, r.value) for k, r in new.recipe.items() if k in old.recipe]
     changed = [(k, a, b) for k, a, b in pairs if k not in PATHS_IN_RECIPE and plain(a) != plain(b)]
-    for name in ("model", "data"):
-        if getattr(old, name).fingerprint != getattr(new, name).fingerprint:
-            changed.append((name, old.recipe[name].value, new.recipe[name].value))
-    return changed
+    if old.data.fingerprint != new.data.fingerprint:
+        changed.append(("data", old.recipe["data"].value, new.recipe["data"].value))
+    known = [name for name, *_ in changed]
+    return changed + [change for change in _base_differences(old, new) if change[0] not in known]
+
+
+def _base_differences(old: RunPlan, new: RunPlan) -> Iterator[tuple[str, Any, Any]]:
+    """What the base is otherwise, in the form of ``recipe_differences``: another one, or the same with other parts."""
+    parts = other_parts(old.base_parts(), new.base_parts())
+    inside = " and ".join(part for part in parts if part != "template")
+    before, after = old.recipe["model"].value, new.recipe["model"].value
+    if Path(before).absolute() == Path(after).absolute():
+        before = after
+    if old.model.fingerprint != new.model.fingerprint and (before != after or not inside):
+        yield "model", before, after
+    elif inside:
+        yield "model", before, f"{after} with other {inside}"
+    if "template" in parts:
+        name, text = "chat_template", new.recipe["chat_template"].value or "the model's own"
+        yield name, old.recipe[name].value or "the model's own", f"{text} with other text"
 
 
 def plain(value: Any) -> Any:

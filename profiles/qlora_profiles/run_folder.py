@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PLAN = "plan.json"
+PLAN_COPY = "plan.copy.json"
+"""The plan as its last start wrote it: read where ``plan.json`` is gone or damaged."""
 EVENTS = "events.jsonl"
 """What the core says while it works: :mod:`qlora_profiles.events`."""
 LOG = "run.log"
@@ -32,6 +34,9 @@ BASE_RECORD = "base.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
+DIGESTS = "digests.json"
+"""In each of these: what its weights and tokenizer were when they were written."""
+
 CHECKPOINT_PREFIX = "checkpoint-"
 COMPLETE_MARK = "complete.json"
 """In a checkpoint, written last: without it the checkpoint does not count."""
@@ -41,7 +46,7 @@ TRACKER_LOGS = "runs"
 """Where transformers lets TensorBoard write."""
 
 RESULTS = (ADAPTER, BEST_ADAPTER, MERGED_MODEL)
-LEFT = (*RESULTS, TRAINING_CONFIG, REJECTED_ROWS, READ_BACK_ROWS, PLAN, EVENTS, LOG)
+LEFT = (*RESULTS, TRAINING_CONFIG, REJECTED_ROWS, READ_BACK_ROWS, PLAN, PLAN_COPY, EVENTS, LOG)
 """What a run leaves beside its checkpoints, and ``--overwrite`` deletes."""
 OTHERS = (RUNNING, READ_BACK_JOB, DEMO_RESULT, TRACKER_LOGS)
 

@@ -1,5 +1,6 @@
 """What a plan needs to know of a data set: lengths, supervised tokens, what would be cut."""
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
@@ -49,7 +50,13 @@ def describe(
         template=tokenizer.template_name,
         stop_token=tokenizer.stop_tokens[0],
         notes=tuple(dataset.notes),
+        template_digest=template_digest(tokenizer),
     )
+
+
+def template_digest(tokenizer: ChatTokenizer) -> str:
+    """SHA-256 of the template that renders the rows, in hexadecimal."""
+    return hashlib.sha256(tokenizer.template.encode("utf-8")).hexdigest()
 
 
 def source_facts(dataset: DataSet) -> SourceFacts:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -176,7 +176,7 @@ def _all_text(message: Message) -> str:
 
 def assumed_facts(longest_tokens: int) -> DataFacts:
     """Facts of no data at all, for a plan before there is any: usual instruction rows, some of them long."""
-    counts = dict.fromkeys(("rows_rejected", "rows_cut", "rows_dropped", "held_out_rows"), 0)
+    counts: dict[str, Any] = dict.fromkeys(("rows_rejected", "rows_cut", "rows_dropped", "held_out_rows"), 0)
     mean = float(min(ASSUMED_TOKENS, longest_tokens))
     no_source = SourceFacts(
         path="no data yet",

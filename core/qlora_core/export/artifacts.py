@@ -8,8 +8,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from qlora_core.export.sealed import seal
 from qlora_core.session.environment import versions
 from qlora_profiles import run_folder
+from qlora_profiles.durable import write_whole
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import RunPlan
 
@@ -26,6 +28,8 @@ class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stop_ids: tuple[int, ...]
     method: str
     system_prompt: str | None = None
+    base_parts: dict[str, str] = {}
+    """Digests of what the base was, as far as they are known (:meth:`RunPlan.base_parts`)."""
 
 
 def base_record(plan: RunPlan, stop_ids: tuple[int, ...]) -> BaseRecord:
@@ -41,6 +45,7 @@ def base_record(plan: RunPlan, stop_ids: tuple[int, ...]) -> BaseRecord:
         stop_ids=stop_ids,
         method=recipe.method,
         system_prompt=recipe.system_prompt,
+        base_parts=plan.base_parts(),
     )
 
 
@@ -54,7 +59,7 @@ def save_training_config(plan: RunPlan, ran_with: Mapping[str, Any], output: Pat
             values["execution_at_end"] = dict(ran_with)
     path = output / run_folder.TRAINING_CONFIG
     text = json.dumps(values | {"versions": versions()}, indent=2, ensure_ascii=False, default=list)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, text + "\n")
     return path
 
 

@@ -13,8 +13,10 @@ from qlora_core.data import ChatTokenizer
 from qlora_core.export.artifacts import BaseRecord, remove_own
 from qlora_core.export.model_config import CONFIG
 from qlora_core.export.model_folder import Base, save_model
+from qlora_core.export.sealed import check_whole, seal
 from qlora_core.export.tokenizer_copy import Trained, copy_tokenizer
 from qlora_profiles import codec, run_folder
+from qlora_profiles.durable import sync_folder
 from qlora_profiles.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +64,9 @@ def merge(
     trained = Trained(ChatTokenizer.from_folder(adapter).template, record.stop_ids[0])
     if fault := copy_tokenizer(adapter, part, trained, trust_remote_code=trust_remote_code):
         warn(f"{output}: {fault}")
+    seal(part)
     part.replace(output) if not output.exists() else _move_into(part, output)
+    sync_folder(output.parent)
     return output
 
 
@@ -144,12 +148,13 @@ def is_bitsandbytes(base: Base) -> bool:
 
 
 def read_record(adapter: Path) -> BaseRecord:
-    """The record beside an adapter. Raises UserError when there is none."""
+    """The record beside an adapter. Raises UserError when there is none, or the adapter is damaged."""
     if not (adapter / run_folder.ADAPTER_CONFIG).is_file():
         raise UserError(
             f"{adapter}: no adapter here (no {run_folder.ADAPTER_CONFIG})",
             f"name a run's folder or its {run_folder.ADAPTER}",
         )
+    check_whole(adapter, f"qlora-run replay {adapter.parent}")
     return codec.load(adapter / run_folder.BASE_RECORD, BaseRecord)
 
 

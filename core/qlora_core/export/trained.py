@@ -7,6 +7,7 @@ from typing import Any
 from qlora_core.data.chat.tokenizer_source import tokenizer_folder
 from qlora_core.export.artifacts import base_record
 from qlora_core.export.model_folder import Base, save_model
+from qlora_core.export.sealed import seal
 from qlora_core.export.tokenizer_copy import Trained, copy_tokenizer
 from qlora_core.model.loading import hub_arguments, local_model
 from qlora_profiles import codec, run_folder
@@ -34,4 +35,5 @@ def save_trained(
     if fault := copy_tokenizer(tokenizer, folder, trained, trust_remote_code=run.trust_remote_code):
         warn(f"{folder}: {fault}")
     codec.save(base_record(plan, stop_ids), folder / run_folder.BASE_RECORD)
+    seal(folder)
     return folder

@@ -7,6 +7,7 @@ from typing import Any
 from qlora_core.data import ChatTokenizer
 from qlora_core.export.artifacts import BaseRecord
 from qlora_core.export.merge import load_adapted, read_record
+from qlora_core.export.sealed import check_whole
 from qlora_core.session.ranks import SINGLE
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
@@ -68,6 +69,7 @@ def _load_whole(folder: Path, job: ChatJob) -> tuple[BaseRecord | None, Any]:
     from qlora_core.model.loading import explained
     from qlora_core.model.whole_weights import load_causal_lm
 
+    check_whole(folder, f"qlora-run merge {folder.parent} -o ANOTHER-FOLDER")
     path = folder / BASE_RECORD
     record = codec.load(path, BaseRecord) if path.is_file() else None
     with explained(str(folder)):

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from qlora_core.export.sealed import check_whole, seal
 from qlora_profiles import events, run_folder
 
 
@@ -28,12 +29,18 @@ class BestCheckpoint:
             return
         self.loss, self.step = loss, step
         model.save_pretrained(str(self.folder))
+        seal(self.folder)
 
     def restore(self, model: Any, last_step: int) -> bool:
-        """Put the best adapter back into ``model``; False where the last step is the best, or none was kept."""
+        """Put the best adapter back into ``model``; False where the last step is the best, or none was kept.
+
+        Raises:
+            UserError: it is not as it was written.
+        """
         file = self.folder / run_folder.ADAPTER_WEIGHTS
         if self.step in (0, last_step) or not file.is_file():
             return False
+        check_whole(self.folder, "--keep last")
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 

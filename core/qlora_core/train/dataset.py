@@ -6,12 +6,15 @@ from pathlib import Path
 from threading import Thread
 
 from qlora_core.data import ChatTokenizer, DataSet, Message, TokenizedExample, split, truncate_all, write_rejected
+from qlora_core.data.chat.tokenizer_source import tokenizer_on_disk
+from qlora_core.data.facts import template_digest
 from qlora_core.data.pipeline import tokenize
 from qlora_core.data.row_cache import CachedRows
 from qlora_core.export.read_back import SavedRow, chosen, saved_row
 from qlora_core.session.event_log import EventLog
+from qlora_profiles.base_files import base_digests
 from qlora_profiles.errors import UserError
-from qlora_profiles.plan import RunPlan
+from qlora_profiles.plan import RunPlan, other_parts
 from qlora_profiles.run_folder import REJECTED_ROWS
 from qlora_profiles.settings import Recipe
 
@@ -51,7 +54,7 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog, preload: Thread | N
     ``preload`` is waited for before ``datasets`` is used, which looks into modules that others are still importing.
 
     Raises:
-        UserError: the file is not the one that was planned with, or nothing in it can be learned.
+        UserError: the file or the base is not the one that was planned with, or nothing in it can be learned.
     """
     recipe = plan.recipe_values()
     data, chat, examples = tokenize(
@@ -62,6 +65,7 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog, preload: Thread | N
     )
     if data.fingerprint != plan.data.fingerprint:
         raise UserError(f"{data.path}: changed since this run was planned", "--output ANOTHER-FOLDER")
+    check_base(plan, template_digest(chat))
     if data.rejected:
         write_rejected(output / REJECTED_ROWS, data.rejected)
         log.warn(f"{len(data.rejected)} bad rows set aside in {output / REJECTED_ROWS}")
@@ -84,3 +88,22 @@ def saved_rows(
     """Some rows with the text and the tokens that are trained on."""
     train, held_out = split(list(zip(data.conversations, examples, strict=True)), recipe.val_size, recipe.seed)
     return tuple(saved_row(chat, row, example.input_ids) for row, example in chosen(train, held_out))
+
+
+def check_base(plan: RunPlan, template: str) -> None:
+    """Refuse a base that is another one than was planned with: between the processes of a run it may be exchanged.
+
+    ``template`` is the digest of the one that renders the rows.
+
+    Raises:
+        UserError: its weights, its tokenizer or its template are others now, or cannot be read.
+    """
+    folder = tokenizer_on_disk(plan.recipe_values(), plan.run_values())
+    try:
+        now = base_digests(folder) if folder else {}
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})", "download it again") from error
+    changed = other_parts(plan.base_parts(), now | {"template": template})
+    if changed:
+        said = f"--model {plan.recipe_values().model}: other {' and '.join(changed)} since this run was planned"
+        raise UserError(said, "put it back, or start anew: --output ANOTHER-FOLDER")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
-from qlora_core.train.checkpoints import mark_complete
+from qlora_core.train.checkpoints import delete_older, mark_complete
 from qlora_core.train.execution import RunningExecution
 from qlora_core.train.job import Job
 from qlora_core.train.step import StepResult
@@ -113,12 +113,15 @@ class Reporter(TrainerCallback):
             self._evaluate(state.global_step)
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """The checkpoint's files are all there: mark it."""
+        """The checkpoint's files are all there: make them last, mark it, and only then delete older ones."""
         if not self.job.ranks.writes:
             return
-        folder = run_folder.checkpoint_folder(self.job.output, state.global_step)
-        mark_complete(folder, state.global_step, self.job.plan.recipe_digest())
-        self.job.log.write(events.CheckpointEvent, step=state.global_step, path=str(folder))
+        plan, step = self.job.plan, state.global_step
+        folder = run_folder.checkpoint_folder(self.job.output, step)
+        self.job.log.sync()  # what led to a checkpoint is told wherever the checkpoint is
+        mark_complete(folder, step, plan.recipe_digest(), plan.base_parts())
+        self.job.log.write(events.CheckpointEvent, step=step, path=str(folder))
+        delete_older(self.job.output, step, plan.run_values().save_total_limit)
 
     def _launched(self, state: Any, device: torch.device) -> Step:
         latest = self.latest

@@ -36,7 +36,7 @@ def run(plan: RunPlan, log: EventLog, control: Control, measured: bool = False) 
     """
     start = time.monotonic()
     output = Path(plan.run_values().output)
-    checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest(), log.warn)
+    checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest(), log.warn, plan.base_parts())
     log.phase(PHASE)
     data = prepare_data(plan, output, log, import_meanwhile(plan))
     planned, plan = plan, agreed(plan, data.train, log, control)

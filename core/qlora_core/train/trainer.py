@@ -17,10 +17,12 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 from qlora_core.execution.limits import Limits
 from qlora_core.execution.rungs import usable_rungs
 from qlora_core.model.packing import Example
+from qlora_core.train.checkpoints import unmark
 from qlora_core.train.execution import RunningExecution
 from qlora_core.train.job import Job
 from qlora_core.train.reporter import Latest, Reporter
 from qlora_profiles.plan import RunPlan
+from qlora_profiles.run_folder import checkpoint_folder
 
 
 class StepTrainer(Trainer):
@@ -91,6 +93,12 @@ class StepTrainer(Trainer):
             self.state = state
         return self.state.global_step
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """transformers' own, over what an earlier process may have left there: that is no longer complete."""
+        if self.job.ranks.writes:
+            unmark(checkpoint_folder(self.job.output, self.state.global_step))
+        super()._save_checkpoint(model, trial)
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """The gradient of one whole optimizer step; returns its loss per supervised token."""
         self.latest.learning_rate = self._get_learning_rate()
@@ -154,7 +162,7 @@ def training_arguments(plan: RunPlan, output: Path) -> TrainingArguments:
         dataloader_pin_memory=False,  # the step pins what it sends
         save_strategy="steps",
         save_steps=run.save_steps,
-        save_total_limit=run.save_total_limit,
+        save_total_limit=None,  # transformers would delete older ones before the new one lasts: the reporter does it
         eval_strategy="no",
         logging_strategy="steps" if run.report_to else "no",  # it waits for the device
         logging_steps=run.logging_steps,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from qlora_profiles.aliases import find
-from qlora_profiles.plan import Profile, Request, Written
+from qlora_profiles.plan import Given, Profile, Request, Written
 from qlora_profiles.registry import settings
 from qlora_run.cli.commands import Command
 from qlora_run.cli.level import Levels
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FOUND_NAME = "qlora-run.yaml"
 """The config file that is read when none is named and it lies in the working folder."""
+
+TRUST = "trust_remote_code"
 
 READS_FOUND_CONFIG = ("train", "doctor", "plan")
 """Commands that read ``qlora-run.yaml`` of the working folder without being told."""
@@ -62,9 +64,23 @@ def build_request(command: Command, profile: Profile | None, cwd: Path) -> Reque
     levels.read(_of_profile(profile), "profile")
     levels.read(config.written if config else (), "config")
     levels.read(_of_command_line(command), "cli")
+    given, untold = _typed_trust(levels.given, bool(command.options.get("config")))
     found = [f"settings are read from {FOUND_NAME} in this folder"] if config and config.name == FOUND_NAME else []
-    told = (*found, *levels.notes, *(given.note for given in levels.given.values() if given.note))
-    return Request(given=levels.given, profile=profile, notes=tuple(dict.fromkeys(told)))
+    told = (*found, *levels.notes, *untold, *(each.note for each in given.values() if each.note))
+    return Request(given=given, profile=profile, notes=tuple(dict.fromkeys(told)))
+
+
+def _typed_trust(given: dict[str, Given], config_named: bool) -> tuple[dict[str, Given], list[str]]:
+    """``given`` without a trust in a model's own code that nobody typed, and a note about it.
+
+    A folder may be received, and with it what lies there: only the command line trusts, or the file that it names.
+    """
+    trust = given.get(TRUST)
+    if trust is None or not trust.value or trust.source == "cli" or (trust.source == "config" and config_named):
+        return given, []
+    where = trust.written.place or f"the {trust.source}"
+    note = f"{where}: {TRUST} sets nothing there; where a model needs it, type --trust-remote-code"
+    return {name: each for name, each in given.items() if name != TRUST}, [note]
 
 
 def _of_profile(profile: Profile | None) -> list[Written]:

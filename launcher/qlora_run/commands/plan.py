@@ -15,7 +15,7 @@ def run(command: Command) -> int:
     from qlora_run.planner.make_plan import make_plan
     from qlora_run.runs.replay import input_from, plan_of
 
-    old = plan_of(Path(command.options["from"])) if command.options.get("from") else None
+    old = plan_of(Path(command.options["from"]))[0] if command.options.get("from") else None
     inputs = plan_input(command, only_planning=True)
     if old is not None:
         inputs = replace(inputs, request=input_from(old, inputs.request))

@@ -72,6 +72,6 @@ def _save(name: str, source: str | None, *, replace: bool) -> int:
 
     if source is None:
         raise UserError("profiles save needs a plan", f"qlora-run profiles save {name} --from FOLDER-OF-A-RUN")
-    path = save_profile(profile_of(plan_of(Path(source)), name), replace=replace)
+    path = save_profile(profile_of(plan_of(Path(source))[0], name), replace=replace)
     print(f"saved: {path}\nNext: qlora-run --profile {name} --data FILE")
     return 0

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+from msgspec import structs
+
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import Given, Request, RunPlan, recipe_differences
 from qlora_run.cli.commands import Command
 from qlora_run.cli.request import build_request
 from qlora_run.commands.train import start
 from qlora_run.report.commands import on_run
-from qlora_run.report.formatting import option, shown_path
-from qlora_run.runs.folder import default_output, look, run_name
+from qlora_run.report.formatting import option, quoted, shown_path
+from qlora_run.report.plan_changes import changes_of
+from qlora_run.runs.folder import default_output, free_sibling, look, run_name
 from qlora_run.runs.replay import input_from, plan_of
 
 
@@ -23,9 +26,10 @@ def run(command: Command) -> int:
     from qlora_run.planner.make_plan import PlanInput, make_plan
 
     folder = Path(command.options["folder"])
-    old = plan_of(folder)
+    old, note = plan_of(folder)
     folder = folder if folder.is_dir() else folder.parent  # its plan.json was named
     changes = build_request(command, None, Path.cwd())
+    changes = structs.replace(changes, notes=(*changes.notes, *filter(None, [note])))
     resumes = command.name == "resume"
     request = _resume(folder, old, changes) if resumes else _replay(old, changes)
     plan = make_plan(PlanInput(request=request))
@@ -56,10 +60,12 @@ def _into(request: Request, folder: Path, reason: str) -> Request:
 
 def _refuse_changes(folder: Path, old: RunPlan, plan: RunPlan, resumes: bool) -> None:
     """Raise UserError where the model or the data is no longer what the run learned from."""
-    changed = " and ".join(option(name) for name, *_ in recipe_differences(old, plan))
-    if not changed:
+    different = recipe_differences(old, plan)
+    if not different:
         return
+    changed, how = " and ".join(option(name) for name, *_ in different), ", ".join(changes_of(different))
     stopped = f"{shown_path(folder)}: {changed} changed since this run was planned"
     if resumes:
-        raise UserError(f"{stopped}; it cannot go on", "put it back, or start anew: qlora-run --auto ...")
-    raise UserError(f"{stopped}; it would be another run", "put it back, or: qlora-run --auto ...")
+        anew = f"put it back, or start anew: qlora-run --auto ... --output {quoted(shown_path(free_sibling(folder)))}"
+        raise UserError(f"{stopped}; it cannot go on: {how}", anew)
+    raise UserError(f"{stopped}; it would be another run: {how}", "put it back, or: qlora-run --auto ...")

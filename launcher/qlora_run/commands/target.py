@@ -1,11 +1,14 @@
 """What a person means by the folder of ``chat``, ``infer`` and ``merge``: checked before anything is loaded."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from qlora_core.export.artifacts import BaseRecord
 from qlora_profiles import codec
+from qlora_profiles.base_files import base_digests
 from qlora_profiles.errors import UserError
+from qlora_profiles.plan import other_parts
 from qlora_profiles.run_folder import ADAPTER, ADAPTER_CONFIG, BASE_RECORD, MERGED_MODEL
 from qlora_run.planner.make_plan import check_own_code
 from qlora_run.report.commands import on_run
@@ -45,7 +48,10 @@ def chat_base(target: Path, options: dict[str, Any]) -> str | None:
         raise UserError(f"{shown_path(target)}: has no merged model", on_run("merge", target))
     adapter = None if options.get("merged") else _adapter_in(target)
     if adapter is not None:
-        return checked_base(adapter, options)
+        base = checked_base(adapter, options)
+        if not options.get("base") and (said := changed_base(adapter, base)):
+            print(f"warning: {said}", file=sys.stderr)
+        return base
     model = next((folder for folder in (target / MERGED_MODEL, target) if _is_model(folder)), None)
     if model is None:
         raise nothing_in(target)
@@ -61,7 +67,12 @@ def adapter_in(target: Path, options: dict[str, Any]) -> tuple[Path, str]:
     """
     adapter = _adapter_in(target)
     if adapter is not None:
-        return adapter, checked_base(adapter, options)
+        base = checked_base(adapter, options)
+        said = changed_base(adapter, base)
+        if said and not options.get("base"):
+            fix = f"put it back   or   --base {quoted(shown_path(base))} to merge into what lies there now"
+            raise UserError(said, fix)
+        return adapter, base
     if _is_model(target / MERGED_MODEL) or _is_model(target):
         raise UserError(f"{shown_path(target)}: a whole model, no adapter to merge", on_run("chat", target))
     raise nothing_in(target)
@@ -108,6 +119,32 @@ def checked_base(adapter: Path, options: dict[str, Any]) -> str:
     if Path(base).is_dir():
         check_own_code(Path(base), base, bool(options.get("trust_remote_code")))
     return base
+
+
+def changed_base(adapter: Path, base: str) -> str | None:
+    """That ``base`` is no longer what the adapter was trained on, though its shape is; ``None`` where it is, or is
+    not on this disk. Its tokenizer and template do not count: the adapter has its own."""
+    record = codec.load(adapter / BASE_RECORD, BaseRecord)
+    folder = _folder_of(base, record, cache_of(adapter))
+    try:
+        now = base_digests(folder) if folder else {}
+    except OSError:
+        return None  # loading it says what is wrong
+    parts = [part for part in other_parts(record.base_parts, now) if part in ("weights", "config")]
+    if not parts:
+        return None
+    what = f"other {' and '.join(parts)} than {shown_path(adapter)} was trained on"
+    return f"{shown_path(base)}: {what}; answers will differ"
+
+
+def _folder_of(base: str, record: BaseRecord, cache: str | None) -> Path | None:
+    """Where a base lies on this disk, a hub model in the adapter's revision; ``None`` where it does not."""
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return folder
+    from qlora_run.model_facts.hub import cached_folder
+
+    return cached_folder(base, Path(cache) if cache else None, record.revision if base == record.model else None)
 
 
 def _recorded_base(adapter: Path, record: BaseRecord) -> str:

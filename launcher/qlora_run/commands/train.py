@@ -9,12 +9,21 @@ import msgspec
 from qlora_profiles import codec
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.plan import RunPlan, recipe_differences
-from qlora_profiles.run_folder import PLAN
+from qlora_profiles.run_folder import PLAN, PLAN_COPY
 from qlora_run.cli.commands import Command
 from qlora_run.commands.plan import show
 from qlora_run.commands.plan_input import plan_input
 from qlora_run.machine.required_packages import TRAINING, check_installed
-from qlora_run.runs.folder import check_free, claim, decisions_agree, look, occupied, with_full_paths, with_output
+from qlora_run.runs.folder import (
+    check_free,
+    claim,
+    decisions_agree,
+    look,
+    occupied,
+    with_full_paths,
+    with_output,
+)
+from qlora_run.runs.links import refuse_links
 from qlora_run.runs.replay import held
 
 if TYPE_CHECKING:
@@ -73,7 +82,10 @@ def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int
     check_installed(*TRAINING)
     check_checkpoint(plan)
     with occupied(output):
-        claim(output, plan)
+        found = claim(output, plan)
+        refuse_links(output)
+        if found.note and found.note not in plan.notes:
+            plan = msgspec.structs.replace(plan, notes=(*plan.notes, found.note))
         _save(plan, output)
         if not as_json:
             show(plan)
@@ -86,7 +98,7 @@ def check_checkpoint(plan: RunPlan) -> None:
 
     resume = plan.run_values().resume
     if resume != "auto":
-        choose(resume, _output(plan), plan.recipe_digest())
+        choose(resume, _output(plan), plan.recipe_digest(), base=plan.base_parts())
 
 
 def _output(plan: RunPlan) -> Path:
@@ -95,7 +107,8 @@ def _output(plan: RunPlan) -> Path:
 
 def _save(plan: RunPlan, output: Path) -> None:
     try:
-        codec.save(with_full_paths(plan), output / PLAN)
+        for name in (PLAN_COPY, PLAN):
+            codec.save(with_full_paths(plan), output / name)
     except OSError as error:
         message = f"{output / PLAN}: cannot be written ({error.strerror or error})"
         raise EnvironmentProblem(message, "--output on another disk") from error

@@ -6,7 +6,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from qlora_profiles import run_folder
+from qlora_profiles.base_files import INDEX, SINGLE, base_digests
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_run.model_facts.completeness import check_complete
@@ -15,7 +18,6 @@ from qlora_run.model_facts.layout import tensors_from_config
 from qlora_run.model_facts.safetensors_header import AGAIN, TensorInfo, Tensors, read_header
 from qlora_run.model_facts.summary import fingerprint, summarise
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
 OTHER_FORMATS = (
     (".bin", "PyTorch .bin weights only; safetensors are needed"),
@@ -36,7 +38,8 @@ def read_folder(folder: Path, source: str) -> ModelFacts:
         raise UserError(
             f"--model {source}  no tokenizer (tokenizer.json) beside the weights", "copy it there from the original"
         )
-    return facts_of(source, config, _tensors(folder, files), sum(file.stat().st_size for file in files))
+    facts = facts_of(source, config, _tensors(folder, files), sum(file.stat().st_size for file in files))
+    return structs.replace(facts, contents=_contents(folder))
 
 
 def _tensors(folder: Path, files: Iterable[Path]) -> dict[str, TensorInfo]:
@@ -62,6 +65,13 @@ def _tensors(folder: Path, files: Iterable[Path]) -> dict[str, TensorInfo]:
         said = f"{len(lost)} weights of its index are not in the files that it names ({lost[0]} in {file})"
         raise UserError(f"{folder / INDEX}: {said}", AGAIN)
     return tensors
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    try:
+        return base_digests(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})", AGAIN) from error
 
 
 def facts_of(source: str, config: Config, tensors: Tensors, file_bytes: int | None) -> ModelFacts:

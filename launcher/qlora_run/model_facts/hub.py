@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qlora_profiles.base_files import INDEX, SINGLE
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError, first_line
 from qlora_profiles.facts import ModelFacts
-from qlora_run.model_facts.folder import INDEX, SINGLE, facts_of, read_folder
+from qlora_run.model_facts.folder import facts_of, read_folder
 from qlora_run.model_facts.safetensors_header import TensorInfo
 
 TRANSPORT_ERROR = "TransportError"

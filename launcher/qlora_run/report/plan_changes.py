@@ -15,7 +15,7 @@ NAMED = 3
 
 def plan_changes(old: RunPlan, new: RunPlan) -> list[str]:
     """What ``new`` does otherwise than ``old``, a line each."""
-    recipe = [_change(*difference) for difference in recipe_differences(old, new)]
+    recipe = changes_of(recipe_differences(old, new))
     return [
         f"recipe: {'DIFFERENT, so something else is learned' if recipe else 'the same, so the same is learned'}",
         *_indented(recipe),
@@ -32,7 +32,7 @@ def mixing_error(
 
     A run that finished cannot be gone on with: there the other way is to lose it.
     """
-    changes = [_change(*difference) for difference in recipe_differences(old, new)]
+    changes = changes_of(recipe_differences(old, new))
     named = ", ".join(changes[:NAMED]) + (f" and {len(changes) - NAMED} more" if len(changes) > NAMED else "")
     elsewhere = f"--output {quoted(shown_path(free_output))}"
     resumed = f"{on_run('resume', output)} (old settings)   or   {elsewhere}"
@@ -41,6 +41,11 @@ def mixing_error(
         f"Changed since: {named}. Refusing to mix.",
         f"{elsewhere}   or   --overwrite to lose the old run" if finished else resumed,
     )
+
+
+def changes_of(differences: list[tuple[str, Any, Any]]) -> list[str]:
+    """Differences of recipes in words, one each."""
+    return [_change(*difference) for difference in differences]
 
 
 def _change(name: str, old: Any, new: Any) -> str:

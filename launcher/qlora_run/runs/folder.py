@@ -15,10 +15,10 @@ import msgspec
 from qlora_profiles import codec, events
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import PERSON, Resolved, RunPlan, recipe_differences
-from qlora_profiles.run_folder import ADAPTER_CONFIG, EVENTS, PLAN, RUNNING, left, results
+from qlora_profiles.run_folder import ADAPTER_CONFIG, EVENTS, PLAN, PLAN_COPY, RUNNING, left, results
 from qlora_profiles.suggest import hint
 from qlora_run.report.commands import on_run
-from qlora_run.report.formatting import shown_path
+from qlora_run.report.formatting import quoted, shown_path
 from qlora_run.report.plan_changes import mixing_error
 
 RUNS = Path("runs")
@@ -31,12 +31,13 @@ State = Literal["new", "unfinished", "finished", "foreign", "damaged"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What an output folder holds; ``problem`` says why a damaged one cannot be read."""
+    """What an output folder holds; ``problem`` says why a damaged one cannot be read, ``note`` that a copy was read."""
 
     state: State
     plan: RunPlan | None = None
     last_step: int = 0
     problem: str = ""
+    note: str = ""
 
 
 def look(folder: Path) -> Found:
@@ -50,18 +51,60 @@ def look(folder: Path) -> Found:
 
 
 def _look(folder: Path) -> Found:
-    if not (folder / PLAN).is_file():
+    if not has_plan(folder):
         return Found(state="foreign" if folder.is_dir() and _is_taken(folder) else "new")
-    plan = read_plan(folder / PLAN)
+    plan, note = plan_in(folder)
     past = events.all_events(folder / EVENTS)
     ends = [e.status for e in past if isinstance(e, events.DoneEvent)]
     last = max((e.step for e in past if isinstance(e, events.StepEvent)), default=0)
-    return Found(state="finished" if "finished" in ends else "unfinished", plan=plan, last_step=last)
+    return Found(state="finished" if "finished" in ends else "unfinished", plan=plan, last_step=last, note=note)
 
 
 def _is_taken(folder: Path) -> bool:
     foreign = (path for pattern in FOREIGN for path in folder.glob(pattern))
     return any(path.exists() for path in (*foreign, *left(folder)))
+
+
+def has_plan(folder: Path) -> bool:
+    """Whether a run's plan lies in ``folder``, or its copy."""
+    return any((folder / name).is_file() for name in (PLAN, PLAN_COPY))
+
+
+def plan_in(folder: Path) -> tuple[RunPlan, str]:
+    """The plan of the run in ``folder``, and a line that says so where only its copy can be read, else nothing.
+
+    Raises:
+        UserError: neither can be; says what is wrong with ``plan.json``.
+    """
+    path, copy = folder / PLAN, folder / PLAN_COPY
+    try:
+        return read_plan(path), ""
+    except UserError as error:
+        if not copy.is_file():
+            raise
+        try:
+            return read_plan(copy), f"{_short(error, path)}: the plan is taken from its copy, {PLAN_COPY}"
+        except UserError:
+            raise error from None
+
+
+def _short(error: UserError, path: Path) -> str:
+    return error.message.replace(str(path), shown_path(path)) if path.exists() else f"{shown_path(path)} is gone"
+
+
+def runs_under(root: Path, name: str = "*") -> list[Path]:
+    """The folders under ``root`` that match ``name`` and hold a run's plan, or its copy."""
+    return [folder for folder in root.glob(name) if folder.is_dir() and has_plan(folder)]
+
+
+def way_without_plan(folder: Path) -> str | None:
+    """What goes on with the run in ``folder`` without its plan: the same command, from the newest whole checkpoint."""
+    from qlora_core.train.checkpoints import newest
+
+    whole = newest(folder)
+    if whole is None:
+        return None
+    return f"--resume {quoted(shown_path(whole))} --output {quoted(shown_path(free_sibling(folder)))}"
 
 
 def read_plan(path: Path) -> RunPlan:
@@ -95,6 +138,11 @@ def with_output(plan: RunPlan) -> RunPlan:
     stopped = None if plan.run["resume"].value == "never" else stopped_run(plan)
     folder = stopped or default_output(run_name(plan))
     reason = "goes on with the run that was stopped there" if stopped else "the next free folder under runs"
+    if stopped is None and plan.run["resume"].value == "auto" and (lost := checkpoint_without_plan(plan)):
+        way = f"--resume {quoted(shown_path(lost))} goes on from there"
+        plan = msgspec.structs.replace(
+            plan, notes=(*plan.notes, f"a run of this was stopped, its {PLAN} is lost: {way}")
+        )
     return _replaced(plan, "run", {"output": Resolved(value=str(folder), source="default", reason=reason)})
 
 
@@ -106,10 +154,19 @@ def run_name(plan: RunPlan) -> str:
 
 def stopped_run(plan: RunPlan, root: Path = RUNS) -> Path | None:
     """The newest unfinished run under ``root`` that learns what ``plan`` asks for, or ``None``."""
-    folders = [p.parent for p in root.glob(f"{glob.escape(run_name(plan).lower())}-*/{PLAN}")]
+    folders = runs_under(root, f"{glob.escape(run_name(plan).lower())}-*")
     found = {folder: look(folder) for folder in folders}
     same = [f for f, held in found.items() if held.state == "unfinished" and decisions_agree(held.plan, plan)]
     return max(same, key=_changed_at, default=None)
+
+
+def checkpoint_without_plan(plan: RunPlan, root: Path = RUNS) -> Path | None:
+    """A whole checkpoint of what ``plan`` learns under ``root``, in a folder whose own plan cannot be read."""
+    from qlora_core.train.checkpoints import newest, read_mark
+
+    folders = root.glob(f"{glob.escape(run_name(plan).lower())}-*")
+    whole = [newest(folder) for folder in folders if folder.is_dir() and look(folder).plan is None]
+    return next((f for f in whole if f and read_mark(f).recipe == plan.recipe_digest()), None)
 
 
 def decisions_agree(old: RunPlan | None, new: RunPlan) -> bool:
@@ -124,13 +181,13 @@ def _undecided(old: RunPlan, new: RunPlan, name: str) -> bool:
 
 def latest_run(root: Path = RUNS) -> Path | None:
     """The run under ``root`` that finished last, or ``None``."""
-    finished = [p.parent for p in root.glob(f"*/{PLAN}") if look(p.parent).state == "finished"]
+    finished = [folder for folder in runs_under(root) if look(folder).state == "finished"]
     return max(finished, key=_changed_at, default=None)
 
 
 def newest_run(root: Path = RUNS) -> Path | None:
     """The run under ``root`` that was worked on last, or ``None``."""
-    return max((p.parent for p in root.glob(f"*/{PLAN}")), key=_changed_at, default=None)
+    return max(runs_under(root), key=_changed_at, default=None)
 
 
 def _changed_at(folder: Path) -> float:
@@ -175,9 +232,10 @@ def check_free(folder: Path, plan: RunPlan) -> None:
 def _refuse(folder: Path, found: Found, plan: RunPlan) -> None:
     shown = shown_path(folder)
     if found.state == "damaged":
-        raise UserError(found.problem, f"--output ANOTHER-FOLDER   or   --overwrite to lose what is in {shown}")
+        way = way_without_plan(folder) or "--output ANOTHER-FOLDER"
+        raise UserError(found.problem, f"{way}   or   --overwrite to lose what is in {shown}")
     if found.state == "foreign":
-        raise UserError(f"{shown}: holds files of something else; refusing to mix", "--output ANOTHER-FOLDER")
+        raise _no_plan(folder)
     if found.plan is None:
         return
     if recipe_differences(found.plan, plan):
@@ -189,6 +247,13 @@ def _refuse(folder: Path, found: Found, plan: RunPlan) -> None:
     elif plan.run_values().resume == "never" and found.last_step:
         fix = f"{on_run('resume', folder)}   or   --overwrite"
         raise UserError(f"{shown} holds this run, stopped at step {found.last_step}", fix)
+
+
+def _no_plan(folder: Path) -> UserError:
+    way, shown = way_without_plan(folder), shown_path(folder)
+    if way is None:
+        return UserError(f"{shown}: holds files of something else; refusing to mix", "--output ANOTHER-FOLDER")
+    return UserError(f"{shown}: holds checkpoints of a run whose {PLAN} is gone; refusing to mix", way)
 
 
 def _other_recipe(folder: Path, found: Found, plan: RunPlan) -> UserError:

@@ -8,7 +8,10 @@ from qlora_profiles.units import GIB
 
 ALWAYS = ("model", "method", "max_length")
 """What every profile names, whoever decided it."""
-OF_ONE_RUN = ("data", "output", "resume", "overwrite", "field", "data_format", "encoding", "sample_prompts", "devices")
+OF_ONE_RUN = (
+    *("data", "output", "resume", "overwrite", "trust_remote_code"),
+    *("field", "data_format", "encoding", "sample_prompts", "devices"),
+)
 """About one file, one folder or one machine; a profile is for many."""
 
 

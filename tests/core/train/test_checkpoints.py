@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from: never a half-written or a damaged one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from support.models import save_tiny_model, write_rows
 from support.plans import plan
 
-from qlora_core.train.checkpoints import choose, mark_complete, newest
+from qlora_core.train.checkpoints import choose, delete_older, mark_complete, newest
 from qlora_profiles import codec, events, run_folder
 from qlora_profiles.errors import UserError
 
@@ -112,3 +113,73 @@ def test_a_run_goes_on_from_the_one_before_a_damaged_one(tmp_path: Path) -> None
     assert [e.resumed_from for e in past if isinstance(e, events.RunEvent)] == [None, str(output / "checkpoint-2")]
     assert any("damaged checkpoint was passed over" in e.message for e in past if isinstance(e, events.WarningEvent))
     assert [e.step for e in past if isinstance(e, events.StepEvent)] == [1, 2, 3, 4, 3, 4]
+
+
+def zero_the_second_half(file: Path) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2] + b"\0" * (len(data) - len(data) // 2))
+
+
+@pytest.mark.parametrize("damage", ["zeros", "half zeroed", "one bit"])
+def test_damage_that_leaves_the_size_is_passed_over(damage: str, tmp_path: Path) -> None:
+    whole, folder = checkpoint(tmp_path, 2), tmp_path / "checkpoint-4"
+    folder.mkdir()
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(bytes(range(1, 201)))
+    mark_complete(folder, 4, "r")
+    if damage == "half zeroed":
+        zero_the_second_half(file)
+    else:
+        file.write_bytes(b"\0" * 200 if damage == "zeros" else bytes([3, *range(2, 201)]))
+    warnings: list[str] = []
+    assert choose("auto", tmp_path, "r", warnings.append) == whole
+    assert warnings == [f"a damaged checkpoint was passed over: {file} is not as it was written"]
+    with pytest.raises(UserError, match="is not as it was written") as caught:
+        choose(str(folder), tmp_path / "another", "r")
+    assert caught.value.fix == f"--resume {whole}"  # auto looks in the run's own folder
+
+
+def test_one_of_a_base_that_was_exchanged_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-2").mkdir()
+    mark_complete(tmp_path / "checkpoint-2", 2, "r", {"weights": "a", "tokenizer": "b"})
+    assert choose("auto", tmp_path, "r", base={"weights": "a", "template": "c"}) == tmp_path / "checkpoint-2"
+    with pytest.raises(UserError, match="its base has another weights and another tokenizer now"):
+        choose("auto", tmp_path, "r", base={"weights": "x", "tokenizer": "y"})
+
+
+def test_older_ones_are_deleted_and_nothing_else(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 10):
+        checkpoint(tmp_path, step)
+    for name in ("checkpoint-3", "checkpoint-12", "checkpoint-mine"):  # unfinished, not come to yet, a person's
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-1").write_text("a person's file", encoding="utf-8")
+    delete_older(tmp_path, 6, 2)
+    left = {path.name.removeprefix("checkpoint-") for path in tmp_path.iterdir()}
+    assert left == {"1", "4", "6", "10", "12", "mine"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names of open files are needed")
+def test_all_is_on_the_disk_before_the_mark_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "checkpoint-4"
+    (folder / "inner").mkdir(parents=True)
+    for name in ("optimizer.pt", "inner/state.json"):
+        (folder / name).write_bytes(b"x")
+    done: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(number: int) -> None:
+        done.append(str(Path(f"/proc/self/fd/{number}").readlink().relative_to(tmp_path)))
+        sync(number)
+
+    def moved(path: Path, target: Path) -> Path:
+        done.append(f"-> {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", moved)
+    mark_complete(folder, 4, "r")
+    marked = done.index("-> complete.json")
+    wanted = {".", *(f"checkpoint-4{end}" for end in ("", "/optimizer.pt", "/inner", "/inner/state.json"))}
+    assert wanted <= set(done[:marked])
+    assert done[marked - 1].startswith("checkpoint-4/complete.json")  # its bytes before its name
+    assert done[marked + 1 :] == ["checkpoint-4"]  # and the name before anything that comes next

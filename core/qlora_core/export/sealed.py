@@ -1,0 +1,49 @@
+"""What was trained, put on the disk for good, with digests by which damage is told from what was written."""
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from qlora_profiles import codec
+from qlora_profiles.digests import digests_of, first_changed
+from qlora_profiles.durable import sync_tree
+from qlora_profiles.errors import UserError
+from qlora_profiles.run_folder import DIGESTS
+
+COUNTED = ("*.safetensors", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+"""Weights and tokenizer. Settings, templates and cards are for people to edit."""
+
+
+class Digests(Struct, frozen=True, kw_only=True):
+    """What ``digests.json`` says: SHA-256 of the files that count, by name."""
+
+    files: dict[str, str]
+
+
+def seal(folder: Path) -> None:
+    """Write down the digests of a whole adapter or model, and wait until all of it is on the disk.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    names = sorted({path.name for pattern in COUNTED for path in folder.glob(pattern)})
+    codec.save(Digests(files=digests_of(folder, names)), folder / DIGESTS)
+    sync_tree(folder)
+
+
+def check_whole(folder: Path, fix: str) -> None:
+    """Refuse what is no longer as it was written; what no digests lie beside counts as whole.
+
+    Raises:
+        UserError: a file was damaged, or the digests were; ``fix`` is the way on.
+    """
+    record = folder / DIGESTS
+    if not record.is_file():
+        return
+    try:
+        changed = first_changed(folder, codec.load(record, Digests).files)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})", fix) from error
+    if changed is not None:
+        own = f"{fix}   or, if you changed it yourself: delete {record}"
+        raise UserError(f"{folder / changed}: damaged since it was written", own)
