@@ -8,7 +8,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from qlora_core.export.sealed import seal
 from qlora_core.session.environment import versions
 from qlora_profiles import run_folder
 from qlora_profiles.durable import write_whole
