@@ -48,6 +48,7 @@ def describe(
         length_quantiles=quantiles(row_lengths(train)),
         template=tokenizer.template_name,
         stop_token=tokenizer.stop_tokens[0],
+        warnings=tuple(dataset.warnings),
         notes=tuple(dataset.notes),
     )
 

@@ -122,6 +122,7 @@ def estimated_facts(recipe: Recipe) -> DataFacts:
         mean_tokens=mean,
         mean_supervised_tokens=SUPERVISED_SHARE * mean,
         length_quantiles=quantiles(train),
+        warnings=tuple(dataset.warnings),
         notes=(*dataset.notes, "tokens are guessed from the letters: the model's tokenizer is not on this disk yet"),
     )
 

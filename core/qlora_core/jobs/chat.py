@@ -10,6 +10,7 @@ from qlora_core.inference.generate import Sampling, generate
 from qlora_core.inference.load import ChatModel, load
 from qlora_core.jobs.command import run_command
 from qlora_profiles.jobs import ChatJob
+from qlora_profiles.visible import visible
 
 LEAVE = ("quit", "exit")
 
@@ -69,7 +70,11 @@ def _ask() -> str | None:
 
 
 def _show(text: str) -> None:
-    """Print at once; a console that cannot show a character gets a question mark instead of an error."""
+    """Print at once; a console that cannot show a character gets a question mark instead of an error.
+
+    What a model writes steers no terminal: control characters are spelled out.
+    """
+    text = visible(text)
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
     sys.stdout.flush()

@@ -11,6 +11,7 @@ from qlora_core.jobs.command import run_command
 from qlora_profiles import run_folder
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.jobs import ChatJob, MergeJob
+from qlora_profiles.visible import visible
 
 TOLERANCE = 0.02
 """Largest relative difference of logits: rounding the sum to 16 bits makes some."""
@@ -27,7 +28,7 @@ def run_merge(job: MergeJob) -> None:
     adapter = target / run_folder.ADAPTER if (target / run_folder.ADAPTER).is_dir() else target
     output = Path(job.output) if job.output else adapter.parent / run_folder.MERGED_MODEL
     merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=job.trust_remote_code)
-    print(f"merged model: {output}")
+    print(visible(f"merged model: {output}"))
     if job.validate:
         _validate(adapter, output, job)
     if job.test_prompt:
