@@ -161,7 +161,7 @@ class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``length_quantiles`` are the 0, 10, ... 100th percentiles of the training rows' lengths.
     ``rows_dropped`` counts rows whose supervised tokens were all cut away. ``counted_rows`` says in how many rows
     tokens were counted where it is not in all: the longest row is among them, the rest is estimated from them.
-    ``warnings`` are what nobody wants to be learned and is not refused; ``notes`` what is good to know.
+    ``learned`` says by which template, and what of a row. ``warnings`` are what nobody wants to be learned and is not refused; ``notes`` what is good to know.
     """
 
     sources: tuple[SourceFacts, ...]
@@ -180,6 +180,7 @@ class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     exact: bool = True
     counted_rows: int | None = None
     warnings: tuple[str, ...] = ()
+    learned: str = ""
     notes: tuple[str, ...] = ()
 
     @property

@@ -51,6 +51,7 @@ def tokenize(recipe: Recipe, run: Run, progress: Callable[[int, int], None] | No
     dataset, chat, refused = _opened(recipe, run)
     name = Path(dataset.path).name
     examples = chat.encode_all(dataset.conversations, progress=progress, file=name, rejected=refused)
+    chat.ask_as_trained()
     dataset, examples = _without(refused, dataset, examples)
     return TokenizedData(dataset, chat, examples)
 
@@ -129,7 +130,7 @@ def estimated_facts(recipe: Recipe) -> DataFacts:
 
 def guessed_tokens(row: Conversation) -> int:
     """About how many tokens a row has in any tokenizer of today."""
-    texts = [message.content for message in row.messages] or [row.text or ""]
+    texts = [message.content + (message.reasoning or "") for message in row.messages] or [row.text or ""]
     letters = sum(map(len, texts))
     plain = sum(len(text.encode("ascii", "ignore")) for text in texts)
     guess = plain / ASCII_LETTERS_PER_TOKEN + (letters - plain) / OTHER_LETTERS_PER_TOKEN
@@ -138,7 +139,6 @@ def guessed_tokens(row: Conversation) -> int:
 
 def assumed_facts(longest_tokens: int) -> DataFacts:
     """Facts of no data at all, for a plan before there is any: usual instruction rows, some of them long."""
-    counts = dict.fromkeys(("rows_rejected", "rows_cut", "rows_dropped", "held_out_rows"), 0)
     mean = float(min(ASSUMED_TOKENS, longest_tokens))
     no_source = SourceFacts(
         path="no data yet",
@@ -160,5 +160,8 @@ def assumed_facts(longest_tokens: int) -> DataFacts:
         stop_token="end of turn",
         exact=False,
         notes=(f"no --data: planned for {ASSUMED_ROWS:,} usual rows, the longest of {longest_tokens:,} tokens",),
-        **counts,
+        held_out_rows=0,
+        rows_rejected=0,
+        rows_cut=0,
+        rows_dropped=0,
     )

@@ -15,7 +15,7 @@ from qlora_profiles.plan import RunPlan
 
 
 class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an adapter belongs to; written beside it."""
+    """What an adapter belongs to, and how it is asked (``ChatTokenizer.asked_as``); written beside it."""
 
     model: str
     revision: str | None
@@ -26,20 +26,23 @@ class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stop_ids: tuple[int, ...]
     method: str
     system_prompt: str | None = None
+    asked_as: str = "chat"
 
 
-def save_trained(model: Any, tokenizer: Any, plan: RunPlan, stop_ids: tuple[int, ...], output: Path) -> Path:
+def save_trained(
+    model: Any, tokenizer: Any, plan: RunPlan, stop_ids: tuple[int, ...], output: Path, asked_as: str = "chat"
+) -> Path:
     """Write the adapter folder (``lora_adapter``), or the whole model (``final_model``) after full training."""
     folder = output / (run_folder.MERGED_MODEL if plan.recipe_values().method == "full" else run_folder.ADAPTER)
     if folder.name == run_folder.MERGED_MODEL:
         set_stop(model, tokenizer, stop_ids)
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
-    codec.save(base_record(plan, stop_ids), folder / run_folder.BASE_RECORD)
+    codec.save(base_record(plan, stop_ids, asked_as), folder / run_folder.BASE_RECORD)
     return folder
 
 
-def base_record(plan: RunPlan, stop_ids: tuple[int, ...]) -> BaseRecord:
+def base_record(plan: RunPlan, stop_ids: tuple[int, ...], asked_as: str = "chat") -> BaseRecord:
     """The record of the base that a plan trains on."""
     recipe = plan.recipe_values()
     return BaseRecord(
@@ -52,6 +55,7 @@ def base_record(plan: RunPlan, stop_ids: tuple[int, ...]) -> BaseRecord:
         stop_ids=stop_ids,
         method=recipe.method,
         system_prompt=recipe.system_prompt,
+        asked_as=asked_as,
     )
 
 

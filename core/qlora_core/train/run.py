@@ -198,7 +198,8 @@ def _sampled(prompt: str, answer: str) -> events.Sample:
 def _write_artifacts(planned: RunPlan, trainer: Any, data: PreparedData, log: EventLog, output: Path) -> dict[str, str]:
     plan = trainer.job.plan
     log.phase("writing the adapter" if plan.recipe_values().method != "full" else "writing the model")
-    trained = artifacts.save_trained(trainer.model, trainer.job.loaded.tokenizer, plan, data.stop_ids, output)
+    tokenizer, asked_as = trainer.job.loaded.tokenizer, data.chat.asked_as
+    trained = artifacts.save_trained(trainer.model, tokenizer, plan, data.stop_ids, output, asked_as)
     config = artifacts.save_training_config(planned, ran_with(trainer), output)
     files = {trained.name: str(trained), run_folder.TRAINING_CONFIG: str(config)}
     if plan.run_values().merge and plan.recipe_values().method != "full":

@@ -56,6 +56,11 @@ def _head(plan: RunPlan, glyphs: Glyphs, width: int, full: bool) -> Iterator[Tex
     names = [plan.model.name, shown_path(plan.data.path), *([f"profile {plan.profile}"] if plan.profile else [])]
     yield from _lines(glyphs.spell(" · ".join(map(one_line, names))), width, "bold")
     yield from _lines(", ".join(_data_facts(plan.data)), width)
+    if plan.data.learned:
+        share = plan.data.mean_supervised_tokens / plan.data.mean_tokens
+        yield from _hanging(
+            "template  ", glyphs.spell(f"{one_line(plan.data.learned)}, {share:.0%} of tokens"), width, ""
+        )
     for warning in plan.data.warnings:
         yield from _hanging("WARNING  ", glyphs.spell(one_line(warning)), width, "bold red")
     if full and len(plan.model.layers) > 1:

@@ -31,7 +31,8 @@ Progress = Callable[[int, int], None]
 class ChatTokenizer:
     """A model's tokenizer with the chat template that the run uses.
 
-    ``template`` is the jinja text, ``template_name`` and ``template_source`` say which one it is and why.
+    ``template`` is the jinja text, ``template_name`` and ``template_source`` say which one it is and why,
+    ``template_words`` both in short.
     ``stop_tokens`` and ``stop_ids`` are what generation ends on: the trained end of an answer first.
     ``asked_as`` is how prompts are made, as ``RowRenderer.asked_as`` tells it.
     """
@@ -43,6 +44,7 @@ class ChatTokenizer:
         self.template = choice.template.source
         self.template_name = choice.name
         self.template_source = choice.reason
+        self.template_words = choice.words
         ends = dict.fromkeys((choice.ending.stop, *files.end_tokens))
         ids = {token: self._tokenizer.token_to_id(token) for token in ends}
         self.stop_tokens = [token for token, number in ids.items() if number is not None]
@@ -89,6 +91,14 @@ class ChatTokenizer:
             return self._template.render(dicts, tools=tools, add_generation_prompt=add_generation_prompt)
         except TemplateFault as error:
             raise UserError(f"the chat template refuses: {error}", OTHER_TEMPLATE) from error
+
+    def learned(self) -> str:
+        """The template and what of the rows is learned, of those that were encoded or counted, in words."""
+        return self._rows.learned(self.template_words)
+
+    def warnings(self) -> list[str]:
+        """What a person should know of the rows that were encoded or counted."""
+        return self._rows.tally.warnings()
 
     def ask_as_trained(self) -> None:
         """Make prompts from now on as the rows were that have been encoded."""
@@ -217,7 +227,7 @@ class ChatTokenizer:
         return TokenizedExample(input_ids=ids, supervised=supervised).truncated_to(max_length)
 
     def _count_asked(self, text: str, asked: tuple[int, int], tokens: "Encoding") -> None:
-        """Count what stands between the header of the last answer and its first supervised token: so it is asked for."""
+        """Count what stands from the header of the last answer to its first supervised token: so it is asked for."""
         first = first_inside(asked[1], tokens.offsets)
         end = tokens.offsets[first][0] if first < len(tokens.offsets) else asked[1]
         self._rows.tally.asked[text[asked[0] : end]] += 1

@@ -2,13 +2,13 @@
 
 import re
 from datetime import date
-from os.path import commonprefix
 from pathlib import Path
 from typing import NamedTuple
 
 from qlora_core.data.chat.answer_spans import Ending
 from qlora_core.data.chat.chat_template import ChatTemplate, TemplateFault
-from qlora_core.data.chat.outline import OTHER_TEMPLATE, any_of
+from qlora_core.data.chat.message_marks import THINKING_ENDS
+from qlora_core.data.chat.outline import OTHER_TEMPLATE, any_of, shared_length
 from qlora_core.data.chat.template_families import (
     PLAIN_CHATML,
     TEMPLATE_FAMILIES,
@@ -17,11 +17,21 @@ from qlora_core.data.chat.template_families import (
     template_family,
     with_bos,
 )
+from qlora_core.data.chat.text_forms import form_of
 from qlora_core.data.chat.tokenizer_files import TokenizerFiles
 from qlora_profiles.architectures import architecture_of
 from qlora_profiles.errors import UserError
 from qlora_profiles.suggest import hint
 
+FAMILY_NAMES = {
+    "chatml": "ChatML",
+    "qwen": "Qwen's ChatML",
+    "qwen3": "Qwen3's ChatML",
+    "llama3": "Llama 3's template",
+    "gemma": "Gemma's template",
+    "phi": "Phi's template",
+    PLAIN_CHATML: "ChatML in ordinary tokens",
+}
 TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")
 PROBE = "\ue0e8"  # stands for the answer while its end is looked for
 FOLLOWING = "\ue0ec"  # and for the message behind it
@@ -34,6 +44,21 @@ class TemplateChoice(NamedTuple):
     name: str
     reason: str
     ending: Ending
+
+    @property
+    def words(self) -> str:
+        """The template in a few words, for a plan."""
+        if self.name == "own":
+            return f"the model's own{self._form()}"
+        ours = self.name == PLAIN_CHATML or self.name in TEMPLATE_FAMILIES
+        name = f"{FAMILY_NAMES.get(self.name, self.name)} of ours" if ours else self.name
+        return f"{name}, as asked" if self.reason.startswith("--") else f"{name}: the model has none"
+
+    def _form(self) -> str:
+        asked = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
+        form = form_of(self.template.render(asked))
+        thinks = ", thinking" if THINKING_ENDS in self.template.source else ""
+        return f" ({form.name} form{thinks})" if form else ""
 
 
 def choose_template(files: TokenizerFiles, wanted: str | None, today: date | None) -> TemplateChoice:
@@ -61,7 +86,7 @@ def ending_of(template: ChatTemplate, files: TokenizerFiles, name: str) -> Endin
     """
     behind = _behind_answer(template, name)
     goes_on = _behind_answer(template, name, {"role": "user", "content": "?"})
-    shared = commonprefix([behind, goes_on])
+    shared = behind[: shared_length(behind, goes_on)]
     ends, added = any_of(files.end_tokens), any_of(files.added_tokens)
     written = (
         ends.findall(shared)[:1] or added.findall(shared)[-1:] or ends.findall(behind)[:1] or added.findall(behind)[:1]

@@ -159,10 +159,10 @@ class Outliner:
         asking = asking or self.generation_prompt
         if prompt is not None and _cut(prompt).last_mark() == (text.marks[first - 1] if first else None):
             behind = _cut(prompt).parts[-1]
-            shared = _shared(before, behind)
-            if _OPENED.fullmatch(behind[shared:]) and (shared or not behind):
-                header = len(behind) - len(asking) if asking and behind.endswith(asking) else shared
-                return self._asked_by_a_token(before, min(max(0, header), shared), shared)
+            shared = shared_length(before, behind)
+            header = len(behind) - len(asking) if behind.endswith(asking) else len(behind)
+            if header < shared and _OPENED.fullmatch(behind[shared:]) or shared == len(behind):
+                return self._asked_by_a_token(before, header, shared)
         found = _last_of(before, asking)
         if found:
             return found
@@ -180,7 +180,7 @@ class Outliner:
         own, whole = len(after), True
         if number + 1 < len(given.dicts):
             alone = _cut(self._beginning_of(given, number + 1) or "")
-            own = _shared(after, alone.parts[-1])
+            own = shared_length(after, alone.parts[-1])
             whole = alone.last_mark() == text.marks[last] and own == len(alone.parts[-1])
         found = self._stop.search(after, 0, own) or self._stop_at(after, own if whole else 0)
         if found:
@@ -233,7 +233,7 @@ def _dropped(slot: Slot, role: str) -> Unlocatable:
     return Unlocatable(f"the chat template leaves out message {number} ({role})")
 
 
-def _shared(one: str, other: str) -> int:
+def shared_length(one: str, other: str) -> int:
     """How many characters two texts begin with alike."""
     differing = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differing, min(len(one), len(other)))

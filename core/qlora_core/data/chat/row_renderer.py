@@ -112,6 +112,20 @@ class RowRenderer:
         common = tally.asked.most_common(1)
         return f"chat:{common[0][0]}" if common and common[0][0] not in ("", self.generation_prompt) else "chat"
 
+    def learned(self, template: str) -> str:
+        """What of the rows of the tally is learned, with the ``template`` in words."""
+        tally = self.tally
+        whole = f"text rows learned whole, ended by {self._text_end}"
+        if not tally.chats:
+            return f"none: {whole}" if tally.texts else ""
+        what = "every token" if tally.whole == tally.chats else f"the answers and {self._stop}"
+        added = ", which we put behind a row's last answer" if tally.stops_added else ""
+        return f"{template}; learned: {what}{added}" + (f"; {tally.texts:,} {whole}" if tally.texts else "")
+
+    @property
+    def _text_end(self) -> str:
+        return self._files.special_tokens.get("eos_token", self._stop)
+
     def _count(self, located: Located, row: Conversation) -> None:
         self.tally.chats += 1
         self.tally.whole += row.supervise_all
@@ -126,7 +140,7 @@ class RowRenderer:
         if form:
             self.tally.forms[form] += 1
         self.tally.templated += bool(form or self._marking.search(text))
-        end = self._files.special_tokens.get("eos_token", self._stop)
+        end = self._text_end
         ended = text.rstrip() if text.rstrip().endswith(end) else text
         return RenderedExample(self.text_prompt(ended.removesuffix(end)) + end, [], supervise_all=True)
 

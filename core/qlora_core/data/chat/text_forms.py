@@ -34,7 +34,7 @@ _FORMS = (
     _form("DeepSeek", r"<｜User｜>", r"<｜Assistant｜>"),
     _form("Command R", r"<\|USER_TOKEN\|>", r"<\|START_OF_TURN_TOKEN\|><\|CHATBOT_TOKEN\|>"),
     _form("Granite", r"<\|start_of_role\|>user<\|end_of_role\|>", r"<\|start_of_role\|>assistant<\|end_of_role\|>"),
-    _form("Phi", r"<\|user\|>\n?", r"<\|assistant\|>\n?"),
+    _form("<|user|>", r"<\|user\|>\n?", r"<\|assistant\|>\n?"),
     _form("Mistral", r"\[INST\] ?", r"\[/INST\] ?"),
     _form("Alpaca", r"(?m)^#{2,3} ?Instruction:[ \n]*", r"(?m)^#{2,3} ?(?:Response|Output|Answer):[ \n]*"),
     _form("Guanaco", r"(?m)^### ?(?:Human|User):[ \n]*", r"(?m)### ?Assistant:[ \n]*"),
