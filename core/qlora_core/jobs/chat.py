@@ -13,6 +13,10 @@ from qlora_profiles.jobs import ChatJob
 from qlora_profiles.visible import visible
 
 LEAVE = ("quit", "exit")
+_HOW = {
+    "chat": "Type a message",
+    "text": "It learned plain texts: type how one begins, each is continued by itself",
+}
 
 
 def chat(job: ChatJob) -> None:
@@ -23,7 +27,7 @@ def chat(job: ChatJob) -> None:
         answer(chat_model, [*system_messages(chat_model), _message("user", job.prompt)], sampling, _show)
         print()
         return
-    print("Type a message; quit or exit ends the chat.")
+    print(f"{_HOW[chat_model.chat.asked_as.partition(':')[0]]}; quit or exit ends the chat.")
     converse(chat_model, sampling)
 
 

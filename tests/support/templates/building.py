@@ -47,7 +47,8 @@ CHECK_SYSTEM = (
 )
 LAST_QUESTION = (
     "{%- set ns = namespace(last=-1) -%}"
-    "{%- for m in messages -%}{%- if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
+    "{%- for m in messages -%}{%- if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}"
+    "{%- endif -%}{%- endfor -%}"
 )
 XML_CALLS = (
     '{%- for call in m.tool_calls or [] -%}{{- \'\\n<tool_call>\\n{"name": "\' + call.function.name'
@@ -61,7 +62,8 @@ PARAMETER_CALLS = (
 )
 XML_TOOLS = (
     "{%- if tools -%}{{- '<|im_start|>system\\n# Tools\\n<tools>' -}}"
-    "{%- for tool in tools -%}{{- '\\n' + (tool | tojson) -}}{%- endfor -%}{{- '\\n</tools><|im_end|>\\n' -}}{%- endif -%}"
+    "{%- for tool in tools -%}{{- '\\n' + (tool | tojson) -}}{%- endfor -%}"
+    "{{- '\\n</tools><|im_end|>\\n' -}}{%- endif -%}"
 )
 _PLACES = re.compile(r"(\{c\}|\{eos\}|\{bos\}|\{»\})")
 _WRITTEN = {"{eos}": "{{- eos_token -}}", "{bos}": "{{- bos_token -}}"}
@@ -106,6 +108,6 @@ def turns(
 
 
 def refusing(*taken: str, **more: str) -> dict[str, str]:
-    """What a template refuses: reasoning, tools and calls but those ``taken``, and ``more`` (underscores are spaces)."""
+    """What a template refuses: reasoning, tools and calls but the ``taken``, and ``more`` (_ for a space)."""
     kept = {name: reason for name, reason in LEFT_OUT.items() if name not in taken}
     return kept | {name.replace("_", " "): reason for name, reason in more.items()}

@@ -61,7 +61,8 @@ _KIMI: dict[str, Any] = {
 }
 _KIMI_CALLS = (
     "{%- if m.tool_calls -%}{{- '<|tool_calls_section_begin|>' -}}{%- for call in m.tool_calls -%}"
-    "{{- '<|tool_call_begin|>functions.' + call.function.name + ':' + loop.index0 | string + '<|tool_call_argument_begin|>' -}}"
+    "{{- '<|tool_call_begin|>functions.' + call.function.name + ':' + loop.index0 | string -}}"
+    "{{- '<|tool_call_argument_begin|>' -}}"
     "{{- call.function.arguments if call.function.arguments is string else call.function.arguments | tojson -}}"
     "{{- '<|tool_call_end|>' -}}{%- endfor -%}{{- '<|tool_calls_section_end|>' -}}{%- endif -%}"
 )
@@ -76,7 +77,8 @@ _PHI4: dict[str, Any] = {
     "prompt": "<|im_start|>assistant<|im_sep|>",
 }
 _LFM_TOOLS = (
-    "{{- bos_token -}}{%- if tools -%}{{- '<|im_start|>system\\nList of tools: <|tool_list_start|>' + (tools | tojson)"
+    "{{- bos_token -}}{%- if tools -%}"
+    "{{- '<|im_start|>system\\nList of tools: <|tool_list_start|>' + (tools | tojson)"
     " + '<|tool_list_end|><|im_end|>\\n' -}}{%- endif -%}"
 )
 _MARKED_ANSWERS = {

@@ -9,23 +9,24 @@ from support.templates.building import (
     LEFT_OUT,
     NO_SYSTEM,
     KnownTemplate,
-    refusing,
     turns,
 )
 
-_S = {"stops": ("</s>",), "bos": "<s>"}
+_S: dict[str, Any] = {"stops": ("</s>",), "bos": "<s>"}
 _ALTERNATING = {**LEFT_OUT, **ALTERNATION}
 _INST: dict[str, Any] = {"user": "[INST] {c} [/INST]", "begins": "«", "ends": "{eos}»", "prompt": ""}
 _SYS = (
     "{{- bos_token -}}{%- if messages[0].role == 'system' -%}"
-    "{%- set opening = '<<SYS>>\\n' + messages[0].content + '\\n<</SYS>>\\n\\n' -%}{%- set messages = messages[1:] -%}"
+    "{%- set opening = '<<SYS>>\\n' + messages[0].content + '\\n<</SYS>>\\n\\n' -%}"
+    "{%- set messages = messages[1:] -%}"
     "{%- else -%}{%- set opening = '' -%}{%- endif -%}"
 )
 _LAST_SYSTEM = (
     "{{- bos_token -}}{%- if messages[0].role == 'system' -%}{%- set opening = messages[0].content + '\\n\\n' -%}"
     "{%- set messages = messages[1:] -%}{%- else -%}{%- set opening = '' -%}{%- endif -%}"
     "{%- set ns = namespace(last=-1) -%}"
-    "{%- for m in messages -%}{%- if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
+    "{%- for m in messages -%}{%- if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}"
+    "{%- endif -%}{%- endfor -%}"
 )
 
 
@@ -50,12 +51,14 @@ _HARMONY = (
     "{{- '<|start|>developer<|message|>' + m.content + '<|end|>' -}}"
     "{%- elif m.role == 'user' -%}{{- '<|start|>user<|message|>' + m.content + '<|end|>' -}}"
     "{%- elif m.role == 'tool' -%}{{- '<|start|>functions<|message|>' + m.content + '<|end|>' -}}"
-    "{%- elif m.tool_calls -%}{%- if m.tool_calls | length > 1 -%}{{- raise_exception('one call at a time') -}}{%- endif -%}"
+    "{%- elif m.tool_calls -%}{%- if m.tool_calls | length > 1 -%}"
+    "{{- raise_exception('one call at a time') -}}{%- endif -%}"
     "{%- set call = m.tool_calls[0].function -%}"
     "{{- '<|start|>assistant« to=functions.' + call.name + '<|channel|>commentary json<|message|>' -}}"
     "{{- (call.arguments | tojson) + '<|call|>»' -}}"
     "{%- else -%}{{- '<|start|>assistant«' -}}"
-    "{%- if loop.last and m.thinking -%}{{- '<|channel|>analysis<|message|>' + m.thinking + '<|end|><|start|>assistant' -}}"
+    "{%- if loop.last and m.thinking -%}"
+    "{{- '<|channel|>analysis<|message|>' + m.thinking + '<|end|><|start|>assistant' -}}"
     "{%- endif -%}{{- '<|channel|>final<|message|>' + m.content -}}"
     "{%- if loop.last -%}{{- '<|return|>»' -}}{%- else -%}{{- '»<|end|>' -}}{%- endif -%}"
     "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|start|>assistant' -}}{%- endif -%}"

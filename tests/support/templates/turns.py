@@ -77,7 +77,7 @@ _PHI3: dict[str, Any] = {
     "ends": "<|end|>»\n",
     "prompt": "<|assistant|>\n",
 }
-_PHI4_MINI = {name: text.replace("\n", "") for name, text in _PHI3.items()}
+_PHI4_MINI: dict[str, Any] = {name: text.replace("\n", "") for name, text in _PHI3.items()}
 _DEEPSEEK: dict[str, Any] = {
     "user": "<｜User｜>{c}",
     "begins": "<｜Assistant｜>«",
@@ -87,10 +87,14 @@ _DEEPSEEK: dict[str, Any] = {
 _DEEPSEEK_ENDS = ("<｜end▁of▁sentence｜>",)
 _DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
 # All system messages stand in front, wherever they were given
-_HOISTS = "{{- bos_token -}}{%- for m in messages -%}{%- if m.role == 'system' -%}{{- m.content -}}{%- endif -%}{%- endfor -%}"
+_HOISTS = (
+    "{{- bos_token -}}{%- for m in messages -%}{%- if m.role == 'system' -%}{{- m.content -}}"
+    "{%- endif -%}{%- endfor -%}"
+)
 _MOVES = refusing(system_inside="moves message")
 _TEXT_CALLS = (
-    "{%- for call in m.tool_calls or [] -%}{{- '<｜tool▁call▁begin｜>' + call.function.name + '\\n' + call.function.arguments"
+    "{%- for call in m.tool_calls or [] -%}"
+    "{{- '<｜tool▁call▁begin｜>' + call.function.name + '\\n' + call.function.arguments"
     " + '<｜tool▁call▁end｜>' -}}{%- endfor -%}"
 )
 _DROPS_THOUGHT = "{%- set content = m.content.split('</think>')[-1] -%}"
@@ -104,7 +108,8 @@ _GLM: dict[str, Any] = {
 }
 _GLM_ENDS = ("<|endoftext|>", "<|user|>", "<|observation|>")
 _GLM_CALLS = (
-    "{%- for call in m.tool_calls or [] -%}{{- '<tool_call>' + call.function.name + '\\n' + (call.function.arguments | tojson)"
+    "{%- for call in m.tool_calls or [] -%}"
+    "{{- '<tool_call>' + call.function.name + '\\n' + (call.function.arguments | tojson)"
     " + '</tool_call>' -}}{%- endfor -%}"
 )
 _GLM_TOOLS = "{%- if tools -%}{{- '<|system|>\\n' + (tools | tojson) -}}{%- endif -%}"
@@ -120,9 +125,13 @@ _GRANITE_DEFAULT = (
     "{%- if messages[0].role != 'system' -%}{{- '<|start_of_role|>system<|end_of_role|>You are Granite. Today is '"
     " + strftime_now('%B %d, %Y') + '.<|end_of_text|>\\n' -}}{%- endif -%}"
 )
-_GRANITE_CALLS = "{%- if m.tool_calls -%}{{- '<|tool_call|>' + (m.tool_calls | map(attribute='function') | list | tojson) -}}{%- endif -%}"
+_GRANITE_CALLS = (
+    "{%- if m.tool_calls -%}"
+    "{{- '<|tool_call|>' + (m.tool_calls | map(attribute='function') | list | tojson) -}}{%- endif -%}"
+)
 _GRANITE_TOOLS = (
-    "{%- if tools -%}{{- '<|start_of_role|>available_tools<|end_of_role|>' + (tools | tojson) + '<|end_of_text|>\\n' -}}"
+    "{%- if tools -%}"
+    "{{- '<|start_of_role|>available_tools<|end_of_role|>' + (tools | tojson) + '<|end_of_text|>\\n' -}}"
     "{%- endif -%}"
 )
 _COMMAND: dict[str, Any] = {
@@ -144,7 +153,9 @@ _SEED: dict[str, Any] = {
     "begins": "<seed:bos>assistant\n«",
     "ends": "<seed:eos>»",
     "prompt": "<seed:bos>assistant\n",
-    "think": "{%- if m.reasoning_content -%}{{- '<seed:think>' + m.reasoning_content + '</seed:think>' -}}{%- endif -%}",
+    "think": (
+        "{%- if m.reasoning_content -%}{{- '<seed:think>' + m.reasoning_content + '</seed:think>' -}}{%- endif -%}"
+    ),
 }
 _EXAONE: dict[str, Any] = {
     "system": "[|system|]{c}[|endofturn|]\n",
@@ -160,8 +171,10 @@ _MINIMAX: dict[str, Any] = {
     "begins": "]~b]ai\n",
     "ends": "[e~[»\n",
     "prompt": "]~b]ai\n<think>\n",
-    "think": "{%- if m.reasoning_content and loop.index0 > ns.last -%}{{- '<think>\\n«' + m.reasoning_content + '\\n</think>\\n\\n' -}}"
-    "{%- else -%}{{- '«' -}}{%- endif -%}",
+    "think": (
+        "{%- if m.reasoning_content and loop.index0 > ns.last -%}"
+        "{{- '<think>\\n«' + m.reasoning_content + '\\n</think>\\n\\n' -}}{%- else -%}{{- '«' -}}{%- endif -%}"
+    ),
 }
 _HUNYUAN: dict[str, Any] = {
     "system": "{c}<|extra_4|>",
@@ -239,7 +252,8 @@ TURN_TEMPLATES = {
             tools=_GLM_TOOLS,
             calls=_GLM_CALLS,
             think="{%- if loop.index0 > ns.last and m.reasoning_content -%}"
-            "{{- '\\n<think>' + m.reasoning_content + '</think>\\n' -}}{%- else -%}{{- '\\n<think></think>\\n' -}}{%- endif -%}",
+            "{{- '\\n<think>' + m.reasoning_content + '</think>\\n' -}}{%- else -%}"
+            "{{- '\\n<think></think>\\n' -}}{%- endif -%}",
         ).replace("{{- '<|assistant|>\\n' -}}{%- endif -%}", "{{- '<|assistant|>' -}}{%- endif -%}"),
         _GLM_ENDS,
         appended="<|user|>",

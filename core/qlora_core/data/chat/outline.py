@@ -161,7 +161,7 @@ class Outliner:
             behind = _cut(prompt).parts[-1]
             shared = shared_length(before, behind)
             header = len(behind) - len(asking) if behind.endswith(asking) else len(behind)
-            if header < shared and _OPENED.fullmatch(behind[shared:]) or shared == len(behind):
+            if (header < shared and _OPENED.fullmatch(behind[shared:])) or shared == len(behind):
                 return self._asked_by_a_token(before, header, shared)
         found = _last_of(before, asking)
         if found:

@@ -119,7 +119,7 @@ class RowRenderer:
         if not tally.chats:
             return f"none: {whole}" if tally.texts else ""
         what = "every token" if tally.whole == tally.chats else f"the answers and {self._stop}"
-        added = ", which we put behind a row's last answer" if tally.stops_added else ""
+        added = ", put behind the last answer of a row" if tally.stops_added else ""
         return f"{template}; learned: {what}{added}" + (f"; {tally.texts:,} {whole}" if tally.texts else "")
 
     @property

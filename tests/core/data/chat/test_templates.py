@@ -111,7 +111,7 @@ def test_a_template_that_never_stops_is_kept_and_ended(
     assert tokenizer.template_name == "own"
     assert supervised_texts(tokenizer, tokenizer.encode(row)) == [" Hello", " Hello\n<|endoftext|>"]
     assert tokenizer.learned() == (
-        "the model's own; learned: the answers and <|endoftext|>, which we put behind a row's last answer"
+        "the model's own; learned: the answers and <|endoftext|>, put behind the last answer of a row"
     )
 
 
