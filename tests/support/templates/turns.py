@@ -44,7 +44,7 @@ def _llama31(date: str) -> KnownTemplate:
     return KnownTemplate(text, _LLAMA3_ENDS, bos="<|begin_of_text|>", refuses=_LLAMA31_REFUSES)
 
 
-_LLAMA4 = {
+_LLAMA4: dict[str, Any] = {
     name: text.replace("<|start_header_id|>", "<|header_start|>")
     .replace("<|end_header_id|>", "<|header_end|>")
     .replace("<|eot_id|>", "<|eot|>")

@@ -10,7 +10,7 @@ from qlora_core.data.chat.chat_template import ChatTemplate, TemplateFault
 from qlora_core.data.chat.message_marks import as_dicts
 from qlora_core.data.chat.outline import OTHER_TEMPLATE, Unlocatable, any_of
 from qlora_core.data.chat.template_families import TEMPLATE_FAMILIES, pick_template_family
-from qlora_core.data.chat.text_forms import TextForm, asked_by, form_of
+from qlora_core.data.chat.text_forms import WORDS, TextForm, asked_by, form_of
 from qlora_core.data.chat.tokenizer_files import TokenizerFiles
 from qlora_core.data.examples import RenderedExample
 from qlora_core.data.schema import Conversation
@@ -47,9 +47,11 @@ class Tally:
                 f"in {self.systems_moved:,} rows the template writes the system message behind earlier answers: "
                 "those are learned without it"
             )
-        if self.templated:
+        words = sum(count for form, count in self.forms.items() if form.name == WORDS)
+        templated = self.templated - (words if words * 2 < self.texts else 0)  # some texts quote who said what
+        if templated:
             told.append(
-                f"{self.templated:,} of {self.texts:,} text rows hold a rendered template{self._form_names()}: learned "
+                f"{templated:,} of {self.texts:,} text rows hold a rendered template{self._form_names()}: learned "
                 'whole, prompts and markers too; to learn the answers alone, bring rows of "messages"'
             )
         return told

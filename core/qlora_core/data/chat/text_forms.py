@@ -5,6 +5,8 @@ from collections import Counter
 from typing import NamedTuple
 
 PROMPT = "{prompt}"
+WORDS = "turns of words"
+OPENS_WITHIN = 4000  # characters in which a text that holds a template asks first
 FEWEST_ALIKE = 0.2
 """Share of the rows of a form that must open alike, for that opening to be asked with; set by hand."""
 
@@ -39,7 +41,7 @@ _FORMS = (
     _form("Alpaca", r"(?m)^#{2,3} ?Instruction:[ \n]*", r"(?m)^#{2,3} ?(?:Response|Output|Answer):[ \n]*"),
     _form("Guanaco", r"(?m)^### ?(?:Human|User):[ \n]*", r"(?m)### ?Assistant:[ \n]*"),
     _form("Vicuna", r"\bUSER:[ \n]*", r"\bASSISTANT:[ \n]*"),
-    _form("turns of words", r"(?m)^(?:Human|User|Question|Q):[ \n]*", r"(?m)^(?:Assistant|AI|Bot|Answer|A):[ \n]*"),
+    _form(WORDS, r"(?m)^(?:Human|User|Question|Q):[ \n]*", r"(?m)^(?:Assistant|AI|Bot|Answer|A):[ \n]*"),
 )
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>", "<|END_OF_TURN_TOKEN|>", "</s>")
 _CLOSING = re.compile(rf"\s*(?:(?:{'|'.join(map(re.escape, _ENDS))})\s*)?\Z")
@@ -48,7 +50,7 @@ _CLOSING = re.compile(rf"\s*(?:(?:{'|'.join(map(re.escape, _ENDS))})\s*)?\Z")
 def form_of(text: str) -> TextForm | None:
     """The form of the template in a text that asks and answers; ``None`` where there is none."""
     for name, question, answer in _FORMS:
-        asks = question.search(text)
+        asks = question.search(text, 0, OPENS_WITHIN)
         answers = asks and answer.search(text, asks.end())
         if asks and answers:
             closing = _CLOSING.search(text[asks.end() : answers.start()])
