@@ -58,16 +58,14 @@ Signature = tuple[tuple[str, bool], ...]
 class SpanFinder:
     """Finds messages in rendered text. What a template does for a sequence of roles is worked out once.
 
-    ``stops`` are the tokens that may end an answer, as text; ``added_tokens`` all that text is never cut inside of.
+    ``stops`` are the tokens that may end an answer, as text.
     """
 
-    def __init__(
-        self, template: ChatTemplate, ending: Ending, stops: Sequence[str], added_tokens: frozenset[str]
-    ) -> None:
+    def __init__(self, template: ChatTemplate, ending: Ending, stops: Sequence[str]) -> None:
         self._template = template
         self._ending = ending
         self._stops = tuple(stops)
-        self._outliner = Outliner(template, stops, added_tokens)
+        self._outliner = Outliner(template, stops)
         self._outlines: dict[Signature, Outline | Unlocatable | None] = {}
 
     @property

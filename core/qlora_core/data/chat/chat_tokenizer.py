@@ -230,4 +230,5 @@ class ChatTokenizer:
         """Count what stands from the header of the last answer to its first supervised token: so it is asked for."""
         first = first_inside(asked[1], tokens.offsets)
         end = tokens.offsets[first][0] if first < len(tokens.offsets) else asked[1]
-        self._rows.tally.asked[text[asked[0] : end]] += 1
+        swallowed = text[asked[1] : end]  # a token may begin in what asks and end in white space behind it
+        self._rows.tally.asked[text[asked[0] : end if swallowed.isspace() else asked[1]]] += 1

@@ -65,14 +65,11 @@ class _Text(NamedTuple):
 
 
 class Outliner:
-    """Makes outlines of one template's texts.
+    """Makes outlines of one template's texts. ``stops`` are the tokens that may end an answer."""
 
-    ``stops`` are the tokens that may end an answer, ``added_tokens`` all that text is never cut inside of.
-    """
-
-    def __init__(self, template: ChatTemplate, stops: Sequence[str], added_tokens: Collection[str] = ()) -> None:
+    def __init__(self, template: ChatTemplate, stops: Sequence[str]) -> None:
         self._template = template
-        self._stop, self._token = any_of(stops), any_of(added_tokens)
+        self._stop = any_of(stops)
 
     def outline(self, given: MarkedMessages) -> Outline:
         """The outline of a conversation whose texts hold marks.
@@ -92,12 +89,17 @@ class Outliner:
     @cached_property
     def generation_prompt(self) -> str:
         """What the template writes to ask for an answer to a question; nothing where it has no such thing."""
+        bare, asking = self._bare_and_asking
+        return asking[len(bare) :] if asking.startswith(bare) else ""
+
+    @cached_property
+    def _bare_and_asking(self) -> tuple[str, str]:
+        """A question, and the same when an answer is asked for."""
         asked = [{"role": "user", "content": _QUESTION}]
         try:
-            bare, asking = self._template.render(asked), self._template.render(asked, add_generation_prompt=True)
+            return self._template.render(asked), self._template.render(asked, add_generation_prompt=True)
         except TemplateFault:
-            return ""
-        return asking[len(bare) :] if asking.startswith(bare) else ""
+            return "", ""
 
     @cached_property
     def writes_reasoning(self) -> bool:
@@ -162,17 +164,17 @@ class Outliner:
             shared = shared_length(before, behind)
             header = len(behind) - len(asking) if behind.endswith(asking) else len(behind)
             if (header < shared and _OPENED.fullmatch(behind[shared:])) or shared == len(behind):
-                return self._asked_by_a_token(before, header, shared)
+                return self._or_by_its_header(before, header, shared)
         found = _last_of(before, asking)
         if found:
             return found
         at = len(before) - len(self._lead) if before.endswith(self._lead) else len(before)
-        return self._asked_by_a_token(before, at, at)
+        return self._or_by_its_header(before, at, at)
 
-    def _asked_by_a_token(self, before: str, header: int, asked: int) -> tuple[int, int]:
-        """Where the template asks by nothing, but opens answers with a token: that asks, and is not the model's."""
-        opens = not self.generation_prompt and self._token.search(before, asked)
-        return (asked, len(before)) if opens else (header, asked)
+    def _or_by_its_header(self, before: str, header: int, asked: int) -> tuple[int, int]:
+        """Where the template asks by nothing, but opens answers with a header: that asks, and is not the model's."""
+        bare, asking = self._bare_and_asking
+        return (asked, len(before.rstrip(" "))) if bare == asking and before[asked:].strip() else (header, asked)
 
     def _end(self, given: MarkedMessages, text: _Text, number: int, last: int) -> tuple[int, bool]:
         """How much of the part behind an answer's last mark is its own, and whether that ends in a stop token."""

@@ -68,7 +68,7 @@ class RowRenderer:
         self._files = files
         self._template = template
         self._stop = ending.stop
-        self._spans = SpanFinder(template, ending, stops, files.added_tokens)
+        self._spans = SpanFinder(template, ending, stops)
         marking = files.added_tokens - {*files.special_tokens.values(), *files.end_tokens}
         self._marking = any_of(marking)
         self.tally = Tally()

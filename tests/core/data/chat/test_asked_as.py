@@ -89,6 +89,16 @@ def test_answers_without_thinking_are_asked_for_without_opening_it(
     assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_a_role_that_nothing_asks_for_asks_itself(model_folder: Folder, conversation_of: ConversationMaker) -> None:
+    """The header of an answer is not learned though the template cannot write it alone."""
+    source = "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token + '\\n' }}{% endfor %}"
+    tokenizer = ChatTokenizer.from_folder(model_folder("plain", template=source))
+    (example,) = tokenizer.encode_all([conversation_of(("user", "Hi"), ("assistant", "Hello"))])
+    assert supervised_texts(tokenizer, example) == [" Hello</s>"]
+    tokenizer.ask_as_trained()
+    assert tokenizer.prompt_ids(HI) == example.input_ids[: example.supervised.index(True)]
+
+
 def test_reasoning_of_earlier_answers_is_left_out_and_told(model_folder: Folder) -> None:
     answers = [
         Message(role="assistant", content=text, reasoning=f"So {text}.", supervised=True) for text in ("One", "Two")
