@@ -9,6 +9,7 @@ from qlora_profiles.errors import (
     EnvironmentProblem,
     QloraRunError,
     UserError,
+    first_line,
 )
 from qlora_run.machine.bytecode_cache import keep_compiled
 
@@ -63,6 +64,10 @@ def _dispatch(argv: list[str]) -> int:
     command = parse_command(argv)
     try:
         return handler(command)(command)
+    except RuntimeError as error:  # what pathlib says of ~somebody whom this machine does not know
+        if "home directory" not in str(error):
+            raise
+        raise UserError(f"a path that begins with ~: {first_line(error)}", "the whole path") from error
     except OSError as error:
         if error.filename is None:
             raise

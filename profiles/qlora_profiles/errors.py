@@ -10,6 +10,8 @@
 Anything else that escapes is an internal error: traceback, exit 1.
 """
 
+from qlora_profiles.visible import visible
+
 EXIT_OK = 0
 EXIT_INTERNAL = 1
 EXIT_USER = 2
@@ -20,15 +22,16 @@ EXIT_INTERRUPTED = 130
 class QloraRunError(Exception):
     """An error that is told to a person in one line: what is wrong, and ``fix``: the way on.
 
-    ``fix`` is a command or a setting, never prose about the program's insides.
+    ``fix`` is a command or a setting, never prose about the program's insides. Both quote what people and files say, so
+    control characters in them are spelled out.
     """
 
     exit_code = EXIT_INTERNAL
 
     def __init__(self, message: str, fix: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.fix = fix
+        self.message = visible(message)
+        self.fix = visible(fix) if fix else fix
 
     def __str__(self) -> str:
         return f"{self.message}  -> {self.fix}" if self.fix else self.message

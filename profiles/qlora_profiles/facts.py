@@ -164,6 +164,8 @@ class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``rows_dropped`` counts rows whose supervised tokens were all cut away. ``counted_rows`` says in how many rows
     tokens were counted where it is not in all: the longest row is among them, the rest is estimated from them.
     ``template_digest`` is of the text of the template that renders them.
+    ``learned`` says by which template, and what of a row. ``warnings`` are what nobody wants to be learned and is
+    not refused; ``notes`` what is good to know.
     """
 
     sources: tuple[SourceFacts, ...]
@@ -181,6 +183,8 @@ class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stop_token: str
     exact: bool = True
     counted_rows: int | None = None
+    warnings: tuple[str, ...] = ()
+    learned: str = ""
     notes: tuple[str, ...] = ()
     template_digest: str = ""
 

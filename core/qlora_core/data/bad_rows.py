@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from qlora_profiles.errors import UserError
 from qlora_profiles.run_folder import REJECTED_ROWS
+from qlora_profiles.visible import on_one_line
 
 SHOWN_ROWS = 10
 SHOWN_LINES = 5
@@ -38,8 +39,8 @@ class RowRejected(Exception):
 
     def __init__(self, reason: str, *, fix: str = "", excerpt: str = "", at: int | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.fix = fix
+        self.reason = on_one_line(reason)
+        self.fix = on_one_line(fix)
         self.excerpt = excerpt
         self.at = at
 

@@ -14,11 +14,13 @@ class RenderedExample(NamedTuple):
     """A row as text.
 
     ``spans`` are the characters [start, end) that are supervised; with ``supervise_all`` the only ones that are not.
+    ``asked`` are those that ask for the last answer.
     """
 
     text: str
     spans: list[tuple[int, int]]
     supervise_all: bool
+    asked: tuple[int, int] | None = None
 
 
 class TokenizedExample(Struct, frozen=True, kw_only=True):

@@ -49,6 +49,8 @@ def describe(
         length_quantiles=quantiles(row_lengths(train)),
         template=tokenizer.template_name,
         stop_token=tokenizer.stop_tokens[0],
+        warnings=(*dataset.warnings, *tokenizer.warnings()),
+        learned=tokenizer.learned(),
         notes=tuple(dataset.notes),
         template_digest=template_digest(tokenizer),
     )

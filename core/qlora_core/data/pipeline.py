@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -56,6 +56,7 @@ def tokenize(
     dataset, chat, refused = _opened(recipe, run)
     name = Path(dataset.path).name
     examples = chat.encode_all(dataset.conversations, progress=progress, file=name, rejected=refused)
+    chat.ask_as_trained()
     dataset, examples = _without(refused, dataset, examples)
     if embedding_rows is not None:
         _check_ids(recipe, dataset, chat, examples, embedding_rows)
@@ -154,6 +155,7 @@ def estimated_facts(recipe: Recipe) -> DataFacts:
         mean_tokens=mean,
         mean_supervised_tokens=SUPERVISED_SHARE * mean,
         length_quantiles=quantiles(train),
+        warnings=tuple(dataset.warnings),
         notes=(*dataset.notes, "tokens are guessed from the letters: the model's tokenizer is not on this disk yet"),
     )
 
@@ -176,7 +178,6 @@ def _all_text(message: Message) -> str:
 
 def assumed_facts(longest_tokens: int) -> DataFacts:
     """Facts of no data at all, for a plan before there is any: usual instruction rows, some of them long."""
-    counts: dict[str, Any] = dict.fromkeys(("rows_rejected", "rows_cut", "rows_dropped", "held_out_rows"), 0)
     mean = float(min(ASSUMED_TOKENS, longest_tokens))
     no_source = SourceFacts(
         path="no data yet",
@@ -198,5 +199,8 @@ def assumed_facts(longest_tokens: int) -> DataFacts:
         stop_token="end of turn",
         exact=False,
         notes=(f"no --data: planned for {ASSUMED_ROWS:,} usual rows, the longest of {longest_tokens:,} tokens",),
-        **counts,
+        held_out_rows=0,
+        rows_rejected=0,
+        rows_cut=0,
+        rows_dropped=0,
     )

@@ -107,7 +107,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
 class DataSet(Struct, frozen=True, kw_only=True):
     """A file that was read: its good rows, the rows set aside, and what a person should know of it.
 
-    ``fingerprint`` is the SHA-256 of the file's bytes in hexadecimal.
+    ``fingerprint`` is the SHA-256 of the file's bytes in hexadecimal. ``warnings`` are louder than ``notes``.
     """
 
     path: str
@@ -118,6 +118,7 @@ class DataSet(Struct, frozen=True, kw_only=True):
     columns_used: list[str]
     fingerprint: str
     notes: list[str]
+    warnings: list[str] = field(default_factory=list)
 
 
 def parse_fields(items: Iterable[str]) -> dict[str, str]:

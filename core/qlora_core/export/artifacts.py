@@ -16,7 +16,7 @@ from qlora_profiles.plan import RunPlan
 
 
 class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an adapter belongs to; written beside it."""
+    """What an adapter belongs to, and how it is asked (``ChatTokenizer.asked_as``); written beside it."""
 
     model: str
     revision: str | None
@@ -29,9 +29,10 @@ class BaseRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     system_prompt: str | None = None
     base_parts: dict[str, str] = {}
     """Digests of what the base was, as far as they are known (:meth:`RunPlan.base_parts`)."""
+    asked_as: str = "chat"
 
 
-def base_record(plan: RunPlan, stop_ids: tuple[int, ...]) -> BaseRecord:
+def base_record(plan: RunPlan, stop_ids: tuple[int, ...], asked_as: str = "chat") -> BaseRecord:
     """The record of the base that a plan trains on."""
     recipe = plan.recipe_values()
     return BaseRecord(
@@ -45,6 +46,7 @@ def base_record(plan: RunPlan, stop_ids: tuple[int, ...]) -> BaseRecord:
         method=recipe.method,
         system_prompt=recipe.system_prompt,
         base_parts=plan.base_parts(),
+        asked_as=asked_as,
     )
 
 

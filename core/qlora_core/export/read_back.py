@@ -15,7 +15,6 @@ import msgspec
 from msgspec import Struct
 
 from qlora_core.data import ChatTokenizer, Conversation, Message, TokenizedExample
-from qlora_core.data.chat.answer_spans import as_dicts
 from qlora_core.session import child_process
 from qlora_profiles import run_folder
 from qlora_profiles.errors import EnvironmentProblem, UserError
@@ -132,7 +131,7 @@ def saved_row(chat: ChatTokenizer, conversation: Conversation, ids: Sequence[int
     asked = conversation.messages[:-1]
     prompt = _prompt(chat, asked) if asked and not conversation.tools else None
     tools = json.loads(msgspec.json.encode(conversation.tools)) or None
-    return SavedRow(**common, messages=as_dicts(conversation.messages), tools=tools, prompt=prompt)
+    return SavedRow(**common, messages=chat.dicts_of(conversation.messages), tools=tools, prompt=prompt)
 
 
 def _plain(given: str, text: str) -> str | None:

@@ -51,7 +51,7 @@ def load(job: ChatJob) -> ChatModel:
     folder = find(Path(job.target), job.merged)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     record, model = _load_adapter(folder, job) if is_adapter else _load_whole(folder, job)
-    chat = ChatTokenizer.from_folder(folder)
+    chat = ChatTokenizer.from_folder(folder, asked_as=record.asked_as if record else "chat")
     return ChatModel(
         model=model.eval(),
         chat=chat,

@@ -11,8 +11,13 @@ from qlora_core.inference.generate import Sampling, generate
 from qlora_core.inference.load import ChatModel, load
 from qlora_core.jobs.command import run_command
 from qlora_profiles.jobs import ChatJob
+from qlora_profiles.visible import visible
 
 LEAVE = ("quit", "exit")
+_HOW = {
+    "chat": "Type a message",
+    "text": "It learned plain texts: type how one begins, each is continued by itself",
+}
 
 
 def chat(job: ChatJob) -> None:
@@ -23,7 +28,7 @@ def chat(job: ChatJob) -> None:
         answer(chat_model, [*system_messages(chat_model), _message("user", job.prompt)], sampling, _show)
         print()
         return
-    print("Type a message; quit or exit ends the chat.")
+    print(f"{_HOW[chat_model.chat.asked_as.partition(':')[0]]}; quit or exit ends the chat.")
     converse(chat_model, sampling)
 
 
@@ -73,7 +78,11 @@ def _ask() -> str | None:
 
 
 def _show(text: str) -> None:
-    """Print at once; a console that cannot show a character gets a question mark instead of an error."""
+    """Print at once; a console that cannot show a character gets a question mark instead of an error.
+
+    What a model writes steers no terminal: control characters are spelled out.
+    """
+    text = visible(text)
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
     sys.stdout.flush()

@@ -15,6 +15,7 @@ from qlora_core.jobs.command import run_command
 from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.jobs import ChatJob, MergeJob
+from qlora_profiles.visible import visible
 
 TOLERANCE = 0.02
 """Largest relative difference of logits: rounding the sum to 16 bits makes some."""
@@ -36,7 +37,7 @@ def run_merge(job: MergeJob) -> None:
         witness = MergeWitness(row_for_weights(kept.rows), kept.adapter_sums)
         trust = job.trust_remote_code
         merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=trust, witness=witness)
-        print(f"merged model: {output}")
+        print(visible(f"merged model: {output}"))
         _say_dequantised(adapter, job)
         _read_back(reader, kept, witness, adapter, output, trust)
     finally:

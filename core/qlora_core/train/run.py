@@ -218,7 +218,7 @@ def _write_artifacts(
     plan = trainer.job.plan
     check.trained(trainer)
     log.phase("writing the adapter" if plan.recipe_values().method != "full" else "writing the model")
-    trained = save_trained(trainer.model, data.template, plan, data.stop_ids, output, log.warn)
+    trained = save_trained(trainer.model, data.chat, plan, data.stop_ids, output, log.warn)
     config = artifacts.save_training_config(planned, ran_with(trainer), output)
     files = {trained.name: str(trained), run_folder.TRAINING_CONFIG: str(config)}
     if plan.run_values().merge and plan.recipe_values().method != "full":

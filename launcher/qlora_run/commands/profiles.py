@@ -8,6 +8,7 @@ from qlora_profiles.catalogue import load_profile, profile_names, save_profile
 from qlora_profiles.errors import UserError
 from qlora_profiles.own_profiles import own_folder, own_names
 from qlora_profiles.plan import Profile
+from qlora_profiles.visible import visible
 from qlora_run.cli.commands import Command
 from qlora_run.commands.json_output import print_json
 
@@ -50,7 +51,7 @@ def _list(profiles: list[Profile], problems: list[str]) -> None:
     print("\n".join(f"{p.name:<{width}}  {p.about}" for p in shipped))
     if own or problems:
         print(f"\nyours, in {own_folder()}")
-        print("\n".join([*(f"{p.name:<{width}}  {p.about}" for p in own), *problems]))
+        print(visible("\n".join([*(f"{p.name:<{width}}  {p.about}" for p in own), *problems])))
     print("\nqlora-run profiles show NAME     qlora-run --profile NAME --data FILE")
     print("qlora-run profiles save NAME --from FOLDER-OF-A-RUN")
 
@@ -73,5 +74,5 @@ def _save(name: str, source: str | None, *, replace: bool) -> int:
     if source is None:
         raise UserError("profiles save needs a plan", f"qlora-run profiles save {name} --from FOLDER-OF-A-RUN")
     path = save_profile(profile_of(plan_of(Path(source))[0], name), replace=replace)
-    print(f"saved: {path}\nNext: qlora-run --profile {name} --data FILE")
+    print(visible(f"saved: {path}") + f"\nNext: qlora-run --profile {name} --data FILE")
     return 0

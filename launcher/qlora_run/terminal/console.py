@@ -18,14 +18,14 @@ def make_console(stream: Any = None) -> "Console":
     """A rich console for ``stream`` (default: standard output) that cannot fail on a letter.
 
     Without a terminal it has no colour and 80 columns, unless COLUMNS says otherwise. Text is printed as it
-    stands: brackets in a path are no markup, numbers get no colour of their own.
+    stands: brackets in a path are no markup, numbers get no colour of their own, control characters are spelled out.
     """
-    from rich.console import Console
+    from qlora_run.terminal.safe_console import SafeConsole
 
     stream = sys.stdout if stream is None else stream
     _never_fail(stream)
     terminal = stream.isatty()
-    return Console(
+    return SafeConsole(
         file=stream,
         width=None if terminal or os.environ.get("COLUMNS", "").isdigit() else PLAIN_WIDTH,
         force_terminal=None if terminal else False,

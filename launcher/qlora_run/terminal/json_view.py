@@ -4,6 +4,7 @@ import sys
 
 from qlora_profiles.errors import QloraRunError
 from qlora_profiles.events import Event, encode
+from qlora_profiles.visible import visible, visible_json
 from qlora_run.report.run_state import RunState
 from qlora_run.terminal.console import print_error
 
@@ -16,7 +17,7 @@ class JsonView:
 
     def event(self, event: Event, state: RunState) -> None:
         """Pass it on."""
-        sys.stdout.write(encode(event))
+        sys.stdout.write(visible_json(encode(event)))
         sys.stdout.flush()
 
     def tick(self, state: RunState) -> None:
@@ -24,7 +25,7 @@ class JsonView:
 
     def say(self, text: str) -> None:
         """A line for a person."""
-        print(text, file=sys.stderr)
+        print(visible(text), file=sys.stderr)
 
     def end(self, state: RunState, problem: QloraRunError | None) -> None:
         """The last event has said it; a death without one has not."""

@@ -56,6 +56,13 @@ def _head(plan: RunPlan, glyphs: Glyphs, width: int, full: bool) -> Iterator[Tex
     names = [plan.model.name, shown_path(plan.data.path), *([f"profile {plan.profile}"] if plan.profile else [])]
     yield from _lines(glyphs.spell(" · ".join(map(one_line, names))), width, "bold")
     yield from _lines(", ".join(_data_facts(plan.data)), width)
+    if plan.data.learned:
+        share = plan.data.mean_supervised_tokens / plan.data.mean_tokens
+        yield from _hanging(
+            "template  ", glyphs.spell(f"{one_line(plan.data.learned)}, {share:.0%} of tokens"), width, ""
+        )
+    for warning in plan.data.warnings:
+        yield from _hanging("WARNING  ", glyphs.spell(one_line(warning)), width, "bold red")
     if full and len(plan.model.layers) > 1:
         yield from _lines(f"{plan.model.num_layers} layers: {', '.join(_layer_groups(plan.model))}", width)
 
@@ -114,10 +121,8 @@ def memory_kind(plan: RunPlan) -> str:
 
 
 def _notes(plan: RunPlan, glyphs: Glyphs, width: int) -> list[Text]:
-    lines = []
-    for note in (*plan.notes, *plan.data.notes):
-        for number, line in enumerate(wrapped(glyphs.spell(one_line(note)), width - 6)):
-            lines.append(Text(("note  " if number == 0 else "      ") + line, style="yellow"))
+    notes = (*plan.notes, *plan.data.notes)
+    lines = [line for note in notes for line in _hanging("note  ", glyphs.spell(one_line(note)), width, "yellow")]
     return [Text(), *lines] if lines else []
 
 
@@ -143,6 +148,12 @@ def _run_line(plan: RunPlan) -> Text:
         return Text("Run: ").append(start_command(plan), style="bold")
     fix = "-> a smaller --max-length, or --allow-recipe-change to take the nearest recipe that fits"
     return Text(fix, style="bold")
+
+
+def _hanging(label: str, text: str, width: int, style: str) -> list[Text]:
+    """``text`` behind its label, further lines below the text."""
+    first, *rest = wrapped(text, width - len(label)) or [""]
+    return [Text(line, style=style) for line in (label + first, *(" " * len(label) + line for line in rest))]
 
 
 def _lines(text: str, width: int, style: str = "") -> list[Text]:

@@ -33,6 +33,13 @@ def chinese_data() -> DataFacts:
     return msgspec.structs.replace(data_facts(), sources=(msgspec.structs.replace(source, path=path),))
 
 
+def test_the_plan_names_the_template_and_what_is_learned() -> None:
+    learned = "the model's own (ChatML form, thinking); learned: the answers and <|im_end|>"
+    data = msgspec.structs.replace(data_facts(), learned=learned, mean_tokens=100.0, mean_supervised_tokens=62.0)
+    shown = plan_text(msgspec.structs.replace(run_plan(), data=data), width=120)
+    assert f"stop token trained\ntemplate  {learned}, 62% of tokens\n\nFITS" in shown
+
+
 def test_the_plan_at_a_glance() -> None:
     assert plan_text(run_plan(), ascii=True) == (
         "Qwen3-8B | my.jsonl\n"

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qlora_profiles.errors import UserError
@@ -15,6 +16,7 @@ MessageDict = Mapping[str, Any]
 MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 # Private-use characters: no text that people write holds them next to each other like this.
 OPEN, CLOSE = "\ue0f0\ue0f2", "\ue0f1\ue0f2"
+_ARGUMENT = "\ue0e9"  # stands for a tool call's argument
 _BRACKETS = re.compile(f"({OPEN}|{CLOSE})")
 
 
@@ -45,18 +47,41 @@ class ChatTemplate:
             raise UserError(f"the chat template cannot be read: {error}", "--chat-template chatml") from error
         self._compiled.globals = dict(self._compiled.globals)  # copied for every row: jinja's own are slow to copy
 
-    def render(self, messages: Sequence[MessageDict], *, add_generation_prompt: bool = False) -> str:
-        """The conversation as text.
+    @cached_property
+    def text_arguments(self) -> bool:
+        """Whether the arguments of a tool call must be given as JSON text: as an object the template breaks on them, or
+        writes them as Python does."""
+        function = {"name": "f", "arguments": {"a": _ARGUMENT}}
+        called = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        try:
+            return f"'{_ARGUMENT}'" in self.render([{"role": "user", "content": "?"}, called])
+        except TemplateFault:
+            function["arguments"] = json.dumps(function["arguments"])
+        try:
+            return bool(self.render([{"role": "user", "content": "?"}, called]))
+        except TemplateFault:
+            return False
+
+    def render(
+        self,
+        messages: Sequence[MessageDict],
+        *,
+        tools: Sequence[MessageDict] = (),
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The conversation as text, with the JSON schemas of its ``tools``.
 
         Raises:
             TemplateFault: the template refuses it, or breaks on it.
         """
-        text = self._rendered(messages, add_generation_prompt)
+        text = self._rendered(messages, tools, add_generation_prompt)
         return _BRACKETS.sub("", text) if self.marks_answers else text
 
-    def render_marked(self, messages: Sequence[MessageDict]) -> tuple[str, list[tuple[int, int]]]:
+    def render_marked(
+        self, messages: Sequence[MessageDict], tools: Sequence[MessageDict] = ()
+    ) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the [start, end) characters that ``{% generation %}`` blocks wrote. Raises as ``render``."""
-        pieces = _BRACKETS.split(self._rendered(messages, add_generation_prompt=False))
+        pieces = _BRACKETS.split(self._rendered(messages, tools, add_generation_prompt=False))
         spans, start, length = [], 0, 0
         for piece in pieces:
             if piece == OPEN:
@@ -67,11 +92,12 @@ class ChatTemplate:
                 length += len(piece)
         return "".join(pieces[::2]), spans
 
-    def _rendered(self, messages: Sequence[MessageDict], add_generation_prompt: bool) -> str:
+    def _rendered(
+        self, messages: Sequence[MessageDict], tools: Sequence[MessageDict], add_generation_prompt: bool
+    ) -> str:
+        given = self._variables | ({"tools": [*tools]} if tools else {})
         try:
-            return self._compiled.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **self._variables
-            )
+            return self._compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **given)
         except Exception as error:  # a template is somebody's program: it may fail in any way
             raise TemplateFault(str(error) or type(error).__name__) from error
 

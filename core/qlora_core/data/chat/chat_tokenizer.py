@@ -1,17 +1,20 @@
 """Conversations to supervised tokens: one rendering for training, evaluation and chat."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qlora_core.data.bad_rows import BadRow, BadRows, RowRejected
-from qlora_core.data.chat.answer_spans import OTHER_TEMPLATE, SpanFinder, Unlocatable, as_dicts
 from qlora_core.data.chat.chat_template import TemplateFault
 from qlora_core.data.chat.choose_template import TemplateChoice, choose_template
+from qlora_core.data.chat.message_marks import as_dicts
+from qlora_core.data.chat.outline import OTHER_TEMPLATE
+from qlora_core.data.chat.row_renderer import RowRenderer
+from qlora_core.data.chat.text_forms import PROMPT
 from qlora_core.data.chat.tokenizer_files import TokenizerFiles, read_tokenizer
-from qlora_core.data.examples import RenderedExample, TokenizedExample, fill_spans
+from qlora_core.data.examples import RenderedExample, TokenizedExample, fill_spans, first_inside
 from qlora_core.data.lengths.length_sampling import LengthSample, sample_lengths
 from qlora_core.data.lengths.token_bounds import TokenBounds, can_bound
 from qlora_core.data.lengths.token_counts import TokenCounts, token_counts_of
@@ -28,26 +31,32 @@ Progress = Callable[[int, int], None]
 class ChatTokenizer:
     """A model's tokenizer with the chat template that the run uses.
 
-    ``template`` is the jinja text, ``template_name`` and ``template_source`` say which one it is and why.
+    ``template`` is the jinja text, ``template_name`` and ``template_source`` say which one it is and why,
+    ``template_words`` both in short.
     ``stop_tokens`` and ``stop_ids`` are what generation ends on: the trained end of an answer first.
+    ``asked_as`` is how prompts are made, as ``RowRenderer.asked_as`` tells it.
     """
 
-    def __init__(self, files: TokenizerFiles, choice: TemplateChoice) -> None:
+    def __init__(self, files: TokenizerFiles, choice: TemplateChoice, asked_as: str = "chat") -> None:
         self._files = files
         self._tokenizer = files.tokenizer
         self._template = choice.template
         self.template = choice.template.source
         self.template_name = choice.name
         self.template_source = choice.reason
-        ends = dict.fromkeys((choice.stop_token, *files.end_tokens))
+        self.template_words = choice.words
+        ends = dict.fromkeys((choice.ending.stop, *files.end_tokens))
         ids = {token: self._tokenizer.token_to_id(token) for token in ends}
         self.stop_tokens = [token for token, number in ids.items() if number is not None]
         self.stop_ids = [number for number in ids.values() if number is not None]
         self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        self._spans = SpanFinder(choice.template, self.stop_tokens)
+        self._rows = RowRenderer(files, choice.template, choice.ending, self.stop_tokens)
+        self.asked_as = asked_as
 
     @classmethod
-    def from_folder(cls, path: Path, chat_template: str | None = None, *, today: date | None = None) -> "ChatTokenizer":
+    def from_folder(
+        cls, path: Path, chat_template: str | None = None, *, today: date | None = None, asked_as: str = "chat"
+    ) -> "ChatTokenizer":
         """Load the tokenizer of a model folder, without transformers.
 
         ``chat_template`` is one of our own by name, or a .jinja file; ``None`` takes the tokenizer's own.
@@ -57,23 +66,36 @@ class ChatTokenizer:
             UserError: the folder has no tokenizer or a damaged one, or no template that ends an answer can be had.
         """
         files = read_tokenizer(Path(path))
-        return cls(files, choose_template(files, chat_template, today))
+        return cls(files, choose_template(files, chat_template, today), asked_as)
 
     @property
     def tells_date(self) -> bool:
         """Whether the template writes the present date, so that ``today`` matters."""
         return self._template.tells_date
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """Messages as text.
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """Messages as text, with the JSON schemas of the ``tools`` that the assistant may call.
 
         Raises:
             UserError: the template refuses them.
         """
         try:
-            return self._template.render(as_dicts(messages), add_generation_prompt=add_generation_prompt)
+            return self._template.render(
+                self.dicts_of(messages), tools=tools, add_generation_prompt=add_generation_prompt
+            )
         except TemplateFault as error:
             raise UserError(f"the chat template refuses: {error}", OTHER_TEMPLATE) from error
+
+    def dicts_of(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Messages as this template wants them."""
+        text_arguments = any(message.tool_calls for message in messages) and self._template.text_arguments
+        return as_dicts(messages, text_arguments=text_arguments)
 
     def text_of(self, conversation: Conversation) -> str:
         """A row as the text that is trained on.
@@ -82,17 +104,36 @@ class ChatTokenizer:
             UserError: the template refuses the row, or does not show where its answers are.
         """
         try:
-            return self._rendered(conversation).text
+            return self._rows.rendered(conversation).text
         except RowRejected as fault:
             raise UserError(f"row {conversation.line}: {fault.reason}", fault.fix) from fault
 
+    def learned(self) -> str:
+        """The template and what of the rows is learned, of those that were encoded or counted, in words."""
+        return self._rows.learned(self.template_words)
+
+    def warnings(self) -> list[str]:
+        """What a person should know of the rows that were encoded or counted."""
+        return self._rows.tally.warnings()
+
+    def ask_as_trained(self) -> None:
+        """Make prompts from now on as the rows were that have been encoded."""
+        self.asked_as = self._rows.asked_as()
+
     def prompt_ids(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
-        """Tokens to generate from, rendered as in training.
+        """Tokens to generate from, as in training: of a model of plain texts, the last message alone is continued.
 
         Raises:
             UserError: the template refuses the messages.
         """
-        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        way, _, detail = self.asked_as.partition(":")
+        if way == "text":
+            before, _, after = (detail or PROMPT).partition(PROMPT)
+            text = self._rows.text_prompt(before + messages[-1].content + after)
+        elif detail and add_generation_prompt:
+            text = self.render(messages) + detail
+        else:
+            text = self.render(messages, add_generation_prompt=add_generation_prompt)
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -118,7 +159,7 @@ class ChatTokenizer:
             UserError: the template refuses the row, or does not show where its answers are.
         """
         try:
-            rendered = self._rendered(conversation)
+            rendered = self._rows.rendered(conversation)
         except RowRejected as fault:
             raise UserError(f"row {conversation.line}: {fault.reason}", fault.fix) from fault
         return self._example(rendered, self._tokenizer.encode(rendered.text, add_special_tokens=False), max_length)
@@ -167,27 +208,6 @@ class ChatTokenizer:
         bounds = TokenBounds(self._tokenizer) if can_bound(self._tokenizer) else None
         return sample_lengths([row for chunk in chunks for row in chunk], self._count, bounds, max_length, seed)
 
-    def _rendered(self, conversation: Conversation) -> RenderedExample:
-        """Raises ``RowRejected``."""
-        if conversation.text is not None:
-            return self._rendered_text(conversation.text)
-        messages = conversation.messages
-        try:
-            text, spans = self._spans.locate(messages)
-        except TemplateFault as fault:
-            raise RowRejected(f"the chat template refuses: {fault}", fix=OTHER_TEMPLATE) from fault
-        except Unlocatable as fault:
-            raise RowRejected(str(fault), fix=OTHER_TEMPLATE) from fault
-        wanted = [span[1:] for span in spans if messages[span.message].supervised != conversation.supervise_all]
-        return RenderedExample(text, wanted, conversation.supervise_all)
-
-    def _rendered_text(self, text: str) -> RenderedExample:
-        """Plain text as a model meets it in pretraining: bos where the tokenizer adds it, and an end."""
-        special = self._files.special_tokens
-        bos = special.get("bos_token", "") if self._files.adds_bos else ""
-        end = special.get("eos_token", self.stop_tokens[0])
-        return RenderedExample(bos + text.removeprefix(bos).removesuffix(end) + end, [], supervise_all=True)
-
     def _rendered_chunks(
         self, conversations: Sequence[Conversation], file: str, rejected: list[BadRow] | None
     ) -> Iterator[list[RenderedExample]]:
@@ -203,9 +223,10 @@ class ChatTokenizer:
 
     def _rendered_or_empty(self, conversation: Conversation, file: str, refused: list[BadRow]) -> RenderedExample:
         try:
-            return self._rendered(conversation)
+            return self._rows.rendered(conversation)
         except RowRejected as fault:
-            raw = json.dumps({"messages": as_dicts(conversation.messages)}, ensure_ascii=False)
+            tools = {"tools": conversation.tools} if conversation.tools else {}
+            raw = json.dumps({"messages": as_dicts(conversation.messages), **tools}, ensure_ascii=False)
             refused.append(fault.row(file, conversation.line, raw))
             return RenderedExample("", [], False)
 
@@ -228,5 +249,14 @@ class ChatTokenizer:
         supervised = [rendered.supervise_all] * len(ids)
         if rendered.spans:
             fill_spans(supervised, not rendered.supervise_all, rendered.spans, tokens.offsets, ids, self.stop_ids)
+        if rendered.asked:
+            self._count_asked(rendered.text, rendered.asked, tokens)
         supervised[:1] = [False] * len(ids[:1])  # nothing comes before the first token to predict it from
         return TokenizedExample(input_ids=ids, supervised=supervised).truncated_to(max_length)
+
+    def _count_asked(self, text: str, asked: tuple[int, int], tokens: "Encoding") -> None:
+        """Count what stands from the header of the last answer to its first supervised token: so it is asked for."""
+        first = first_inside(asked[1], tokens.offsets)
+        end = tokens.offsets[first][0] if first < len(tokens.offsets) else asked[1]
+        swallowed = text[asked[1] : end]  # a token may begin in what asks and end in white space behind it
+        self._rows.tally.asked[text[asked[0] : end if swallowed.isspace() else asked[1]]] += 1

@@ -1,10 +1,14 @@
 """Which chat template a run uses, and why; each must end an answer with a token the model can stop on."""
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
+from qlora_core.data.chat.answer_spans import Ending
 from qlora_core.data.chat.chat_template import ChatTemplate, TemplateFault
+from qlora_core.data.chat.message_marks import THINKING_ENDS
+from qlora_core.data.chat.outline import OTHER_TEMPLATE, any_of, shared_length
 from qlora_core.data.chat.template_families import (
     PLAIN_CHATML,
     TEMPLATE_FAMILIES,
@@ -13,57 +17,118 @@ from qlora_core.data.chat.template_families import (
     template_family,
     with_bos,
 )
+from qlora_core.data.chat.text_forms import form_of
 from qlora_core.data.chat.tokenizer_files import TokenizerFiles
 from qlora_profiles.architectures import architecture_of
 from qlora_profiles.errors import UserError
 from qlora_profiles.suggest import hint
 
+FAMILY_NAMES = {
+    "chatml": "ChatML",
+    "qwen": "Qwen's ChatML",
+    "qwen3": "Qwen3's ChatML",
+    "llama3": "Llama 3's template",
+    "gemma": "Gemma's template",
+    "phi": "Phi's template",
+    PLAIN_CHATML: "ChatML in ordinary tokens",
+}
 TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")
 PROBE = "\ue0e8"  # stands for the answer while its end is looked for
-NEVER_STOPS = "never ends an answer with a stop token"
+FOLLOWING = "\ue0ec"  # and for the message behind it
 
 
 class TemplateChoice(NamedTuple):
-    """A template, what it is called, why it was taken, and the token that ends an answer in it."""
+    """A template, what it is called, why it was taken, and how an answer ends in it."""
 
     template: ChatTemplate
     name: str
     reason: str
-    stop_token: str
+    ending: Ending
+
+    @property
+    def words(self) -> str:
+        """The template in a few words, for a plan."""
+        if self.name == "own":
+            return f"the model's own{self._form()}"
+        ours = self.name == PLAIN_CHATML or self.name in TEMPLATE_FAMILIES
+        name = f"{FAMILY_NAMES.get(self.name, self.name)} of ours" if ours else self.name
+        return f"{name}, as asked" if self.reason.startswith("--") else f"{name}: the model has none"
+
+    def _form(self) -> str:
+        asked = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
+        form = form_of(self.template.render(asked))
+        thinks = ", thinking" if THINKING_ENDS in self.template.source else ""
+        return f" ({form.name} form{thinks})" if form else ""
 
 
 def choose_template(files: TokenizerFiles, wanted: str | None, today: date | None) -> TemplateChoice:
     """The template that was asked for, else the tokenizer's own, else the one its special tokens call for.
 
+    A template of the model's own is never replaced: only a model without any is given one of ours.
+
     Raises:
-        UserError: ``wanted`` cannot be had for this tokenizer, or nothing ends an answer.
+        UserError: ``wanted`` cannot be had for this tokenizer, the own one cannot be used, or nothing ends an answer.
     """
     if wanted is not None:
         return _asked_for(files, wanted, today)
     if files.template is None:
-        return _picked(files, "the tokenizer has no template", today)
+        return _picked(files, today)
     template = ChatTemplate(files.template, files.special_tokens, today)
-    stop = stop_token_of(template, files)
-    if stop is None:
-        return _picked(files, f"the template in {files.template_file} {NEVER_STOPS}", today)
-    return TemplateChoice(template, "own", f"the model's own, from {files.template_file}", stop)
+    ending = ending_of(template, files, f"the chat template in {files.template_file}")
+    return TemplateChoice(template, "own", f"the model's own, from {files.template_file}", ending)
 
 
-def stop_token_of(template: ChatTemplate, files: TokenizerFiles) -> str | None:
-    """The special token that the template writes right behind the last answer, or ``None``.
+def ending_of(template: ChatTemplate, files: TokenizerFiles, name: str) -> Ending:
+    """How answers end: in the token behind them, in the next role's where the model stops on that, or in the eos token.
 
     Raises:
-        UserError: the template refuses a question and an answer.
+        UserError: the template refuses or leaves out an answer, or there is no token that ends a text.
     """
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
+    behind = _behind_answer(template, name)
+    goes_on = _behind_answer(template, name, {"role": "user", "content": "?"})
+    shared = behind[: shared_length(behind, goes_on)]
+    ends, added = any_of(files.end_tokens), any_of(files.added_tokens)
+    written = (
+        ends.findall(shared)[:1] or added.findall(shared)[-1:] or ends.findall(behind)[:1] or added.findall(behind)[:1]
+    )
+    if written:
+        return Ending(written[0], written[0], written[0])
+    following = _leading(ends, goes_on[len(behind) :])
+    if following:
+        call = {"role": "tool", "content": "?"}
+        return Ending(following.strip(), following, _leading(ends, _behind_answer(template, name, call)) or following)
+    stop = _eos(files)
+    return Ending(stop, stop, stop)
+
+
+def _behind_answer(template: ChatTemplate, name: str, *following: dict[str, str]) -> str:
+    """What a template writes behind an answer, up to the text of what follows; nothing where it refuses that."""
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}, *following]
+    messages[2:] = [{**message, "content": FOLLOWING} for message in following]
     try:
-        behind = template.render(messages).rpartition(PROBE)[2].lstrip()
+        _, found, behind = template.render(messages).rpartition(PROBE)
     except TemplateFault as fault:
+        if following:
+            return ""
+        raise UserError(f"{name} refuses a question and an answer: {fault}", OTHER_TEMPLATE) from fault
+    if not found and not following:
+        raise UserError(f"{name} leaves out answers: nothing can be learned with it", OTHER_TEMPLATE)
+    return behind.partition(FOLLOWING)[0]
+
+
+def _leading(ends: re.Pattern[str], text: str) -> str:
+    """The token that a text begins with, and the white space in front of it."""
+    found = ends.match(text.lstrip())
+    return text[: len(text) - len(text.lstrip())] + found.group() if found else ""
+
+
+def _eos(files: TokenizerFiles) -> str:
+    stop = files.special_tokens.get("eos_token") or next(iter(files.end_tokens), None)
+    if stop is None or files.tokenizer.token_to_id(stop) is None:
         raise UserError(
-            f"the chat template refuses a question and an answer: {fault}", "--chat-template chatml"
-        ) from fault
-    candidates = {*files.added_tokens, *files.end_tokens}
-    return max((token for token in candidates if behind.startswith(token)), key=len, default=None)
+            "this tokenizer has no token that ends a text", 'set "eos_token" in the model\'s tokenizer_config.json'
+        )
+    return stop
 
 
 def _asked_for(files: TokenizerFiles, wanted: str, today: date | None) -> TemplateChoice:
@@ -92,29 +157,23 @@ def _from_file(files: TokenizerFiles, wanted: str, today: date | None) -> Templa
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"--chat-template {wanted}: cannot be read: {reason}") from error
     template = ChatTemplate(source, files.special_tokens, today)
-    stop = stop_token_of(template, files)
-    if stop is None:
-        raise UserError(f"--chat-template {wanted}: it {NEVER_STOPS}", "write {{ eos_token }} after the answer")
-    return TemplateChoice(template, path.name, f"--chat-template {wanted}", stop)
+    ending = ending_of(template, files, "the chat template")
+    return TemplateChoice(template, path.name, f"--chat-template {wanted}", ending)
 
 
-def _picked(files: TokenizerFiles, why: str, today: date | None) -> TemplateChoice:
+def _picked(files: TokenizerFiles, today: date | None) -> TemplateChoice:
     name = pick_template_family(files.added_tokens, architecture_of(files.model_type).template)
     because = (
         f"the tokenizer has {' '.join(template_family(name).needs)}"
         if name in TEMPLATE_FAMILIES
         else "it has no turn markers: ChatML in ordinary tokens, ended by the eos token"
     )
-    return _own(files, name, f"{why}; {because}", today)
+    return _own(files, name, f"the tokenizer has no template; {because}", today)
 
 
 def _own(files: TokenizerFiles, name: str, reason: str, today: date | None) -> TemplateChoice:
     """One of our own templates. A bos token is written where the tokenizer would add it."""
     template, _, stop = template_family(name)
-    stop = stop or files.special_tokens.get("eos_token")
-    if stop is None or files.tokenizer.token_to_id(stop) is None:
-        raise UserError(
-            "this tokenizer has no token that ends a text", 'set "eos_token" in the model\'s tokenizer_config.json'
-        )
+    stop = stop or _eos(files)
     source = (with_bos(template) if files.adds_bos else template).strip() + "\n"
-    return TemplateChoice(ChatTemplate(source, files.special_tokens, today), name, reason, stop)
+    return TemplateChoice(ChatTemplate(source, files.special_tokens, today), name, reason, Ending(stop, stop, stop))

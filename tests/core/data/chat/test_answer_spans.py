@@ -144,7 +144,7 @@ def test_rewritten_contents_with_white_space_behind(
         (chatml("{% if m.role != 'system' %}{{ m.content }}{% endif %}"), "leaves out message 1 (system)"),
         (chatml("{{ m.content.replace('Hello', 'Goodbye') }}"), "drops a part of the assistant message"),
         (chatml("{{ m.content + m.content }}"), "does not show where answers begin and end"),
-        (chatml("{{ m.content | length if '?' in m.content else m.content }}"), "rewrites this row"),
+        (chatml("{{ m.content | length if '?' in m.content else m.content }}"), "drops a part of the user message"),
     ],
 )
 def test_templates_that_damage_text_are_refused(

@@ -100,11 +100,41 @@ def test_the_trained_end_of_turn_comes_first(model_folder: Folder, byte_level: C
     assert tokenizer.decode(tokenizer.stop_ids, skip_special_tokens=False) == "".join(tokenizer.stop_tokens)
 
 
-def test_a_template_that_never_stops_is_replaced_with_the_reason(model_folder: Folder) -> None:
+def test_a_template_that_never_stops_is_kept_and_ended(
+    model_folder: Folder, conversation_of: ConversationMaker
+) -> None:
+    """The eos token is put behind a row's last answer: nothing else would teach it to stop."""
     endless = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+    endless += "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     tokenizer = ChatTokenizer.from_folder(model_folder("chatml", template=endless))
-    assert tokenizer.template_name == "chatml"
-    assert "never ends an answer with a stop token" in tokenizer.template_source
+    row = conversation_of(*ASK, *ASK)
+    assert tokenizer.template_name == "own"
+    assert supervised_texts(tokenizer, tokenizer.encode(row)) == [" Hello", " Hello\n<|endoftext|>"]
+    assert tokenizer.learned() == (
+        "the model's own; learned: the answers and <|endoftext|>, put behind the last answer of a row"
+    )
+
+
+def test_the_next_roles_token_ends_an_answer_where_the_model_stops_on_it(
+    model_folder: Folder, conversation_of: ConversationMaker, byte_level: Callable[..., Tokenizer]
+) -> None:
+    source = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+    source += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    three = byte_level(("<|endoftext|>", "<|user|>", "<|assistant|>", "<|tool|>"))
+    stops = {"eos_token_id": [three.token_to_id(token) for token in ("<|endoftext|>", "<|user|>", "<|tool|>")]}
+    files = {"generation_config.json": stops}
+    tokenizer = ChatTokenizer.from_folder(model_folder("phi", template=source, tokenizer=three, files=files))
+    assert tokenizer.stop_tokens[0] == "<|user|>"
+    assert describe_mask(tokenizer, tokenizer.encode(conversation_of(*ASK, *ASK))) == (
+        "<|user|>Hi<|assistant|>[[Hello<|user|>]]Hi<|assistant|>[[Hello<|user|>]]"
+    )
+
+
+def test_an_own_template_that_cannot_be_used_is_refused_not_replaced(model_folder: Folder) -> None:
+    folder = model_folder("chatml", template="{% for m in messages %}{% if m.role == 'user' %}x{% endif %}{% endfor %}")
+    with pytest.raises(UserError, match=r"leaves out answers.*-> --chat-template chatml"):
+        ChatTokenizer.from_folder(folder)
+    assert ChatTokenizer.from_folder(folder, "chatml").template_name == "chatml"
 
 
 def test_bos_is_written_where_the_tokenizer_adds_it_and_only_once(
@@ -158,7 +188,11 @@ def test_a_file_of_ones_own(model_folder: Folder, conversation_of: ConversationM
         ("chatlm", None, "--chat-template chatlm: no such template; did you mean chatml?  -> one of chatml, qwen"),
         ("gemma", None, "--chat-template gemma: this tokenizer has no <start_of_turn> <end_of_turn>"),
         ("x.jinja", None, "cannot be read: No such file or directory"),
-        ("x.jinja", "{{ messages[0].content }}", "never ends an answer with a stop token"),
+        (
+            "x.jinja",
+            "{{ messages[0].content }}",
+            "the chat template leaves out answers: nothing can be learned with it",
+        ),
         ("x.jinja", "{% if %}", "the chat template cannot be read: "),
         ("x.jinja", "{{ raise_exception('no thanks') }}", "refuses a question and an answer: no thanks"),
         ("x.jinja", "{{ messages.append(1) }}", "refuses a question and an answer: "),

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from qlora_core.data import ChatTokenizer, Conversation
-from qlora_core.data.chat.answer_spans import as_dicts
+from qlora_core.data.chat.message_marks import as_dicts
 from qlora_core.data.chat.template_families import TEMPLATE_FAMILIES
 
 Folder = Callable[..., Path]
