@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from qlora_core.data.chat.chat_tokenizer import ChatTokenizer
+from qlora_core.data.duplicates import duplicate_notes
 from qlora_core.data.lengths.token_counts import TokenCounts
 from qlora_core.data.schema import DataSet
 from qlora_core.data.split import split
@@ -49,7 +50,7 @@ def describe(
         template=tokenizer.template_name,
         stop_token=tokenizer.stop_tokens[0],
         warnings=tuple(dataset.warnings),
-        notes=tuple(dataset.notes),
+        notes=(*dataset.notes, *duplicate_notes(dataset.conversations, val_size, seed)),
     )
 
 
