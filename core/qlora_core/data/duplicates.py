@@ -30,4 +30,8 @@ def _count_in(keys: Sequence[bytes], others: set[bytes]) -> int:
 
 def _key(conversation: Conversation) -> bytes:
     said = (conversation.messages, conversation.tools, conversation.text)
-    return hashlib.blake2b(msgspec.msgpack.encode(said), digest_size=16).digest()
+    try:
+        content = msgspec.msgpack.encode(said)
+    except (ValueError, OverflowError):  # half a character, or a number of more than 64 bits
+        content = repr(said).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -19,6 +19,7 @@ from qlora_core.data.sources.json_file import json_rows
 from qlora_core.data.sources.parquet_rows import parquet_rows
 from qlora_profiles.errors import UserError
 from qlora_profiles.suggest import did_you_mean
+from qlora_profiles.visible import on_one_line
 
 __all__ = ["check_there", "read_data"]
 
@@ -51,9 +52,14 @@ def read_data(options: ReadOptions) -> DataSet:
         row_shape=" + ".join(shape for shape, _ in reader.shapes.most_common()),
         columns_used=list(reader.used),
         fingerprint=hashlib.sha256(data).hexdigest(),
-        notes=[*notes, *_notes(reader, options, len(good)), *cells.notes(), *perhaps_empty(good)],
-        warnings=_read_past([row for row in bad_rows if row.between]),
+        notes=_lines([*notes, *_notes(reader, options, len(good)), *cells.notes(), *perhaps_empty(good)]),
+        warnings=_lines(_read_past([row for row in bad_rows if row.between])),
     )
+
+
+def _lines(told: list[str]) -> list[str]:
+    """What is told, fit for a screen and for a file: it quotes keys, which may hold anything."""
+    return [on_one_line(sentence) for sentence in told]
 
 
 def _read_past(faults: list[BadRow]) -> list[str]:

@@ -87,9 +87,8 @@ class Conversation(Struct, frozen=True, kw_only=True):
     """One example: ``messages``, or plain ``text`` that no template is applied to.
 
     ``line`` counts from 1 in the file (rows, for Parquet), ``number`` the rows where several may begin on one line.
-    ``supervise_all`` supervises everything but
-    the messages that say otherwise, template included; plain text always has it. ``tools`` are JSON schemas of
-    the functions that the assistant may call; the template writes them.
+    ``supervise_all`` supervises everything but the messages that say otherwise, template included; plain text always
+    has it. ``tools`` are JSON schemas of the functions that the assistant may call; the template writes them.
     """
 
     line: int

@@ -24,6 +24,7 @@ from qlora_profiles.suggest import did_you_mean
 
 MESSAGE_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *WEIGHT_KEYS, *TOOL_CALL_KEYS))
 Columns = dict[str, Any]
+MOST_COMPARED = 50  # columns looked at for a slip of the pen; a row may have a hundred thousand
 
 
 class RowReader:
@@ -200,7 +201,7 @@ def _missing(columns: Columns, prompt: str | None, answer: str | None) -> RowRej
     found = list(columns)
     half = _missing_half(columns, prompt, answer)
     strangers = [name for name in found if name not in KNOWN_COLUMNS]
-    for column in strangers:
+    for column in strangers[:MOST_COMPARED]:
         for wanted in did_you_mean(column, _candidates(half)):
             return RowRejected(f'no "{wanted}", found "{column}"', fix=f"--field {wanted}={column}")
     wanted = half or "messages"

@@ -27,11 +27,14 @@ def decode(data: bytes, encoding: str, name: str, *, keep_damage: bool = False) 
     """
     codec = _codec(encoding)
     try:
-        return data.decode(codec).removeprefix("\ufeff")
+        text = data.decode(codec).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         if codec == "utf-8" and (_is_damaged_utf8(data) or (keep_damage and _is_nearly_utf8(data))):
             return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
         raise _wrong_encoding(data, encoding, name, error) from error
+    if codec == "utf-8" and _is_mostly_zeros(data) and (guess := guess_encoding(data)):
+        raise UserError(f"{name}  not UTF-8; reads cleanly as {guess.upper()}", f"--encoding {guess}")
+    return text
 
 
 def guess_encoding(data: bytes) -> str | None:
@@ -69,7 +72,8 @@ def _wrong_encoding(data: bytes, encoding: str, name: str, error: UnicodeDecodeE
     shown = "UTF-8" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
     if guess and guess != _codec(encoding):
         reads = DISPLAY.get(guess, guess.upper())
-        return UserError(f"{name}  not {shown}; reads cleanly as {reads}", f"--encoding {guess}")
+        or_skip = ", or --skip-bad-rows if its few such bytes are damage" if _is_nearly_utf8(data) else ""
+        return UserError(f"{name}  not {shown}; reads cleanly as {reads}", f"--encoding {guess}{or_skip}")
     line = data.count(b"\n", 0, error.start) + 1
     reason = f"not {shown} (byte 0x{data[error.start]:02x} has no meaning there)"
     return UserError(f"{name}:{line}  {reason}", "save it as UTF-8, or --encoding NAME")
@@ -88,6 +92,12 @@ def _is_damaged_utf8(data: bytes) -> bool:
 def _is_nearly_utf8(data: bytes) -> bool:
     """Whether so few bytes are not UTF-8 that whole rows can be set aside for them."""
     return b"\0" not in data[:PROBE_BYTES] and _bad_bytes(data) <= max(1, len(data) // FEW_BAD_BYTES)
+
+
+def _is_mostly_zeros(data: bytes) -> bool:
+    """Whether a zero byte stands beside most others, as in UTF-16 and UTF-32 of plain English."""
+    probe = data[:PROBE_BYTES].rstrip(b"\0")
+    return probe.count(0) * 3 >= len(probe)
 
 
 def _bad_bytes(data: bytes) -> int:

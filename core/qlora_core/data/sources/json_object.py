@@ -138,7 +138,9 @@ def _of_objects(name: str, value: dict[str, Any], known: Collection[str]) -> Hel
         return Held(
             _numbered(rows), [f"{name} holds rows by name: read as {len(parts):,} rows, the names are not used"]
         )
-    raise _deeper(name, value)
+    if _paths(value):
+        raise _deeper(name, value)
+    return None
 
 
 def _is_deep(part: dict[str, Any]) -> bool:
@@ -225,7 +227,7 @@ def _paths(value: dict[str, Any], before: str = "") -> list[str]:
 
 
 def _deeper(name: str, value: dict[str, Any]) -> UserError:
-    where = _paths(value) or list(value)
+    where = _paths(value)
     if len(where) > 1:
         return _several(name, where)
     return UserError(f"{name}  its rows lie deeper than one list: under {_named(where)}", _extract(name, where[0]))

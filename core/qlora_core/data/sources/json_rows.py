@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 from qlora_core.data.bad_rows import BadRow, RowRejected
 from qlora_core.data.sources.formats import Row, Rows
-from qlora_core.data.sources.json_text import excerpt_at, parse_line, parse_value, value_end
+from qlora_core.data.sources.json_text import UNCLOSED, excerpt_at, parse_line, parse_near, parse_value, value_end
 
 WHITESPACE = " \t\r\n"
 INSIDE_ROWS = frozenset(("role", "from", "type"))  # keys of messages and their parts, which are no rows themselves
-SEARCH = 20  # how many times the length of the text may be parsed while looking for rows behind faults
+ROW_OVER_LINES = 1 << 18  # characters of a row that is looked for over several lines among rows of one line
+SEARCH, COST_OF_A_TRY = 20, 1000  # so many times the length of the text is parsed for rows behind faults; characters
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
+_FIRST_KEY = re.compile(r'\{\s*"([^"\\]*)"\s*:')
+_BEHIND_ROW = re.compile(r"\}\s*,?\s*$")
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 _COMMENT = re.compile(r"//[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
 Found = Generator[Row | BadRow, None, int]
@@ -29,8 +32,10 @@ class Elements:
         self.text, self.name = text, name
         self.number = 0
         self._keys: set[str] = set()
+        self._first_keys: set[str] = set()
         self._counted, self._line = 0, 1
         self._lost = False  # whether the last row was broken, so that nothing behind it is sure
+        self._careful = False  # whether any was
         self._search_left = SEARCH * len(text) + 10_000
 
     def skip(self, pos: int) -> int:
@@ -93,17 +98,18 @@ class Elements:
         self._lost = False
         line = self._line_of(start)
         try:
-            value, end = parse_value(self.text, start)
+            value, end = (parse_near if self._careful else parse_value)(self.text, start)
         except RowRejected as fault:
-            self._lost = True
-            end = value_end(self.text, start) or self._end_of_broken(start, start if fault.at is None else fault.at)
+            self._lost = self._careful = True
             at = start if fault.at is None else fault.at
+            end = (value_end(self.text, start) if fault.at is None else None) or self._end_of_broken(start, at)
             shown = self._line_of(at) if at < end else line
             raw = self.text[start:end].rstrip(", \t\r\n")
             yield fault.row(self.name, shown, raw, self.number)
             return max(start + len(raw), start + 1)
         if isinstance(value, dict):
             self._keys.update(value.keys() - INSIDE_ROWS)
+            self._first_keys.update(set(list(value)[:1]) - INSIDE_ROWS)
         yield object_or_bad(self.name, line, value, self.text[start:end], self.number)
         return end
 
@@ -124,18 +130,16 @@ class Elements:
 
     def _end_of_broken(self, start: int, fault: int) -> int:
         """Where a broken row ends: in front of the next row, at the bracket that closes it, or at the text's end."""
-        closed = self._closing_bracket(start)
-        following = self._next_row(max(fault, start + 1), len(self.text) if closed is None else closed)
-        if following is not None:
-            return following
-        if closed is not None:
-            return closed
-        return len(self.text)
+        opening = _FIRST_KEY.match(self.text, start)
+        first = {opening[1]} - INSIDE_ROWS if opening else set()
+        following = self._next_row(max(fault, start + 1), self._keys or first, {*self._first_keys, *first})
+        closed = self._closing_bracket(start, following)
+        return closed if closed is not None else following
 
-    def _closing_bracket(self, start: int) -> int | None:
+    def _closing_bracket(self, start: int, until: int) -> int | None:
         """The position behind the bracket that closes what opens at ``start``, if a row can end there."""
         depth = 0
-        for found in _STRING_OR_BRACKET.finditer(self.text, start):
+        for found in _STRING_OR_BRACKET.finditer(self.text, start, until):
             sign = found[0]
             depth += 1 if sign in "{[" else -1 if sign in "}]" else 0
             if depth < 0:  # no bracket was opened: the list itself ends here
@@ -145,24 +149,30 @@ class Elements:
                 return end if self._at(self.skip(end)) in ("", ",", "]", "{", "}") else None
         return None
 
-    def _next_row(self, pos: int, until: int) -> int | None:
-        """The next whole object before ``until`` that looks like the rows so far."""
-        while self._search_left > 0 and (pos := self.text.find("{", pos, until)) >= 0:
-            try:
-                value, end = parse_value(self.text, pos)
-            except RowRejected as fault:
-                tried = (fault.at or pos) if "never closed" not in fault.reason else len(self.text)
-                self._search_left -= max(tried - pos, 100)
-                pos += 1
-                continue
-            self._search_left -= end - pos
-            if isinstance(value, dict) and self._is_row(value):
+    def _next_row(self, pos: int, keys: set[str], first_keys: set[str]) -> int:
+        """Where the next row begins: an object that has some of ``keys``, or that opens with one of ``first_keys``
+        behind another one; the text's end where there is none."""
+        while self._search_left > 0 and (pos := self.text.find("{", pos)) >= 0:
+            opening = _FIRST_KEY.match(self.text, pos)
+            if opening and opening[1] in first_keys and _BEHIND_ROW.search(self.text, max(pos - 100, 0), pos):
+                return pos
+            end = self._end_of_object(pos, keys)
+            if end == pos:
                 return pos
             pos = end
-        return None
+        return len(self.text)
 
-    def _is_row(self, value: dict[str, Any]) -> bool:
-        return bool(self._keys & value.keys()) if self._keys else bool(value) and not INSIDE_ROWS & value.keys()
+    def _end_of_object(self, pos: int, keys: set[str]) -> int:
+        """``pos`` itself where a whole row begins there, else where to look on."""
+        try:
+            value, end = parse_near(self.text, pos)
+        except RowRejected as fault:
+            tried = (fault.at or pos) if UNCLOSED not in fault.reason else len(self.text)
+            self._search_left -= max(tried - pos, COST_OF_A_TRY)
+            return pos + 1
+        self._search_left -= end - pos
+        is_row = bool(keys & value.keys()) if keys else bool(value) and not INSIDE_ROWS & value.keys()
+        return pos if is_row else end
 
 
 class Line(NamedTuple):
@@ -215,7 +225,7 @@ def _over_lines(text: str, line: Line) -> tuple[Any, int] | None:
     if text[start : start + 1] != "{":
         return None
     try:
-        value, end = parse_value(text, start)
+        value, end = parse_near(text, start, ROW_OVER_LINES)
     except RowRejected:
         return None
     rest = text[end : text.find("\n", end) if text.find("\n", end) >= 0 else len(text)]
