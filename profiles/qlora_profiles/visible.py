@@ -2,9 +2,9 @@
 
 import re
 
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but for tab and line break, both separators of lines and paragraphs, and what turns the direction
-of writing (a bidirectional override shows other words than are there)."""
+of writing (a bidirectional override shows other words than are there). Halves of characters, which no encoding has."""
 
 
 def visible(text: str) -> str:

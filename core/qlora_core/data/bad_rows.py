@@ -15,7 +15,11 @@ SHOWN_LINES = 5
 
 
 class BadRow(Struct, frozen=True, kw_only=True):
-    """One row that cannot be used: where, why, the text around the fault, the way on, and the row itself."""
+    """One row that cannot be used: where, why, the text around the fault, the way on, and the row itself.
+
+    ``number`` counts rows from 1, and is 0 where the line alone tells which row it is. ``between`` says that the fault
+    lies between two rows: none is lost when it is read past.
+    """
 
     file: str
     line: int
@@ -23,12 +27,15 @@ class BadRow(Struct, frozen=True, kw_only=True):
     excerpt: str = ""
     fix: str = ""
     raw: str = ""
+    number: int = 0
+    between: bool = False
 
     def shown(self) -> str:
         """``my.jsonl:42  reason  -> fix`` and, on a line of its own, the excerpt."""
+        row = f", row {self.number}" if self.number else ""
         way_on = f"  -> {self.fix}" if self.fix else ""
         excerpt = f"\n  {self.excerpt}" if self.excerpt else ""
-        return f"{self.file}:{self.line}  {self.reason}{way_on}{excerpt}"
+        return f"{self.file}:{self.line}{row}  {self.reason}{way_on}{excerpt}"
 
 
 class RowRejected(Exception):
@@ -44,9 +51,18 @@ class RowRejected(Exception):
         self.excerpt = excerpt
         self.at = at
 
-    def row(self, file: str, line: int, raw: str) -> BadRow:
+    def row(self, file: str, line: int, raw: str, number: int = 0, *, between: bool = False) -> BadRow:
         """This reason as a value, at its place in the file."""
-        return BadRow(file=file, line=line, reason=self.reason, excerpt=self.excerpt, fix=self.fix, raw=raw)
+        return BadRow(
+            file=file,
+            line=line,
+            reason=self.reason,
+            excerpt=self.excerpt,
+            fix=self.fix,
+            raw=raw,
+            number=number,
+            between=between,
+        )
 
 
 class BadRows(UserError):
@@ -66,10 +82,12 @@ class BadRows(UserError):
 
 
 def write_rejected(path: Path, rows: Iterable[BadRow]) -> None:
-    """Write one JSON object per bad row: line, reason, raw. Pure ASCII, so that broken text survives."""
+    """Write one JSON object per bad row: line, its number in a list, reason, raw. Pure ASCII, so that broken text
+    survives."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            file.write(json.dumps({"line": row.line, "reason": row.reason, "raw": row.raw}) + "\n")
+            number = {"row": row.number} if row.number else {}
+            file.write(json.dumps({"line": row.line, **number, "reason": row.reason, "raw": row.raw}) + "\n")
 
 
 def _message(rows: Sequence[BadRow]) -> str:
@@ -89,16 +107,18 @@ def _kind(kind: Sequence[BadRow]) -> str:
     others = kind[1:]
     if not others:
         return kind[0].shown()
-    numbers = ", ".join(str(row.line) for row in others[:SHOWN_LINES])
+    numbers = ", ".join(str(row.number or row.line) for row in others[:SHOWN_LINES])
     dots = ", ..." if len(others) > SHOWN_LINES else ""
-    where = "line" if len(others) == 1 else "lines"
+    where = ("row" if others[0].number else "line") + ("" if len(others) == 1 else "s")
     return f"{kind[0].shown()}\n  the same in {len(others):,} more {_rows(len(others))}: {where} {numbers}{dots}"
 
 
 def _way_on(rows: Sequence[BadRow], total_rows: int, skippable: bool) -> str | None:
-    if not skippable or len(rows) >= total_rows:
+    lost = sum(not row.between for row in rows)
+    if not skippable or lost >= total_rows:
         return None
-    return f"--skip-bad-rows sets {len(rows):,} of {total_rows:,} {_rows(total_rows)} aside ({REJECTED_ROWS})"
+    aside = f"sets {lost:,} of {total_rows:,} {_rows(total_rows)} aside ({REJECTED_ROWS})"
+    return f"--skip-bad-rows {aside if lost else f'reads past it; all {total_rows:,} {_rows(total_rows)} are there'}"
 
 
 def _rows(count: int) -> str:

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from qlora_core.data.chat.chat_tokenizer import ChatTokenizer
+from qlora_core.data.duplicates import duplicate_notes
 from qlora_core.data.lengths.token_counts import TokenCounts
 from qlora_core.data.schema import DataSet
 from qlora_core.data.split import split
@@ -51,7 +52,7 @@ def describe(
         stop_token=tokenizer.stop_tokens[0],
         warnings=(*dataset.warnings, *tokenizer.warnings()),
         learned=tokenizer.learned(),
-        notes=tuple(dataset.notes),
+        notes=(*dataset.notes, *duplicate_notes(dataset.conversations, val_size, seed)),
         template_digest=template_digest(tokenizer),
     )
 

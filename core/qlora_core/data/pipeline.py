@@ -11,9 +11,11 @@ from msgspec.structs import replace
 from qlora_core.data.bad_rows import BadRow, BadRows
 from qlora_core.data.chat.chat_tokenizer import ChatTokenizer
 from qlora_core.data.chat.tokenizer_source import tokenizer_folder
+from qlora_core.data.duplicates import duplicate_notes
 from qlora_core.data.examples import TokenizedExample
 from qlora_core.data.facts import describe, quantiles, source_facts
 from qlora_core.data.read import read_data
+from qlora_core.data.rendered_rows import rendered_warnings
 from qlora_core.data.schema import Conversation, DataSet, Message, ReadOptions
 from qlora_core.data.split import split
 from qlora_core.data.token_ids import check_rows
@@ -111,7 +113,8 @@ def _opened(recipe: Recipe, run: Run) -> tuple[DataSet, ChatTokenizer, list[BadR
     """The rows, the tokenizer, and where to put rows that the template refuses: ``None`` where that is an error."""
     dataset = _read(recipe)
     chat = ChatTokenizer.from_folder(tokenizer_folder(recipe, run), recipe.chat_template, today=TEMPLATE_DATE)
-    return dataset, chat, [] if recipe.skip_bad_rows else None
+    warnings = [*dataset.warnings, *rendered_warnings(dataset.conversations, chat.special_tokens)]
+    return replace(dataset, warnings=warnings), chat, [] if recipe.skip_bad_rows else None
 
 
 def _read(recipe: Recipe) -> DataSet:
@@ -124,9 +127,10 @@ def _without(refused: Sequence[BadRow] | None, dataset: DataSet, examples: list[
     """The rows that are left, and the refused ones among those set aside."""
     if not refused:
         return dataset, examples
-    lines = {row.line for row in refused}
-    kept = [pair for pair in zip(dataset.conversations, examples, strict=True) if pair[0].line not in lines]
-    rejected = sorted([*dataset.rejected, *refused], key=lambda row: row.line)
+    places = {(row.line, row.number) for row in refused}
+    pairs = zip(dataset.conversations, examples, strict=True)
+    kept = [pair for pair in pairs if (pair[0].line, pair[0].number) not in places]
+    rejected = sorted([*dataset.rejected, *refused], key=lambda row: (row.number, row.line))
     if not kept:
         raise BadRows(rejected, len(rejected))
     dataset = replace(dataset, conversations=[row for row, _ in kept], rejected=rejected)
@@ -155,8 +159,12 @@ def estimated_facts(recipe: Recipe) -> DataFacts:
         mean_tokens=mean,
         mean_supervised_tokens=SUPERVISED_SHARE * mean,
         length_quantiles=quantiles(train),
-        warnings=tuple(dataset.warnings),
-        notes=(*dataset.notes, "tokens are guessed from the letters: the model's tokenizer is not on this disk yet"),
+        warnings=(*dataset.warnings, *rendered_warnings(dataset.conversations)),
+        notes=(
+            *dataset.notes,
+            *duplicate_notes(dataset.conversations, recipe.val_size, recipe.seed),
+            "tokens are guessed from the letters: the model's tokenizer is not on this disk yet",
+        ),
     )
 
 

@@ -4,18 +4,24 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from qlora_core.data.bad_rows import BadRow, BadRows, RowRejected
+from qlora_core.data.cells import Cells, perhaps_empty
 from qlora_core.data.rows.row_shapes import RowReader
-from qlora_core.data.schema import Conversation, DataSet, ReadOptions, check_fields
+from qlora_core.data.rows.values import quoted
+from qlora_core.data.schema import KNOWN_COLUMNS, Conversation, DataSet, ReadOptions, check_fields
+from qlora_core.data.sources.csv_rows import csv_rows
+from qlora_core.data.sources.data_file import bytes_of, check_magic, check_there, format_of
 from qlora_core.data.sources.decode import decode
-from qlora_core.data.sources.formats import Row, Rows, csv_rows, json_rows, parquet_rows
+from qlora_core.data.sources.formats import Row, Rows
+from qlora_core.data.sources.json_file import json_rows
+from qlora_core.data.sources.parquet_rows import parquet_rows
 from qlora_profiles.errors import UserError
 from qlora_profiles.suggest import did_you_mean
+from qlora_profiles.visible import on_one_line
 
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-ALLOWED = ".jsonl, .json, .csv or .parquet"
-PARQUET_MAGIC = b"PAR1"
-NEARBY = 3
+__all__ = ["check_there", "read_data"]
 
 
 def read_data(options: ReadOptions) -> DataSet:
@@ -27,25 +33,42 @@ def read_data(options: ReadOptions) -> DataSet:
     """
     _check(options)
     path = Path(options.path).expanduser()
-    data = _bytes_of(path)
+    data = bytes_of(path)
     file_format, rows, notes = _rows_of(path, data, options)
-    reader = RowReader(options)
-    good, bad_rows, total = _good_and_bad(rows, reader, path.name, options.max_samples)
+    reader, cells = RowReader(options), Cells()
+    good, bad_rows = _good_and_bad(rows, reader, cells, path.name, options.max_samples)
+    rejected = [row for row in bad_rows if not row.between]
+    if bad_rows and not good:
+        _check_header(reader, options, path.name, file_format)
     reader.check(path.name)
     if bad_rows and (not options.skip_bad_rows or not good):
-        raise BadRows(bad_rows, total)
+        raise BadRows(bad_rows, len(good) + len(rejected))
     if not good:
         raise UserError(f"{path.name}  holds no rows")
     return DataSet(
         path=options.path,
         conversations=good,
-        rejected=bad_rows,
+        rejected=rejected,
         file_format=file_format,
         row_shape=" + ".join(shape for shape, _ in reader.shapes.most_common()),
         columns_used=list(reader.used),
         fingerprint=hashlib.sha256(data).hexdigest(),
-        notes=[*notes, *_notes(reader, options, len(good))],
+        notes=_lines([*notes, *_notes(reader, options, len(good)), *cells.notes(), *perhaps_empty(good)]),
+        warnings=_lines(_read_past([row for row in bad_rows if row.between])),
     )
+
+
+def _lines(told: list[str]) -> list[str]:
+    """What is told, fit for a screen and for a file: it quotes keys, which may hold anything."""
+    return [on_one_line(sentence) for sentence in told]
+
+
+def _read_past(faults: list[BadRow]) -> list[str]:
+    """A warning for faults between rows, which were read past as asked."""
+    if not faults:
+        return []
+    more = f", and {len(faults) - 1:,} more such places" if len(faults) > 1 else ""
+    return [f"read past {faults[0].file}:{faults[0].line} {faults[0].reason}{more}: rows may be missing there"]
 
 
 def _check(options: ReadOptions) -> None:
@@ -54,103 +77,65 @@ def _check(options: ReadOptions) -> None:
         raise UserError(f"--max-samples {options.max_samples}: want 1 or more", "--max-samples 1000, or leave it out")
 
 
-def check_there(path: Path) -> None:
-    """Nothing, where there is such a file.
-
-    Raises:
-        UserError: there is none; names those that lie there.
-    """
-    if path.is_dir():
-        raise UserError(f"--data {path}  is a folder{_nearby(path, path.name)}", f"a file: {ALLOWED}")
-    if not path.exists():
-        raise _not_found(path)
-
-
-def _bytes_of(path: Path) -> bytes:
-    check_there(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"--data {path}  cannot be read: {error.strerror or error}", "check its permissions") from error
-    if not data.strip(b" \t\r\n"):
-        raise UserError(f"{path.name}  is empty", "one JSON object per line, such as a question and its answer")
-    return data
-
-
-def _not_found(path: Path) -> UserError:
-    folder = path.parent
-    if not folder.is_dir():
-        return UserError(f"--data {path}  no such file, and no folder {folder}")
-    return UserError(f"--data {path}  no such file{_nearby(folder, path.name)}")
-
-
-def _nearby(folder: Path, name: str) -> str:
-    """``; did you mean X?`` or the data files that lie there."""
-    try:
-        files = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in FORMATS)
-    except OSError:
-        return ""
-    near = did_you_mean(name, files, NEARBY)
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; nearby: {', '.join(files[:NEARBY])}" if files else ""
-
-
 def _rows_of(path: Path, data: bytes, options: ReadOptions) -> tuple[str, Rows, list[str]]:
-    """The file's format as it really is, its rows, and a note where its name says otherwise."""
-    wanted = _format(path, options)
-    _check_magic(path, data, wanted)
+    """The file's format as it really is, its rows, and notes on where they were or what its name says otherwise."""
+    wanted = format_of(path, options.format)
+    check_magic(path, data, wanted)
     if wanted == "parquet":
-        return "Parquet", parquet_rows(path, path.name), []
-    text = decode(data, options.encoding, path.name)
+        return "Parquet", parquet_rows(data, path.name), []
+    text = decode(data, options.encoding, path.name, keep_damage=options.skip_bad_rows)
     if wanted == "csv":
         return "CSV", csv_rows(text, path.name), []
-    label, read = json_rows(text, path.name)
+    label, rows, notes = json_rows(text, path.name, options.fields)
     expected = "JSONL" if wanted == "jsonl" else "JSON"
     holds = {"JSON": "a JSON list or objects over several lines", "JSONL": "one JSON object per line"}[label]
-    return label, read(text, path.name), [] if label == expected else [f"{path.name} holds {holds}; read as that"]
-
-
-def _format(path: Path, options: ReadOptions) -> str:
-    if options.format != "auto":
-        return options.format
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        shown = f"{suffix} is" if suffix else "a name without a suffix is"
-        raise UserError(f"--data {path.name}  {shown} no data format here; allowed: {ALLOWED}", "--data-format jsonl")
-    return FORMATS[suffix]
-
-
-def _check_magic(path: Path, data: bytes, wanted: str) -> None:
-    is_parquet = data.startswith(PARQUET_MAGIC)
-    if is_parquet and wanted != "parquet":
-        raise UserError(f"{path.name}  is a Parquet file", "--data-format parquet")
-    if wanted == "parquet" and not is_parquet:
-        raise UserError(f"{path.name}  is not a Parquet file", "--data-format jsonl, json or csv")
+    surprise = [] if label == expected or notes else [f"{path.name} holds {holds}; read as that"]
+    return label, rows, [*surprise, *notes]
 
 
 def _good_and_bad(
-    rows: Iterable[Row | BadRow], reader: RowReader, name: str, most: int | None
-) -> tuple[list[Conversation], list[BadRow], int]:
-    """Good conversations, bad rows, and how many rows were looked at; stops at ``most`` good ones."""
+    rows: Iterable[Row | BadRow], reader: RowReader, cells: Cells, name: str, most: int | None
+) -> tuple[list[Conversation], list[BadRow]]:
+    """Good conversations and bad rows of those that were looked at; stops at ``most`` good ones."""
     good: list[Conversation] = []
     bad_rows: list[BadRow] = []
     for row in rows:
-        result = row if isinstance(row, BadRow) else _conversation_or_bad(row, reader, name)
+        result = row if isinstance(row, BadRow) else _conversation_or_bad(row, reader, cells, name)
         if isinstance(result, BadRow):
             bad_rows.append(result)
             continue
         good.append(result)
         if len(good) == most:
             break
-    return good, bad_rows, len(good) + len(bad_rows)
+    return good, bad_rows
 
 
-def _conversation_or_bad(row: Row, reader: RowReader, name: str) -> Conversation | BadRow:
+def _conversation_or_bad(row: Row, reader: RowReader, cells: Cells, name: str) -> Conversation | BadRow:
+    empty = cells.without_value(row.columns)
+    cleaned = row._replace(columns=cells.cleaned(row.columns, empty)) if empty else row
     try:
-        return reader.conversation(row)
+        conversation = reader.conversation(cleaned)
     except RowRejected as fault:
-        return fault.row(name, row.line, row.raw)
+        named = ", ".join(f'"{column}" is {text}' for column, text in list(empty.items())[:2])
+        reason = f"{fault.reason} ({named}: read as empty)" if empty else fault.reason
+        bad = RowRejected(reason, fix=fault.fix, excerpt=fault.excerpt)
+        return bad.row(name, row.line, row.raw, row.number)
+    except RecursionError:
+        return RowRejected("brackets inside brackets, too deep to read").row(name, row.line, row.text, row.number)
+    return replace(conversation, number=row.number) if row.number else conversation
+
+
+def _check_header(reader: RowReader, options: ReadOptions, name: str, file_format: str) -> None:
+    """Tell a table whose first line is no header, before telling every row."""
+    columns = list(reader.columns_seen)
+    if file_format != "CSV" or options.fields or not columns or set(columns) & set(KNOWN_COLUMNS):
+        return
+    if any(did_you_mean(column, KNOWN_COLUMNS) for column in columns[:20]):
+        return
+    raise UserError(
+        f"{name}:1  names no column that is known: {quoted(columns)} (the first line must be a header)",
+        "a first line such as prompt,completion or --field prompt=COLUMN --field completion=COLUMN",
+    )
 
 
 def _notes(reader: RowReader, options: ReadOptions, rows: int) -> list[str]:

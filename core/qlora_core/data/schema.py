@@ -13,6 +13,8 @@ from qlora_profiles.suggest import hint
 Format = Literal["auto", "jsonl", "json", "csv", "parquet"]
 Role = Literal["system", "user", "assistant", "tool"]
 
+MESSAGE_COLUMNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "items")
+"""Columns that hold a list of messages; the first that is filled counts."""
 PROMPT_COLUMNS = ("prompt", "question", "query", "input")
 ANSWER_COLUMNS = ("completion", "answer", "response", "output")
 KNOWN_COLUMNS = (
@@ -92,12 +94,13 @@ class Message(Struct, frozen=True, kw_only=True):
 class Conversation(Struct, frozen=True, kw_only=True):
     """One example: ``messages``, or plain ``text`` that no template is applied to.
 
-    ``line`` counts from 1 in the file (rows, for Parquet). ``supervise_all`` supervises everything but
-    the messages that say otherwise, template included; plain text always has it. ``tools`` are JSON schemas of
-    the functions that the assistant may call; the template writes them.
+    ``line`` counts from 1 in the file (rows, for Parquet), ``number`` the rows where several may begin on one line.
+    ``supervise_all`` supervises everything but the messages that say otherwise, template included; plain text always
+    has it. ``tools`` are JSON schemas of the functions that the assistant may call; the template writes them.
     """
 
     line: int
+    number: int = 0
     messages: tuple[Message, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     text: str | None = None

@@ -239,27 +239,32 @@ def test_a_mapped_column_that_no_row_has(read: Read) -> None:
         read("my.jsonl", '{"mesages": []}', fields={"messages": "mesage"})
 
 
-# Faults that lose the reader's place
+# Faults in and around the rows of a list
 
 
 @pytest.mark.parametrize(
-    ("content", "line", "reason"),
+    ("content", "line", "reason", "kept"),
     [
-        (f"[\n{GOOD},\n{{'a': 1}}\n]", 3, "broken JSON: single quotes where JSON wants double quotes"),
-        (f'[\n{GOOD},\n{{\n"a": 1\n"b": 2}}]', 5, "broken JSON: a comma is missing"),
-        (f"[\n{GOOD}\n{GOOD}]", 3, "broken JSON: a comma is missing"),
-        (f"[\n{GOOD},\n{GOOD}\n", 4, "broken JSON: it ends too early: a ] is missing"),
-        (f"[\n{GOOD},\n]", 3, "broken JSON: a comma too many before the closing bracket"),
-        (f"[{GOOD}]\nend", 2, "broken JSON: more text after the closing ]"),
-        ('{\n "text": "a"\n}\n{\n "text": "b",\n}', 6, "broken JSON: a comma too many before the closing bracket"),
+        (f"[\n{GOOD},\n{{'a': 1}}\n]", 3, "single quotes where JSON wants double quotes", 1),
+        (f'[\n{GOOD},\n{{\n"a": 1\n"b": 2}}]', 5, "a comma is missing", 1),
+        (f"[\n{GOOD}\n{GOOD}]", 3, "a comma is missing", 2),
+        (f"[\n{GOOD},\n{GOOD}\n", 4, "it ends too early: a ] is missing", 2),
+        (f"[\n{GOOD},\n]", 3, "a comma too many before the closing bracket", 1),
+        (f"[{GOOD}]\nend", 2, "more text after the closing ]", 1),
+        ('{\n "text": "a"\n}\n{\n "text": "b",\n}', 6, "a comma too many before the closing bracket", 1),
     ],
 )
-def test_a_broken_list_cannot_be_skipped(read: Read, content: str, line: int, reason: str) -> None:
+def test_a_broken_list_is_refused_and_read_past_on_request(
+    read: Read, content: str, line: int, reason: str, kept: int
+) -> None:
     with pytest.raises(BadRows) as caught:
-        read("my.json", content, skip_bad_rows=True)
+        read("my.json", content)
     (row,) = caught.value.rows
-    assert (row.line, row.reason) == (line, reason)
-    assert "--skip-bad-rows" not in str(caught.value)
+    assert (row.line, row.reason) == (line, f"broken JSON: {reason}")
+    assert "--skip-bad-rows" in str(caught.value)
+    data = read("my.json", content, skip_bad_rows=True)
+    assert len(data.conversations) == kept
+    assert data.rejected or reason in data.warnings[0]
 
 
 def test_rows_of_a_list_can_be_skipped_where_the_list_is_whole(read: Read) -> None:

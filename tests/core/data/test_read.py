@@ -237,7 +237,7 @@ def test_format_overrides_the_suffix(read: Read) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "options", "words"),
     [
-        ("a.txt", b"x", {}, ["a.txt", ".txt is no data format", ".jsonl, .json, .csv or .parquet"]),
+        ("a.txt", b"x", {}, ["a.txt", ".txt is no data format", ".jsonl, .json, .csv, .tsv or .parquet"]),
         ("data", b"x", {}, ["a name without a suffix", ".parquet"]),
         ("a.jsonl", b"", {}, ["a.jsonl  is empty"]),
         ("a.jsonl", b"\n \r\n", {}, ["a.jsonl  is empty"]),

@@ -242,3 +242,12 @@ def test_a_finished_run_did_not_stop_and_cannot_be_gone_on_with() -> None:
 def test_a_refusal_names_a_few_differences_and_counts_the_rest() -> None:
     changed = {"learning_rate": 0.5, "lora_r": 8, "seed": 1, "epochs": 1.0, "weight_decay": 0.1}
     assert "and 2 more. Refusing" in mixing_error(run_plan(), run_plan(changed), "a", 1, "b").message
+
+
+def test_warnings_of_the_data_stand_on_the_first_screen_above_the_verdict() -> None:
+    warnings = ("2 rows hold a rendered template already " + "x " * 40,)
+    plan = run_plan(data=msgspec.structs.replace(data_facts(), warnings=warnings))
+    lines = plan_text(plan).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("WARNING  2 rows hold"))
+    assert lines[at + 1].startswith("         x")
+    assert at < next(number for number, line in enumerate(lines) if line.startswith("FITS"))

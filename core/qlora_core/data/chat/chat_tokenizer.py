@@ -69,6 +69,12 @@ class ChatTokenizer:
         return cls(files, choose_template(files, chat_template, today), asked_as)
 
     @property
+    def special_tokens(self) -> list[str]:
+        """The texts of all tokens that are no text of their own: ends, turn markers, padding."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return [token.content for token in added if token.special]
+
+    @property
     def tells_date(self) -> bool:
         """Whether the template writes the present date, so that ``today`` matters."""
         return self._template.tells_date
@@ -227,7 +233,7 @@ class ChatTokenizer:
         except RowRejected as fault:
             tools = {"tools": conversation.tools} if conversation.tools else {}
             raw = json.dumps({"messages": as_dicts(conversation.messages), **tools}, ensure_ascii=False)
-            refused.append(fault.row(file, conversation.line, raw))
+            refused.append(fault.row(file, conversation.line, raw, conversation.number))
             return RenderedExample("", [], False)
 
     def _count(self, rendered: Sequence[RenderedExample]) -> list[TokenCounts]:

@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from typing import Literal
 
-from qlora_core.data.schema import KNOWN_COLUMNS
+from qlora_core.data.schema import KNOWN_COLUMNS, MESSAGE_COLUMNS
 
 Meaning = Literal["known", "metadata", "media", "preference", "ranking", "weight", "matters", "unknown"]
 
@@ -24,9 +24,6 @@ def fold(name: str) -> str:
 def _folded(text: str) -> frozenset[str]:
     return frozenset(map(fold, text.split()))
 
-
-MESSAGE_COLUMNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "items")
-"""Columns that hold a list of messages; the first that is filled counts."""
 
 ALIASES = {
     "system": _folded("system_prompt system_message system_msg system_instruction system_instructions sys_prompt sys"),

@@ -10,6 +10,8 @@ from qlora_core.data.schema import ANSWER_COLUMNS, KNOWN_COLUMNS, PROMPT_COLUMNS
 from qlora_profiles.suggest import did_you_mean
 
 ACCEPTED_ANSWERS = ("answers", "responses", "completions", "outputs", "generations")
+MOST_COMPARED = 50
+"""Columns looked at for a slip of the pen; a row may have a hundred thousand."""
 QUESTIONS = ("problem", "ask", "human", "user", "inputs", "source_text")
 ANSWERS = ("target", "solution", "reply", "assistant", "bot", "gpt", "correct_answer", "targets", "label")
 
@@ -27,7 +29,7 @@ def missing(columns: Mapping[str, Any], prompt: str | None, answer: str | None) 
         reason = f'no "{half}", and "{several}" is {kind} of several (accepted answers?): one answer is learned'
         return RowRejected(reason, fix=f'one text under "{half}" in each row')
     fix = _mapping(half, strangers)
-    for column in strangers if "," not in fix else ():
+    for column in strangers[:MOST_COMPARED] if "," not in fix else ():
         for wanted in did_you_mean(column, _candidates(half)):
             return RowRejected(f'no "{wanted}", found "{column}"', fix=f"--field {wanted}={column}")
     return RowRejected(f'no "{half or "messages"}", found {quoted(found)}', fix=fix)

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from qlora_core.data.bad_rows import RowRejected
-from qlora_core.data.rows.column_names import CANONICAL, MESSAGE_COLUMNS, fold, meaning
+from qlora_core.data.rows.column_names import CANONICAL, fold, meaning
 from qlora_core.data.rows.left_out import LeftOut, Stray, counted, strays_of
 from qlora_core.data.rows.messages import cell_text, learned_by, text_of
 from qlora_core.data.rows.missing import missing
@@ -18,6 +18,7 @@ from qlora_core.data.rows.values import flag_of, is_empty, quoted
 from qlora_core.data.schema import (
     ANSWER_COLUMNS,
     CONTENT_KEYS,
+    MESSAGE_COLUMNS,
     PROMPT_COLUMNS,
     ROLE_KEYS,
     Conversation,

@@ -7,6 +7,8 @@ from typing import Any
 from qlora_core.data.bad_rows import RowRejected
 
 BEFORE, AFTER = 32, 24  # characters of an excerpt on either side of the fault
+NEAR = 1 << 14  # characters
+UNCLOSED = "a quote is never closed"
 ENDS_EARLY = "it ends too early: a } or ] is missing"
 SINGLE_QUOTES = "single quotes where JSON wants double quotes"
 TRAILING_COMMA = "a comma too many before the closing bracket"
@@ -27,6 +29,23 @@ def parse_value(text: str, start: int = 0) -> tuple[Any, int]:
         raise RowRejected("broken JSON: brackets inside brackets, too deep to read") from error
     except ValueError as error:  # int() refuses thousands of digits
         raise RowRejected("broken JSON: a number with too many digits") from error
+
+
+def parse_near(text: str, start: int, most: int | None = None) -> tuple[Any, int]:
+    """As ``parse_value``, where many values of a long text are broken: an error costs a glance at what lies near.
+
+    json's own errors count the lines of the whole text. At ``most`` so many characters are looked at, or all needed.
+    """
+    near = text[start : start + (most or NEAR)]
+    try:
+        value, end = parse_value(near)
+    except RowRejected as fault:
+        at_the_cut = fault.at is not None and (fault.at > len(near) - AFTER or UNCLOSED in fault.reason)
+        if at_the_cut and most is None and start + len(near) < len(text):
+            return parse_value(text, start)
+        fault.at = None if fault.at is None else fault.at + start
+        raise
+    return value, start + end
 
 
 def value_end(text: str, start: int) -> int | None:
@@ -61,9 +80,12 @@ def broken(text: str, error: json.JSONDecodeError) -> RowRejected:
 
 def excerpt_at(text: str, pos: int, ends_here: bool = False) -> str:
     """One line of text around ``pos``, cut short, with an arrow to the fault."""
-    line_start = text.rfind("\n", 0, pos) + 1
-    first, last = max(line_start, pos - BEFORE), min(_line_end(text, pos), pos + AFTER)
-    dots = "..." if first > line_start else ""
+    window = max(0, pos - BEFORE)
+    line_start = text.rfind("\n", window, pos) + 1
+    first = line_start or window
+    line_end = text.find("\n", pos, pos + AFTER)
+    last = line_end if line_end >= 0 else pos + AFTER
+    dots = "..." if first == window and first and text[first - 1] != "\n" else ""
     before, after = dots + printable(text[first:pos]), printable(text[pos:last]).rstrip()
     if ends_here or not after:
         return f"{before.rstrip()}        <- ends here"
@@ -140,7 +162,7 @@ def _extra(text: str, pos: int) -> str:
 
 
 _RULES: tuple[tuple[str, Callable[[str, int], str]], ...] = (
-    ("Unterminated string", lambda text, pos: "a quote is never closed"),
+    ("Unterminated string", lambda text, pos: UNCLOSED),
     ("Invalid control character", lambda text, pos: "a raw line break or tab inside quotes (write \\n or \\t)"),
     ("Invalid \\", lambda text, pos: "a backslash that stands alone (write \\\\)"),
     ("Illegal trailing comma", lambda text, pos: TRAILING_COMMA),

@@ -209,7 +209,8 @@ def test_facts_of_many_rows_say_that_not_all_were_counted(model_folder: Folder, 
     assert facts.exact
     data.write_text("\n".join(lines[:400]), encoding="utf-8")
     few = read_facts(recipe, Run(output=""))
-    assert (few.counted_rows, few.notes) == (None, ())
+    assert few.counted_rows is None
+    assert not any("counted" in note for note in few.notes)
 
 
 def test_refused_rows_come_back_empty_in_their_places(model_folder: Folder) -> None:
