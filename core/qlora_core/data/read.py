@@ -23,6 +23,8 @@ from qlora_profiles.visible import on_one_line
 
 __all__ = ["check_there", "read_data"]
 
+MOST_CHARACTERS = 10_000_000  # of a row: far more than any context, and about a gigabyte while it is tokenized
+
 
 def read_data(options: ReadOptions) -> DataSet:
     """Read a file of examples.
@@ -115,6 +117,7 @@ def _conversation_or_bad(row: Row, reader: RowReader, cells: Cells, name: str) -
     cleaned = row._replace(columns=cells.cleaned(row.columns, empty)) if empty else row
     try:
         conversation = reader.conversation(cleaned)
+        _check_size(conversation)
     except RowRejected as fault:
         named = ", ".join(f'"{column}" is {text}' for column, text in list(empty.items())[:2])
         reason = f"{fault.reason} ({named}: read as empty)" if empty else fault.reason
@@ -123,6 +126,14 @@ def _conversation_or_bad(row: Row, reader: RowReader, cells: Cells, name: str) -
     except RecursionError:
         return RowRejected("brackets inside brackets, too deep to read").row(name, row.line, row.text, row.number)
     return replace(conversation, number=row.number) if row.number else conversation
+
+
+def _check_size(conversation: Conversation) -> None:
+    """Raise RowRejected for a row that no context holds and whose tokens would take gigabytes."""
+    characters = len(conversation.text or "") + sum(len(message.content) for message in conversation.messages)
+    if characters > MOST_CHARACTERS:
+        reason = f"the row has {characters:,} characters; {MOST_CHARACTERS:,} is the most"
+        raise RowRejected(reason, fix="cut it into rows")
 
 
 def _check_header(reader: RowReader, options: ReadOptions, name: str, file_format: str) -> None:

@@ -97,6 +97,13 @@ def test_damaged_parquet_is_refused_whatever_it_raises(tmp_path: Path) -> None:
             read_data(ReadOptions(path=str(path)))
 
 
+def test_a_row_that_would_take_gigabytes_is_one_bad_row(read: Read) -> None:
+    content = PAIR * 3 + PAIR.replace("Hello", "word " * 2_000_001)
+    data = read("a.jsonl", content, skip_bad_rows=True)
+    assert len(data.conversations) == 3
+    assert data.rejected[0].reason == "the row has 10,000,007 characters; 10,000,000 is the most"
+
+
 def test_wide_rows_and_tables_take_no_longer_than_their_size(read: Read) -> None:
     names = [f"c{n}" for n in range(100_000)]
     with pytest.raises(UserError, match="names no column that is known"):
