@@ -20,15 +20,21 @@ class Base(NamedTuple):
     arguments: Mapping[str, Any]
 
     def file(self, name: str) -> Path | None:
-        """A file of the base, fetched where it is not on this disk; ``None`` where there is no such file."""
+        """A file of the base; ``None`` where there is no such file.
+
+        Of a hub model only the settings are fetched: what else there is lies on this disk once it was loaded.
+        """
         folder = Path(self.source)
         if folder.is_dir():
             return path if (path := folder / name).is_file() else None
         from transformers.utils.hub import cached_file
 
         where = {key: self.arguments.get(key) for key in ("revision", "cache_dir")}
-        found = cached_file(self.source, name, _raise_exceptions_for_missing_entries=False, **where)
-        return Path(found) if found else None
+        quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+        for on_disk in (True, False) if name == model_config.CONFIG else (True,):
+            if found := cached_file(self.source, name, local_files_only=on_disk, **quiet, **where):
+                return Path(found)
+        return None
 
     def settings(self, name: str) -> dict[str, Any]:
         """A JSON file of the base; empty where there is none."""

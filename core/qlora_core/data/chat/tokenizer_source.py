@@ -5,7 +5,8 @@ from pathlib import Path
 from qlora_profiles.errors import UserError
 from qlora_profiles.settings import Recipe, Run
 
-FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+FILES = ["*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"]
+CODE = ["*.py"]
 HEAVY = ["*.safetensors.index.json", "*.bin.index.json"]
 
 
@@ -49,7 +50,7 @@ def _snapshot(recipe: Recipe, run: Run, *, local_files_only: bool) -> Path:
         recipe.model,
         revision=recipe.revision,
         cache_dir=run.cache,
-        allow_patterns=FILES,
+        allow_patterns=FILES + (CODE if run.trust_remote_code else []),
         ignore_patterns=HEAVY,
         local_files_only=local_files_only,
     )
