@@ -134,7 +134,7 @@ def _on_meta(config: Any, shapes: Mapping[str, Collection[int]]) -> tuple[Any, M
 
     meta = torch.device("meta")
     state = {name: torch.empty(tuple(shape), dtype=torch.bfloat16, device=meta) for name, shape in shapes.items()}
-    with suppress(Exception), _without_report(), _without_progress():
+    with suppress(Exception), _without_report("transformers"), _without_progress():
         with meta:
             empty = AutoModelForCausalLM.from_config(config)
         model, found = type(empty).from_pretrained(
@@ -151,9 +151,9 @@ def _on_meta(config: Any, shapes: Mapping[str, Collection[int]]) -> tuple[Any, M
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
+def _without_report(of: str = "transformers.modeling_utils") -> Iterator[None]:
     """transformers' table of what is missing and left over says the same as the refusal, in many lines."""
-    logger = logging.getLogger("transformers.modeling_utils")
+    logger = logging.getLogger(of)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

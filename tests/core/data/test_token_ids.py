@@ -54,7 +54,7 @@ def test_a_row_with_such_a_token_is_refused_by_plan_and_run(recipe: Recipe, tmp_
     said = r"rows\.jsonl, row 2: token '<\|tool\|>' has id 300, the model's embedding 300 rows"
     for read in (read_facts, tokenize):
         with pytest.raises(UserError, match=said):
-            read(recipe, Run(output=""), embedding_rows=ROWS)  # type: ignore[operator]
+            read(recipe, Run(output=""), embedding_rows=ROWS)
 
 
 def test_a_stop_token_that_the_template_writes_counts(recipe: Recipe) -> None:

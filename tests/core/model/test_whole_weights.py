@@ -129,8 +129,12 @@ def test_values_that_no_model_has_are_the_bases(method: str, case: str, base: Pa
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora-4", "qlora-8"])
-def test_a_whole_base_loads_without_a_word(method: str, base: Path) -> None:
+def test_a_whole_base_loads_without_a_word(
+    method: str, base: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     said: list[str] = []
+    check_names(str(base), {})
+    assert (caplog.text, capsys.readouterr().err) == ("", "")
     load_causal_lm(str(base), said.append, **_arguments(method))
     assert said == []
 
