@@ -41,17 +41,21 @@ def _explained(folder: Path, error: Exception) -> Exception:
         return error
     if "size mismatch" in text:
         where = next((line.strip() for line in text.splitlines() if "size mismatch" in line), "")
-        return UserError(f"{folder}: the adapter is of a model of another shape ({where.split(' with ')[0]})", "--base")
+        return UserError(
+            f"{folder}: the adapter is of a model of another shape ({where.split(' with ')[0]})",
+            "--base MODEL, with the one that it is for",
+        )
     return UserError(f"{folder}: the adapter cannot be read ({type(error).__name__}: {first_line(error)})", TRAIN_AGAIN)
 
 
 def _check_names(folder: Path, found: Any) -> None:
     if found.missing_keys:
-        said = f"{counted(found.missing_keys)} are missing"
-        raise UserError(f"{folder}: the adapter is not all there: {said}", TRAIN_AGAIN)
+        raise UserError(f"{folder}: missing in the adapter: {counted(found.missing_keys)}", TRAIN_AGAIN)
     if found.unexpected_keys:
-        said = f"{counted(found.unexpected_keys)} belong to no layer of this base"
-        raise UserError(f"{folder}: the adapter is not for this model: {said}", "--base, with the model that it is for")
+        said = f"this base has no layer for {counted(found.unexpected_keys)}"
+        raise UserError(
+            f"{folder}: the adapter is not for this model: {said}", "--base MODEL, with the one that it is for"
+        )
 
 
 def _check_numbers(folder: Path, adapted: Any) -> None:
@@ -61,4 +65,4 @@ def _check_numbers(folder: Path, adapted: Any) -> None:
             weights.look(name, parameter)
     broken = weights.broken()
     if broken:
-        raise UserError(f"{folder}: the adapter is damaged: {counted(broken)} hold NaN or infinite values", TRAIN_AGAIN)
+        raise UserError(f"{folder}: the adapter is damaged: NaN or infinite values in {counted(broken)}", TRAIN_AGAIN)

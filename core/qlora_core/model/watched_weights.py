@@ -18,7 +18,7 @@ SHOWN = 3
 def counted(names: Sequence[str]) -> str:
     """How many names there are, and the first of them."""
     shown = ", ".join(names[:SHOWN])
-    return f"{len(names)} weights ({shown}{', ...' if len(names) > SHOWN else ''})"
+    return f"{len(names)} {'weight' if len(names) == 1 else 'weights'} ({shown}{', ...' if len(names) > SHOWN else ''})"
 
 
 def of_other_senses(name: str, model: Any) -> bool:
@@ -68,7 +68,7 @@ class WatchedWeights:
         broken = self.broken()
         if broken:
             what = "NaN" if any(map(math.isnan, self.ranges[broken[0]])) else "infinite values"
-            raise UserError(f"{source}: the base itself is damaged: {counted(broken)} hold {what}", AGAIN)
+            raise UserError(f"{source}: the base itself is damaged: {what} in {counted(broken)}", AGAIN)
 
     def _check_fits(self, source: str, dtype: Any) -> None:
         import torch
@@ -79,7 +79,7 @@ class WatchedWeights:
         largest = {name: max(map(abs, ends)) for name, ends in self.ranges.items()}
         beyond = sorted(name for name, value in largest.items() if value > most)
         if beyond:
-            said = f"{counted(beyond)} hold values up to {largest[beyond[0]]:.3g}, and {dtype} ends at {most:.3g}"
+            said = f"values up to {largest[beyond[0]]:.3g} in {counted(beyond)}, and {dtype} ends at {most:.3g}"
             raise UserError(f"{source}: {said}", "--compute-dtype bfloat16, or float32")
 
     def _check_zeros(self, source: str, model: Any) -> list[str]:
@@ -95,7 +95,7 @@ class WatchedWeights:
         empty = sorted(layer for layer, names in layers.items() if zero.issuperset(names))
         if empty:
             shown = ", ".join(empty[:SHOWN])
-            raise UserError(f"{source}: the base itself is damaged: {shown} hold nothing but zeros", AGAIN)
+            raise UserError(f"{source}: the base itself is damaged: nothing but zeros in {shown}", AGAIN)
         return sorted(name for name in zero if not name.endswith("bias"))
 
 

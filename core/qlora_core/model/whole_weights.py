@@ -41,10 +41,10 @@ def load_causal_lm(source: str, warn: Warn | None = None, **arguments: Any) -> A
     model, found = loaded
     unused = _check_found(source, model, found)
     if unused and warn is not None:
-        warn(f"{source}: {counted(unused)} in its files belong to no part of this model and are not used")
+        warn(f"{source}: not used, for no part of this model: {counted(unused)}")
     zeros = weights.check(source, model, arguments.get("dtype"))
     if zeros and warn is not None:
-        warn(f"{source}: {counted(zeros)} hold nothing but zeros: layers put in untrained, or a damaged download")
+        warn(f"{source}: nothing but zeros in {counted(zeros)}: put in untrained, or a damaged download")
     return model
 
 
@@ -134,7 +134,7 @@ def _on_meta(config: Any, shapes: Mapping[str, Collection[int]]) -> tuple[Any, M
 
     meta = torch.device("meta")
     state = {name: torch.empty(tuple(shape), dtype=torch.bfloat16, device=meta) for name, shape in shapes.items()}
-    with suppress(Exception), _without_report(), _without_progress():
+    with suppress(Exception), _without_report("transformers"), _without_progress():
         with meta:
             empty = AutoModelForCausalLM.from_config(config)
         model, found = type(empty).from_pretrained(
@@ -151,9 +151,9 @@ def _on_meta(config: Any, shapes: Mapping[str, Collection[int]]) -> tuple[Any, M
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
+def _without_report(of: str = "transformers.modeling_utils") -> Iterator[None]:
     """transformers' table of what is missing and left over says the same as the refusal, in many lines."""
-    logger = logging.getLogger("transformers.modeling_utils")
+    logger = logging.getLogger(of)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -187,15 +187,15 @@ def _check_found(source: str, model: Any, found: Mapping[str, Any]) -> list[str]
         raise UserError(f"{source}: its weights are those of {as_what.meaning} ({name})", as_what.fix)
     if found["mismatched_keys"]:
         name, held, wanted = sorted(found["mismatched_keys"])[0]
-        count = len(found["mismatched_keys"])
+        more = f" and {len(found['mismatched_keys']) - 1} more" if len(found["mismatched_keys"]) > 1 else ""
         said = f"{name}: {_sides(held)} in the file, {_sides(wanted)} by config.json"
-        raise UserError(f"{source}: {count} weights have another shape than the model ({said})", NOT_ONE_MODEL)
+        raise UserError(f"{source}: of another shape than the model: {said}{more}", NOT_ONE_MODEL)
     if missing:
-        called = f"; it holds {counted(left_over)} that the model has not" if left_over else ""
-        raise UserError(f"{source}: {counted(missing)} are missing in its files{called}", NOT_ONE_MODEL)
+        called = f"; they hold {counted(left_over)} that the model has not" if left_over else ""
+        raise UserError(f"{source}: missing in its files: {counted(missing)}{called}", NOT_ONE_MODEL)
     inside = [name for name in left_over if _is_inside(name, model)]
     if inside:
-        said = f"{counted(inside)} are in its files, and the model of its config.json has no such weights"
+        said = f"its files hold {counted(inside)}, which the model of its config.json has not"
         raise UserError(f"{source}: {said}", NOT_ONE_MODEL)
     return [name for name in left_over if not of_other_senses(name, model)]
 

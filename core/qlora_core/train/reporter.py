@@ -90,7 +90,7 @@ class Reporter(TrainerCallback):
     def _check_trained(self, step: int) -> None:
         """Raise UserError where what is trained on holds no numbers, as after a checkpoint of a run that fell apart."""
         trained = (each for each in self.job.loaded.model.named_parameters() if each[1].requires_grad)
-        name = next((name for name, values in trained if not all(map(math.isfinite, values.aminmax()))), None)
+        name = next((name for name, values in trained if not all(map(math.isfinite, values.detach().aminmax()))), None)
         if name is not None:
             said = f"{name} holds NaN or infinite values before step {step + 1}"
             raise UserError(f"the checkpoint of step {step} is damaged: {said}", "--resume an earlier checkpoint")

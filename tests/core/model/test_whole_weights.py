@@ -66,15 +66,18 @@ def _prefix(prefix: str) -> Callable[[Tensors], None]:
 
 
 NAMES = {
-    "a norm": (_drop(NORM), rf"1 weights \({NORM}\) are missing"),
-    "the head": (_drop("lm_head.weight"), r"lm_head\.weight\) are missing"),
+    "a norm": (_drop(NORM), rf"missing in its files: 1 weight \({NORM}\)"),
+    "the head": (_drop("lm_head.weight"), r"missing in its files: 1 weight \(lm_head\.weight\)"),
     "compiled": (_prefix("_orig_mod."), r"a compiled model .*\(_orig_mod\.lm_head"),
     "parallel": (_prefix("module."), "data-parallel"),
-    "a strange start": (_prefix("strange."), r"36 weights \(.*it holds 36 weights \(strange\.lm_head"),
-    "narrow": (_add(UP, 64, 64), rf"1 weights have another shape .*{UP}: 64 x 64 in the file, 128 x 64"),
-    "a bias": (_add("model.layers.0.self_attn.q_proj.bias", 64), r"q_proj\.bias\) are in its files, and the model"),
-    "a norm more": (_add("model.layers.0.self_attn.v_norm.weight", 16), "v_norm.* has no such weights"),
-    "a layer more": (_add("model.layers.3.mlp.up_proj.weight", 128, 64), r"layers\.3.* has no such weights"),
+    "a strange start": (_prefix("strange."), r"36 weights \(.*they hold 36 weights \(strange\.lm_head"),
+    "narrow": (_add(UP, 64, 64), rf"of another shape than the model: {UP}: 64 x 64 in the file, 128 x 64"),
+    "a bias": (
+        _add("model.layers.0.self_attn.q_proj.bias", 64),
+        r"its files hold 1 weight \(.*q_proj\.bias\), which the model",
+    ),
+    "a norm more": (_add("model.layers.0.self_attn.v_norm.weight", 16), "v_norm.* has not"),
+    "a layer more": (_add("model.layers.3.mlp.up_proj.weight", 128, 64), r"layers\.3.* has not"),
 }
 
 
@@ -98,13 +101,13 @@ def _zero_layer(tensors: Tensors) -> None:
 
 
 VALUES = {
-    "nan in a norm": (_set(NORM, float("nan")), rf"the base itself is damaged: 1 weights \({NORM}\) hold NaN"),
-    "nan in a matrix": (_set(UP, float("nan")), rf"{UP}\) hold NaN"),
-    "infinite": (_set("model.embed_tokens.weight", float("-inf")), r"embed_tokens\.weight\) hold infinite"),
-    "zero layer": (_zero_layer, r"damaged: model\.layers\.1 hold nothing but zeros"),
+    "nan in a norm": (_set(NORM, float("nan")), rf"the base itself is damaged: NaN in 1 weight \({NORM}\)"),
+    "nan in a matrix": (_set(UP, float("nan")), rf"NaN in 1 weight \({UP}\)"),
+    "infinite": (_set("model.embed_tokens.weight", float("-inf")), "infinite values in .*embed_tokens"),
+    "zero layer": (_zero_layer, r"damaged: nothing but zeros in model\.layers\.1"),
     "zero embedding": (
         lambda t: t["model.embed_tokens.weight"].zero_(),
-        "embed_tokens.* nothing but zeros",
+        "nothing but zeros in .*embed_tokens",
     ),
 }
 
@@ -126,8 +129,12 @@ def test_values_that_no_model_has_are_the_bases(method: str, case: str, base: Pa
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora-4", "qlora-8"])
-def test_a_whole_base_loads_without_a_word(method: str, base: Path) -> None:
+def test_a_whole_base_loads_without_a_word(
+    method: str, base: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     said: list[str] = []
+    check_names(str(base), {})
+    assert (caplog.text, capsys.readouterr().err) == ("", "")
     load_causal_lm(str(base), said.append, **_arguments(method))
     assert said == []
 
@@ -141,16 +148,16 @@ def test_what_a_model_has_no_use_for_is_told(base: Path, tmp_path: Path) -> None
 
     said: list[str] = []
     load_causal_lm(str(changed(base, tmp_path / "m", change)), said.append)
-    assert [line.partition(": ")[2].split(" in ")[0].split(" hold")[0] for line in said] == [
-        "1 weights (score.weight)",
-        "1 weights (model.layers.0.mlp.down_proj.weight)",
+    assert [line.partition(": ")[2].partition(": put")[0] for line in said] == [
+        "not used, for no part of this model: 1 weight (score.weight)",
+        "nothing but zeros in 1 weight (model.layers.0.mlp.down_proj.weight)",
     ]
 
 
 def test_values_beyond_the_format_that_computes_are_not_called_damaged(base: Path, tmp_path: Path) -> None:
     folder = changed(base, tmp_path / "m", _set(UP, 1e6))
     load_causal_lm(str(folder), dtype=torch.bfloat16)
-    with pytest.raises(UserError, match=r"values up to 1e\+06, and torch\.float16 ends at 6\.55e\+04"):
+    with pytest.raises(UserError, match=r"values up to 1e\+06 in .*, and torch\.float16 ends at 6\.55e\+04"):
         load_causal_lm(str(folder), dtype=torch.float16)
 
 
@@ -173,13 +180,13 @@ def test_a_damaged_file_is_one_line(bad: bytes, base: Path, tmp_path: Path) -> N
 ADAPTER_FILE = "adapter_model.safetensors"
 LORA_A, LORA_B = (f"base_model.model.model.layers.0.mlp.up_proj.lora_{part}.weight" for part in "AB")
 ADAPTERS = {
-    "half": (_drop(LORA_B), r"not all there: 1 weights \(.*layers\.0\.mlp\.up_proj\.lora_B"),
+    "half": (_drop(LORA_B), r"missing in the adapter: 1 weight \(.*layers\.0\.mlp\.up_proj\.lora_B"),
     "of more layers": (
         _add(LORA_A.replace("layers.0", "layers.7"), 4, 64),
-        r"not for this model: 1 .*layers\.7",
+        r"not for this model: .*layers\.7",
     ),
     "of a wider model": (_add(LORA_A, 4, 128), "of another shape"),
-    "nan": (_set(LORA_A, float("nan")), r"the adapter is damaged: 1 weights \(.*lora_A.*NaN"),
+    "nan": (_set(LORA_A, float("nan")), r"the adapter is damaged: NaN .* 1 weight \(.*lora_A"),
 }
 
 
