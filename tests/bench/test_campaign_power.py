@@ -21,8 +21,9 @@ def test_a_power_loss_costs_the_steps_since_the_last_checkpoint(campaign_power: 
     if why := campaign_power.can_mount():
         pytest.skip(why)
     with as_file(files("qlora_core").joinpath("demo")) as demo:
+        lines = (demo / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         rows = tmp_path / "rows.jsonl"
-        rows.write_text("".join((demo / "data" / "train.jsonl").open(encoding="utf-8").readlines()[:60]), "utf-8")
+        rows.write_text("".join(lines[:60]), "utf-8")
         campaign = campaign_power.Campaign(tmp_path, demo / "base", rows, 8, 2, 0.1)
         found = campaign.lose_power(random.Random(3))
     assert found.held, found
