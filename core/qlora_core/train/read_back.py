@@ -8,7 +8,6 @@ from qlora_core.data.pipeline import TEMPLATE_DATE
 from qlora_core.export.read_back import (
     QUANTISED,
     TOLERANCES,
-    Finding,
     Forward,
     KeptRows,
     ReadBackJob,
@@ -16,7 +15,6 @@ from qlora_core.export.read_back import (
     SavedFolder,
     job_file,
     row_for_weights,
-    told,
 )
 from qlora_core.session.event_log import EventLog
 from qlora_core.session.ranks import SINGLE
@@ -81,8 +79,8 @@ class EndCheck:
     def _read(self, trainer: Any, stop: Callable[[], object]) -> ReadBack | None:
         folders = self._folders()
         if self._reader is None:
-            unchecked = [Finding(unchecked=[self._why_not])] * len(folders)
-            return told([Path(folder.path).name for folder in folders], unchecked, 0, 0.0)
+            names = tuple(Path(folder.path).name for folder in folders)
+            return ReadBack(state="unchecked", folders=names, rows=0, logits=False, unchecked=(self._why_not,))
         from qlora_core.memory.device_memory import release
 
         self._log.phase(PHASE)

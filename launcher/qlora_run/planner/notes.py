@@ -9,6 +9,9 @@ from qlora_run.planner.context import PlanningContext
 from qlora_run.planner.rules.machine import free_vram_bytes, has_bf16, why_no_cuda
 from qlora_run.planner.search.fit import Fit
 
+LARGE_PARAMS = 2e9
+"""A model of more values takes long enough to load that a second time is worth a word. Set by hand."""
+
 
 def notes_of(s: PlanningContext, fit: Fit) -> Iterator[str]:
     """The notes that apply, the most important first."""
@@ -85,6 +88,8 @@ def _about_model(s: PlanningContext) -> Iterator[str]:
 
 
 def _about_settings(s: PlanningContext) -> Iterator[str]:
+    if s.value("read_back") and s.model.params > LARGE_PARAMS:
+        yield "at the end the model is loaded once more, to compare what was saved (--read-back false leaves it out)"
     if s.value("optimizer_kernel") == "paged" and s.report.is_windows:
         yield "paged optimizer on Windows: kept as you asked, though it is not known to work there"
     if s.value("optimizer_kernel") == "paged" and not s.on_cuda:
