@@ -150,7 +150,7 @@ class ReadBack(Struct, frozen=True, kw_only=True):
             return "; ".join(self.faults)
         if self.state == "unchecked":
             return f"not checked: {why}"
-        what = "rows, template and logits" if self.logits else "rows and template"
+        what = f"row{'' if self.rows == 1 else 's'}" + (", template and logits" if self.logits else " and template")
         line = f"{self.rows} {what} are the same in plain transformers ({self.seconds:.1f} s)"
         return f"{line}; not checked: {why}" if why else line
 

@@ -201,6 +201,7 @@ class Reader:
 
     def end(self) -> None:
         """End it, whatever it does."""
+        self._child.hang_up()
         self._child.end()
 
     def _findings(self, folders: int) -> list[Finding]:
