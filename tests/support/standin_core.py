@@ -159,7 +159,7 @@ class StandIn:
         self.begin()
         self.steps(1, 1)
         self.checkpoint(1)
-        return self.done("failed", 1, 0, message="KeyError: 'x'")
+        return self.done("failed", 3, 0, message="KeyError: 'x'\n  the whole story: run.log")
 
     def traceback(self) -> int:
         """An error nobody caught."""

@@ -1,5 +1,6 @@
 """The main command: plan, show the plan, train under watch, sum up."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +73,7 @@ def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int
         return 0
     check_installed(*TRAINING)
     check_checkpoint(plan)
-    with occupied(output):
+    with occupied(output, lambda text: print(text, file=sys.stderr)):
         claim(output, plan)
         _save(plan, output)
         if not as_json:

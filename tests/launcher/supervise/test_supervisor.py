@@ -14,7 +14,7 @@ from support.run_plans import run_plan
 from support.witness import Witness, kill_children
 
 from qlora_profiles import codec, run_folder
-from qlora_profiles.errors import EnvironmentProblem, Interrupted, QloraRunError, UserError
+from qlora_profiles.errors import EnvironmentProblem, Interrupted, UserError
 from qlora_profiles.events import DoneEvent, StepEvent, all_events
 from qlora_run.report.run_state import RunState
 from qlora_run.supervise.exit_status import ExitStatus
@@ -128,7 +128,7 @@ def test_only_this_childs_words_are_quoted(output: Path) -> None:
     assert "earlier run" not in ending.problem.message
     assert ending.problem.message.endswith("RuntimeError: nobody caught this")
     assert "before the first step" in ending.problem.message
-    assert (ending.exit_code, ending.problem.fix) == (1, "qlora-run doctor")
+    assert (ending.exit_code, ending.problem.fix) == (3, "qlora-run doctor")
     assert (output / "run.log").read_text(encoding="utf-8").startswith("words of an earlier run\n")
 
 
@@ -141,11 +141,11 @@ def test_what_the_child_says_is_wrong_is_passed_on(output: Path) -> None:
 
 def test_an_internal_error_points_to_the_log_and_to_the_checkpoint(output: Path) -> None:
     ending = run("internal", output, Witness())
-    assert type(ending.problem) is QloraRunError
+    assert isinstance(ending.problem, EnvironmentProblem)
     assert ending.problem.message.startswith("KeyError: 'x'\n  the whole story: ")
     assert ending.problem.fix is not None
     assert "resume" in ending.problem.fix
-    assert ending.exit_code == 1
+    assert ending.exit_code == 3
 
 
 def test_a_resumed_run_sees_its_history_and_only_new_events(output: Path) -> None:
