@@ -12,8 +12,16 @@ from pathlib import Path
 from qlora_core.session.control import Control
 from qlora_core.session.environment import set_environment
 from qlora_core.session.event_log import EventLog
+from qlora_core.session.stop_signals import ignore_from_here
 from qlora_profiles import codec
-from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_USER, EnvironmentProblem, Interrupted, QloraRunError
+from qlora_profiles.errors import (
+    EXIT_ENVIRONMENT,
+    EXIT_INTERRUPTED,
+    EXIT_USER,
+    EnvironmentProblem,
+    Interrupted,
+    QloraRunError,
+)
 from qlora_profiles.file_lock import Taken, claimed
 from qlora_profiles.machine_errors import UNWRITABLE, problem_of
 from qlora_profiles.plan import RunPlan
@@ -88,4 +96,6 @@ def _failed(log: EventLog, start: float, status: str, code: int, message: str, f
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    ignore_from_here()
+    sys.exit(exit_code)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from qlora_profiles.errors import (
     EXIT_ENVIRONMENT,
@@ -28,6 +29,15 @@ def main(argv: list[str] | None = None) -> int:
         _ensure_utf8()
         keep_compiled()
         argv = sys.argv[1:]
+    code = _main(argv, own_process)
+    if own_process:
+        from qlora_core.session.stop_signals import ignore_from_here
+
+        ignore_from_here()
+    return code
+
+
+def _main(argv: list[str], own_process: bool) -> int:
     try:
         from qlora_core.session.stop_signals import install, interrupt
         from qlora_core.session.streams import lasting_streams
@@ -86,7 +96,7 @@ def _dispatch(argv: list[str]) -> int:
 def _check_working_folder() -> None:
     """Raises UserError where somebody removed the folder that the shell still stands in."""
     try:
-        os.getcwd()
+        Path.cwd()
     except OSError as error:
         raise UserError("the working folder was removed", "cd to another folder") from error
 

@@ -91,7 +91,8 @@ def _of_memory(error: BaseException) -> QloraRunError | None:
     if not limited and not isinstance(error, MemoryError) and not _says(error, MEMORY_WORDS):
         return None
     return EnvironmentProblem(
-        f"main memory ran out ({first_line(error)[:120]})", "close other programs, raise ulimit -v, or a smaller --model"
+        f"main memory ran out ({first_line(error)[:120]})",
+        "close other programs, or ulimit -v unlimited",
     )
 
 

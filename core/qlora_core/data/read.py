@@ -11,7 +11,7 @@ from qlora_core.data.schema import Conversation, DataSet, ReadOptions, check_fie
 from qlora_core.data.sources.decode import decode
 from qlora_core.data.sources.formats import Row, Rows, csv_rows, json_rows, parquet_rows
 from qlora_profiles.errors import UserError
-from qlora_profiles.suggest import did_you_mean
+from qlora_profiles.suggest import dangling, did_you_mean
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 ALLOWED = ".jsonl, .json, .csv or .parquet"
@@ -80,6 +80,8 @@ def _bytes_of(path: Path) -> bytes:
 
 def _not_found(path: Path) -> UserError:
     folder = path.parent
+    if link := dangling(path):
+        return UserError(f"--data {path}  no such file{link}")
     if not folder.is_dir():
         return UserError(f"--data {path}  no such file, and no folder {folder}")
     return UserError(f"--data {path}  no such file{_nearby(folder, path.name)}")

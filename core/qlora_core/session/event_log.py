@@ -16,7 +16,8 @@ E = TypeVar("E", bound=schema.Event)
 class EventLog:
     """The open event file of a run.
 
-    ``step`` is the last optimizer step that counts, for the last word too; ``in_force`` tells the limits that run now, for the last word; none before there is a model.
+    ``step`` is the last optimizer step that counts; ``in_force`` tells the limits that run now, none before
+    there is a model. Both are for the last word.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +47,8 @@ class EventLog:
             self.path.stat()
             return
         lost = f"; {self.step} trained steps are lost with it" if self.step else ""
-        raise EnvironmentProblem(f"{self.path.parent}: the run's folder was removed while it ran{lost}", "start it again")
+        said = f"{self.path.parent}: the run's folder was removed while it ran{lost}"
+        raise EnvironmentProblem(said, "start it again")
 
     def warn(self, message: str) -> None:
         """Append a warning."""

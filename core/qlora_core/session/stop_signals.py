@@ -92,11 +92,16 @@ def ended_by_one(code: int) -> bool:
     return -code in STOP_SIGNALS or code == WINDOWS_CTRL_C
 
 
-def ignore() -> None:
-    """For a helper process: its parent was asked, too, and ends it."""
-    install(lambda number, frame: None)
+def ignore_from_here() -> None:
+    """For a process that ends by itself: one whose parent was asked, too, or one that only has to clean up.
+
+    Python gives its own handlers up before its last work is done, and the next signal would end it with another code.
+    """
+    with suppress(ValueError):
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A handler that ends what is being done as Ctrl-C does. Raises KeyboardInterrupt, for another signal Terminated."""
+    """A handler that ends what is being done. Raises KeyboardInterrupt for Ctrl-C, Terminated for another signal."""
     raise KeyboardInterrupt if number in CTRL_C else Terminated

@@ -88,7 +88,7 @@ def lasting_streams() -> Iterator[Streams]:
 
 
 def _open(stream: Any, descriptor: int) -> Any:
-    """The stream; in place of one that was closed (``>&-``), its descriptor leads nowhere: no file of ours may get it."""
+    """The stream; the descriptor of one that was closed (``>&-``) leads nowhere, and no file of ours gets it."""
     if stream is not None:
         return stream
     with suppress(OSError):

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from qlora_profiles.errors import UserError
+from qlora_profiles.errors import EXIT_OK, UserError
 from qlora_profiles.plan import Given, Request, RunPlan, recipe_differences
 from qlora_run.cli.commands import Command
 from qlora_run.cli.request import build_request
-from qlora_run.commands.train import start
+from qlora_run.commands.train import start, tell_finished
 from qlora_run.report.commands import on_run
 from qlora_run.report.formatting import option, shown_path
 from qlora_run.runs.folder import default_output, look, run_name
@@ -27,6 +27,9 @@ def run(command: Command) -> int:
     folder = folder if folder.is_dir() else folder.parent  # its plan.json was named
     changes = build_request(command, None, Path.cwd())
     resumes = command.name == "resume"
+    if resumes and not changes.given and look(folder).state == "finished":
+        tell_finished(folder)
+        return EXIT_OK
     request = _resume(folder, old, changes) if resumes else _replay(old, changes)
     plan = make_plan(PlanInput(request=request))
     _refuse_changes(folder, old, plan, resumes)

@@ -9,6 +9,7 @@ from typing import Any
 from qlora_profiles import run_folder
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import ModelFacts
+from qlora_profiles.suggest import dangling
 from qlora_run.model_facts.config import Config, quantised
 from qlora_run.model_facts.layout import tensors_from_config
 from qlora_run.model_facts.safetensors_header import Tensors, read_header
@@ -113,6 +114,8 @@ def _shards(folder: Path, index: Path, source: str) -> list[Path]:
 def no_such_folder(model: str) -> UserError:
     """The error for a path that is not there, with the model folders near it."""
     path = Path(model).expanduser()
+    if link := dangling(path):
+        return UserError(f"--model {model}  no such folder{link}", "a model's folder")
     prefix = model[: len(model) - len(path.name)] if model.endswith(path.name) else ""
     near = _nearest(path.name, [child.name for child in _models_in(path.parent)])
     if near:

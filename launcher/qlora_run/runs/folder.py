@@ -17,10 +17,11 @@ from qlora_profiles.errors import UserError
 from qlora_profiles.file_lock import Taken, claimed
 from qlora_profiles.plan import PERSON, Resolved, RunPlan, recipe_differences
 from qlora_profiles.run_folder import ADAPTER_CONFIG, CORE_RUNNING, EVENTS, PLAN, RUNNING, left, results
-from qlora_profiles.suggest import hint
+from qlora_profiles.suggest import dangling, hint
 from qlora_run.report.commands import on_run
 from qlora_run.report.formatting import shown_path
 from qlora_run.report.plan_changes import mixing_error
+from qlora_run.runs.own_files import check_own
 
 RUNS = Path("runs")
 FOREIGN = (ADAPTER_CONFIG, "config.json", "*.safetensors", "pytorch_model*.bin")
@@ -144,10 +145,11 @@ def _changed_at(folder: Path) -> float:
 def no_such_folder(folder: Path) -> UserError:
     """The error for a run's folder, or its plan, that is not there; with the nearest that is."""
     beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    near = dangling(folder) or hint(folder.name, beside)
     newest = newest_run()
     fix = f"the folder of a run, such as {shown_path(newest) if newest else 'runs/NAME-1'}"
     what = "file" if folder.suffix == ".json" else "folder"
-    return UserError(f"{folder}: no such {what}{hint(folder.name, beside)}", fix)
+    return UserError(f"{folder}: no such {what}{near}", fix)
 
 
 def claim(folder: Path, plan: RunPlan) -> Found:
@@ -187,8 +189,8 @@ def _refuse(folder: Path, found: Found, plan: RunPlan) -> None:
         if found.last_step or found.state == "finished" or any(results(folder)):
             raise _other_recipe(folder, found, plan)
     elif found.state == "finished":
-        fix = f"{on_run('chat', folder)}   or   --overwrite to train again"
-        raise UserError(f"{shown} holds this very run, finished at step {found.last_step}", fix)
+        fix = f"{on_run('merge', folder)}   or   --overwrite to train again"
+        raise UserError(f"{shown} holds this very run, finished at step {found.last_step}; not merged yet", fix)
     elif plan.run_values().resume == "never" and found.last_step:
         fix = f"{on_run('resume', folder)}   or   --overwrite"
         raise UserError(f"{shown} holds this run, stopped at step {found.last_step}", fix)
@@ -201,14 +203,20 @@ def _other_recipe(folder: Path, found: Found, plan: RunPlan) -> UserError:
 
 
 def _clear(folder: Path, plan: RunPlan) -> None:
-    """Delete what a run of ours wrote, and nothing else. Raises UserError where ``plan`` itself is made of it."""
+    """Delete what a run of ours wrote, and nothing else.
+
+    Raises:
+        UserError: ``plan`` itself is made of it, or something of it is not ours; nothing is deleted then.
+    """
     entries = left(folder)
+    for entry in entries:
+        check_own(entry)
     for name, value in _made_of(plan):
         source = Path(value).expanduser().resolve()
         if any(source == entry.resolve() or entry.resolve() in source.parents for entry in entries):
             said = f"--overwrite would delete the {name} of this run, {shown_path(value)}"
             raise UserError(said, "--output ANOTHER-FOLDER")
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: entry.name == PLAN):  # last: by it the rest is known to be ours
         if entry.is_dir():
             shutil.rmtree(entry)
         else:

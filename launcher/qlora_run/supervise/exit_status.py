@@ -54,7 +54,8 @@ def exit_status_of(code: int, state: RunState, asked: int, output: Path, last_li
 
 def _removed(state: RunState, output: Path) -> EnvironmentProblem:
     lost = f"; what was trained, {state.step} steps, is lost with it" if state.step else ""
-    return EnvironmentProblem(f"{shown_path(output)}: the run's folder was removed while it ran{lost}", "start it again")
+    said = f"{shown_path(output)}: the run's folder was removed while it ran{lost}"
+    return EnvironmentProblem(said, "start it again")
 
 
 def _told(done: DoneEvent, state: RunState, output: Path) -> QloraRunError | None:

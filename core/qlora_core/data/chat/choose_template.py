@@ -16,7 +16,8 @@ from qlora_core.data.chat.template_families import (
 from qlora_core.data.chat.tokenizer_files import TokenizerFiles
 from qlora_profiles.architectures import architecture_of
 from qlora_profiles.errors import UserError
-from qlora_profiles.suggest import hint
+from qlora_profiles.small_file import read_small
+from qlora_profiles.suggest import hint, hint_beside
 
 TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")
 PROBE = "\ue0e8"  # stands for the answer while its end is looked for
@@ -87,9 +88,9 @@ def _from_file(files: TokenizerFiles, wanted: str, today: date | None) -> Templa
             f"one of {', '.join(TEMPLATE_FAMILIES)}, or a .jinja file",
         )
     try:
-        source = path.read_text(encoding="utf-8-sig")
+        source = read_small(path, f"--chat-template {wanted}").decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        reason = f"{error.strerror}{hint_beside(path)}" if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"--chat-template {wanted}: cannot be read: {reason}") from error
     template = ChatTemplate(source, files.special_tokens, today)
     stop = stop_token_of(template, files)
