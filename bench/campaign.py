@@ -34,6 +34,8 @@ from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK
 TOLERANCE = 1e-6
 DROPOUTS = (0.0, 0.3)
 MOST_STARTS = 8
+MOST_STEPS_MORE = 4
+"""Until a process that is asked to end hears of it; the steps of the demo take milliseconds."""
 PATIENCE_SECONDS = 300
 KILLS = ("core", "launcher", "both")
 SIGNALS = ("group", "launcher", "core", "twice", "then killed")
@@ -142,9 +144,12 @@ def one(options: argparse.Namespace, number: int, known: Reference, trial: Trial
     while launcher.poll() is None and max(losses_of(output), default=0) < trial.after_step:
         time.sleep(0.02)
     time.sleep(trial.after_seconds)
+    before = max(losses_of(output), default=0)
     disturb(launcher, kind, getattr(signal, sent), rng)
     trial.codes.append(launcher.wait(PATIENCE_SECONDS))
     trial.at_step = max(losses_of(output), default=0)
+    if trial.codes == [EXIT_OK] and options.steps - before > MOST_STEPS_MORE:
+        trial.faults.append(f"went on from step {before}")
     _check_end(trial, kind, sent, output)
     while trial.codes[-1] != EXIT_OK and len(trial.codes) < MOST_STARTS:
         trial.codes.append(start(words, log).wait(PATIENCE_SECONDS))
@@ -192,6 +197,8 @@ def _compare(trial: Trial, known: Reference, output: Path) -> None:
 def campaign(options: argparse.Namespace) -> int:
     """All trials, a line each; returns 1 where any is at fault."""
     options.output.mkdir(parents=True, exist_ok=True)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored in every run, rightly
     known = {dropout: reference(options, dropout) for dropout in DROPOUTS}
     rng = random.Random(options.seed)
     print("| # | what | dropout | after step | at step | exit codes | |\n|---|---|---|---|---|---|---|", flush=True)

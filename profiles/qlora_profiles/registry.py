@@ -162,7 +162,7 @@ def _of_numbers(setting: Setting) -> bool:
 def _bounds(annotation: Any) -> list[str]:
     metas = _metas(annotation)
     words = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
-    return [f"{text} {getattr(m, key)}" for m in metas for key, text in words if getattr(m, key) is not None]
+    return [f"{text} {getattr(m, key):,}" for m in metas for key, text in words if getattr(m, key) is not None]
 
 
 def _metas(annotation: Any) -> list[msgspec.Meta]:

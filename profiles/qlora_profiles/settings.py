@@ -27,7 +27,7 @@ class Doc(Struct, frozen=True):
 
 
 Positive = Meta(gt=0)
-NotNegative = Meta(ge=0, le=2**62)
+NotNegative = Meta(ge=0)
 ONE_ENTRY = Meta(min_length=1, max_length=1)
 """A list that holds one entry for now."""
 MOST_COUNT = 10**9

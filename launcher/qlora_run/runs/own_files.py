@@ -4,7 +4,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from qlora_profiles.errors import UserError
-from qlora_profiles.run_folder import BASE_RECORD, COMPLETE_MARK
+from qlora_profiles.run_folder import ADAPTER_CONFIG, BASE_RECORD, COMPLETE_MARK
 from qlora_run.report.formatting import shown_path
 
 WRITTEN = (
@@ -13,7 +13,7 @@ WRITTEN = (
     "README.md",
     "*.safetensors",
     "*.safetensors.index.json",
-    "adapter_config.json",
+    ADAPTER_CONFIG,
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
