@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_core.export.artifacts import BaseRecord, remove_own, set_stop
+from qlora_core.export.readable import check_weights, readable
 from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import UserError
 
@@ -41,7 +42,8 @@ def merge(
     record = read_record(adapter)
     loading: dict[str, Any] = {"cache": cache, "trust_remote_code": trust_remote_code}
     model = load_adapted(adapter, record, base, dtype=dtype, **loading).merge_and_unload()
-    tokenizer = saved_tokenizer(adapter, trust_remote_code)
+    with readable(adapter):
+        tokenizer = saved_tokenizer(adapter, trust_remote_code)
     set_stop(model, tokenizer, record.stop_ids)
     part = _empty_part(output, record)
     model.save_pretrained(str(part), safe_serialization=True)
@@ -85,10 +87,12 @@ def load_adapted(
     source = base or record.model
     if not Path(source).is_dir():
         arguments |= {"revision": record.revision if source == record.model else None, "cache_dir": cache}
-    with explained(source):
+    check_weights(adapter)
+    with readable(source), explained(source):
         model = AutoModelForCausalLM.from_pretrained(source, **arguments)
     check_base(model, record, source)
-    return PeftModel.from_pretrained(model, str(adapter))
+    with readable(adapter):
+        return PeftModel.from_pretrained(model, str(adapter))
 
 
 def read_record(adapter: Path) -> BaseRecord:

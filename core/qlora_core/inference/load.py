@@ -7,6 +7,7 @@ from typing import Any
 from qlora_core.data import ChatTokenizer
 from qlora_core.export.artifacts import BaseRecord
 from qlora_core.export.merge import load_adapted, read_record
+from qlora_core.export.readable import readable
 from qlora_core.session.ranks import SINGLE
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
@@ -53,10 +54,12 @@ def load(job: ChatJob) -> ChatModel:
     folder = find(Path(job.target), job.merged)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     record, model = _load_adapter(folder, job) if is_adapter else _load_whole(folder, job)
-    chat = ChatTokenizer.from_folder(folder)
+    with readable(folder):
+        chat = ChatTokenizer.from_folder(folder)
+        tokenizer = saved_tokenizer(folder, job.trust_remote_code)
     return ChatModel(
         model=model.eval(),
-        tokenizer=saved_tokenizer(folder, job.trust_remote_code),
+        tokenizer=tokenizer,
         chat=chat,
         stop_ids=record.stop_ids if record else tuple(chat.stop_ids),
         system_prompt=job.system_prompt or (record.system_prompt if record else None),
@@ -75,7 +78,7 @@ def _load_whole(folder: Path, job: ChatJob) -> tuple[BaseRecord | None, Any]:
 
     path = folder / BASE_RECORD
     record = codec.load(path, BaseRecord) if path.is_file() else None
-    with explained(str(folder)):
+    with readable(folder), explained(str(folder)):
         return record, AutoModelForCausalLM.from_pretrained(str(folder), **_loading_arguments(job, record))
 
 

@@ -15,6 +15,7 @@ import msgspec
 from qlora_profiles import codec, events
 from qlora_profiles.errors import UserError
 from qlora_profiles.file_lock import Taken, claimed
+from qlora_profiles.machine_errors import FULL, disk_full
 from qlora_profiles.plan import PERSON, Resolved, RunPlan, recipe_differences
 from qlora_profiles.run_folder import ADAPTER_CONFIG, CORE_RUNNING, EVENTS, PLAN, RUNNING, left, results
 from qlora_profiles.suggest import dangling, hint
@@ -238,6 +239,7 @@ def occupied(folder: Path, say: Callable[[str], None] = lambda text: None) -> It
 
     Raises:
         UserError: it cannot be written, or another run holds it.
+        EnvironmentProblem: the disk is full.
     """
     with ExitStack() as stack:
         try:
@@ -247,6 +249,8 @@ def occupied(folder: Path, say: Callable[[str], None] = lambda text: None) -> It
         except Taken as taken:
             raise _held_by(folder, taken.pid) from taken
         except OSError as error:
+            if error.errno in FULL:
+                raise disk_full(folder) from error
             said = f"{folder}: cannot be written ({error.strerror or error})"
             raise UserError(said, "--output ANOTHER-FOLDER") from error
         if not locked:

@@ -1,8 +1,7 @@
-"""Odd command lines and config files, by the hundred: exit 0, 2 or 3, a few lines, and nothing of a person's changes."""
+"""Odd command lines and config files: exit 0, 2 or 3, a few lines, and nothing of a person's changes."""
 
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,13 +85,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_rows(tmp_path / "rows.jsonl")
     if sys.platform != "win32":
         (tmp_path / "loop").symlink_to("nowhere")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(make_plan, "probe", lambda output, cache: load_machine("cpu-only"))
-    yield tmp_path
+    return tmp_path
 
 
 def ends_well(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

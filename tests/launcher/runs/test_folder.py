@@ -12,8 +12,10 @@ from support.run_plans import run_plan
 
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
+from qlora_profiles.file_lock import claimed
 from qlora_profiles.plan import Resolved, RunPlan
-from qlora_profiles.run_folder import RUNNING
+from qlora_profiles.run_folder import CORE_RUNNING, RUNNING
+from qlora_run.runs import folder as folder_module
 from qlora_run.runs.folder import (
     check_free,
     claim,
@@ -227,6 +229,21 @@ def test_a_folder_is_held_by_one_run_at_a_time(here: Path) -> None:
     with occupied(here / "r"):
         pass
     assert not (here / "r" / RUNNING).exists()
+
+
+def test_a_core_that_outlives_its_launcher_keeps_the_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "CORE_PATIENCE_SECONDS", 0.05)
+    (here / "r").mkdir()
+    said: list[str] = []
+    with claimed(here / "r" / CORE_RUNNING):
+        with (
+            pytest.raises(UserError, match=rf"another run is writing there \(process {os.getpid()}\)"),
+            occupied(here / "r", said.append),
+        ):
+            pass
+        assert [f"process {os.getpid()} of an earlier start still saves there" in line for line in said] == [True]
+    with occupied(here / "r"):
+        pass
 
 
 @pytest.mark.parametrize("mark", ["", "x y z", "1"])

@@ -15,7 +15,7 @@ from support.witness import Witness, kill_children
 
 from qlora_profiles import codec, run_folder
 from qlora_profiles.errors import EnvironmentProblem, Interrupted, UserError
-from qlora_profiles.events import DoneEvent, StepEvent, all_events
+from qlora_profiles.events import DoneEvent, RunEvent, StepEvent, all_events
 from qlora_run.report.run_state import RunState
 from qlora_run.supervise.exit_status import ExitStatus
 from qlora_run.supervise.supervisor import POLL_SECONDS, STOPPING, child_environment, run_core, supervise
@@ -119,6 +119,27 @@ def test_a_child_that_is_killed_from_outside_is_explained(output: Path) -> None:
     assert (ending.exit_code, ending.died) == (3, True)
     assert ending.problem is not None
     assert "SIGKILL: the system often does that when main memory runs out" in ending.problem.message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_to_the_whole_group_is_no_crash(output: Path) -> None:
+    """The stand-in dies of it where the core would save: nothing starts it again, and the exit code says why."""
+    done = []
+
+    def ask(state: RunState) -> None:
+        if state.step >= 2 and not done:
+            done.append(state.step)
+            for child in psutil.Process().children():
+                if str(STAND_IN) in child.cmdline():
+                    child.terminate()
+            signal.raise_signal(signal.SIGTERM)
+
+    view = Witness(ask)
+    env = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    assert run_core(output / "plan.json", output, view, env, command("deaf", output)) == 130
+    psutil.Process(int((output / "grandchild").read_text(encoding="utf-8"))).kill()
+    assert isinstance(view.problem, Interrupted)
+    assert sum(isinstance(event, RunEvent) for event in all_events(output / run_folder.EVENTS)) == 1
 
 
 def test_only_this_childs_words_are_quoted(output: Path) -> None:
