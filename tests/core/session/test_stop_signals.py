@@ -33,6 +33,7 @@ def test_a_signal_before_the_handlers_is_not_lost(name: str) -> None:
     assert child.pipes()[0].next_line(PATIENCE_SECONDS) == "begun\n"
     os.kill(child.pid, getattr(signal, name))
     assert child.said() == (["asked"], [])
+    child.hang_up()
     assert child.exit_code == 0
 
 

@@ -124,7 +124,7 @@ def test_a_child_that_is_killed_from_outside_is_explained(output: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_signal_to_the_whole_group_is_no_crash(output: Path) -> None:
     """The stand-in dies of it where the core would save: nothing starts it again, and the exit code says why."""
-    done = []
+    done: list[int] = []
 
     def ask(state: RunState) -> None:
         if state.step >= 2 and not done:
