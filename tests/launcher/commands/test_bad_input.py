@@ -303,11 +303,7 @@ def test_a_gated_model_without_a_token(here: Path, capsys: Caught, monkeypatch: 
 
 
 def test_names_that_no_disk_holds(capsys: Caught) -> None:
-    for name, words in (
-        ("long" * 2000, "name of 8000 letters is too long"),
-        ("\udcff", "not in this system's encoding"),
-    ):
-        assert words in refused(capsys, "--model", name, "--data", "rows.jsonl")
+    assert "not in this system's encoding" in refused(capsys, "--model", "\udcff", "--data", "rows.jsonl")
 
 
 def test_an_output_folder_that_cannot_be_written(here: Path, capsys: Caught) -> None:

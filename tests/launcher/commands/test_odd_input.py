@@ -135,6 +135,7 @@ def test_odd_config_files(here: Path, model: Path, capsys: pytest.CaptureFixture
         (["--cache", "~nouser/x"], "there is no home folder ~nouser"),
         (["--run-name", "a\0b"], "a null character"),
         (["--learning-rate", "inf"], "is not allowed"),
+        (["--cache", "long" * 2000], "a name of 8000 letters is too long"),
         (["--data", "loop"], "loop no such file: a link to nowhere, which is not there"),
         (["--config", "loop"], "no such file: a link to nowhere, which is not there"),
     ],
