@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import closing
 from pathlib import Path
 
 from msgspec import structs
@@ -13,9 +14,23 @@ from msgspec import structs
 from qlora_core.session.control import Control
 from qlora_core.session.environment import set_environment
 from qlora_core.session.event_log import EventLog
+from qlora_core.session.stop_signals import ignore_from_here
 from qlora_profiles import codec
-from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_INTERRUPTED, Interrupted, QloraRunError
+from qlora_profiles.errors import (
+    EXIT_ENVIRONMENT,
+    EXIT_INTERRUPTED,
+    EXIT_USER,
+    EnvironmentProblem,
+    Interrupted,
+    QloraRunError,
+)
+from qlora_profiles.file_lock import Taken, claimed
+from qlora_profiles.machine_errors import UNWRITABLE, problem_of
 from qlora_profiles.plan import Resolved, RunPlan
+from qlora_profiles.run_folder import CORE_RUNNING, LOG
+
+PATIENCE_SECONDS = 20.0
+"""How long a process that was killed may take to let go of the folder."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,11 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     output.mkdir(parents=True, exist_ok=True)
     control = Control()
     control.listen(options.supervised)
-    log = EventLog(output)
     try:
-        return _run(plan, log, control, options.measured)
-    finally:
-        log.close()
+        with claimed(output / CORE_RUNNING, PATIENCE_SECONDS), closing(EventLog(output)) as log:
+            return _run(plan, log, control, options.measured)
+    except Taken as taken:  # not for the event log: that is another process's
+        print(f"{output}: process {taken.pid or '?'} is training there", file=sys.stderr)
+        return EXIT_USER
 
 
 def _run(plan: RunPlan, log: EventLog, control: Control, measured: bool) -> int:
@@ -56,14 +72,19 @@ def _run(plan: RunPlan, log: EventLog, control: Control, measured: bool) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         message = error.message if isinstance(error, Interrupted) else "stopped at once"
         return _failed(log, start, "interrupted", EXIT_INTERRUPTED, message, None)
-    except QloraRunError as error:
-        print(error, file=sys.stderr)
-        return _failed(log, start, "failed", error.exit_code, error.message, error.fix)
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, QloraRunError):
+            traceback.print_exc()
         if _is_device_failure(error):
             os._exit(EXIT_ENVIRONMENT)  # nothing on the device can be trusted or freed any more: the launcher goes on
-        return _failed(log, start, "failed", EXIT_INTERNAL, f"{type(error).__name__}: {error}", None)
+        problem = problem_of(error, log.path.parent) or _fault(error, log.path.parent)
+        print(problem, file=sys.stderr)
+        return _failed(log, start, "failed", problem.exit_code, problem.message, problem.fix)
+
+
+def _fault(error: Exception, output: Path) -> EnvironmentProblem:
+    """A fault of ours: the traceback is in the log of the run."""
+    return EnvironmentProblem(f"{type(error).__name__}: {error}\n  the whole story: {output / LOG}")
 
 
 def _is_device_failure(error: Exception) -> bool:
@@ -72,16 +93,16 @@ def _is_device_failure(error: Exception) -> bool:
 
 
 def _failed(log: EventLog, start: float, status: str, code: int, message: str, fix: str | None) -> int:
-    log.done(
-        status=status,
-        exit_code=code,
-        step=0,
-        seconds=time.monotonic() - start,
-        message=message,
-        fix=fix,
-    )
+    try:
+        log.done(
+            status=status, exit_code=code, step=log.step, seconds=time.monotonic() - start, message=message, fix=fix
+        )
+    except (OSError, EnvironmentProblem):
+        return UNWRITABLE
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    ignore_from_here()
+    sys.exit(exit_code)

@@ -1,20 +1,22 @@
-"""The entry point: words in, exit code out, every foreseen error one line."""
+"""The entry point: words in, exit code out, every error one line."""
 
 import os
 import sys
+from pathlib import Path
 
 from qlora_profiles.errors import (
     EXIT_ENVIRONMENT,
     EXIT_INTERRUPTED,
-    EnvironmentProblem,
     QloraRunError,
     UserError,
-    first_line,
 )
 from qlora_run.machine.bytecode_cache import keep_compiled
 
 OWN_PACKAGES = ("qlora_run", "qlora_core", "qlora_profiles")
 INSTALL = "install it again with all that it needs: pip install -c constraints.txt .  (in its own folder)"
+
+PRINTING = [[name] for name in ("plan", "profiles", "doctor", "help", "version")]
+"""Commands whose work is what they print; a training is done all the same."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,15 +24,29 @@ def main(argv: list[str] | None = None) -> int:
 
     Never raises for what a person or the machine can be the cause of: that becomes a line and an exit code.
     """
+    own_process = argv is None
     if argv is None:
         _ensure_utf8()
         keep_compiled()
         argv = sys.argv[1:]
+    code = _main(argv, own_process)
+    if own_process:
+        from qlora_core.session.stop_signals import ignore_from_here
+
+        ignore_from_here()
+    return code
+
+
+def _main(argv: list[str], own_process: bool) -> int:
     try:
+        from qlora_core.session.stop_signals import install, interrupt
         from qlora_core.session.streams import lasting_streams
 
-        with lasting_streams():
-            return _run(argv)
+        if own_process:
+            install(interrupt)
+        with lasting_streams() as streams:
+            code = _run(argv)
+        return streams.code_after(code, output_matters=argv[:1] in PRINTING)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except ModuleNotFoundError as error:
@@ -45,12 +61,22 @@ def _run(argv: list[str]) -> int:
 
     try:
         return _dispatch(argv)
-    except QloraRunError as error:
-        print_error(error)
-        return error.exit_code
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        problem = _problem(error)
+        print_error(problem)
+        return problem.exit_code
+
+
+def _problem(error: Exception) -> QloraRunError:
+    """What a person is told of it; what nobody foresaw is written down."""
+    from qlora_profiles.machine_errors import internal, problem_of
+
+    return problem_of(error) or internal(error)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -60,18 +86,19 @@ def _dispatch(argv: list[str]) -> int:
 
     for word in argv:
         if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
-            raise UserError(f"{word}: not in this system's encoding ({sys.getfilesystemencoding()})", "another name")
+            shown = word.encode("utf-8", "replace").decode("utf-8")
+            raise UserError(f"{shown}: not in this system's encoding ({sys.getfilesystemencoding()})", "another name")
     command = parse_command(argv)
+    _check_working_folder()
+    return handler(command)(command)
+
+
+def _check_working_folder() -> None:
+    """Raises UserError where somebody removed the folder that the shell still stands in."""
     try:
-        return handler(command)(command)
-    except RuntimeError as error:  # what pathlib says of ~somebody whom this machine does not know
-        if "home directory" not in str(error):
-            raise
-        raise UserError(f"a path that begins with ~: {first_line(error)}", "the whole path") from error
+        Path.cwd()
     except OSError as error:
-        if error.filename is None:
-            raise
-        raise EnvironmentProblem(f"{error.filename}: {error.strerror}", "another place or name") from error
+        raise UserError("the working folder was removed", "cd to another folder") from error
 
 
 def _ensure_utf8() -> None:

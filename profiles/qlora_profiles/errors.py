@@ -7,13 +7,13 @@
     |-- EnvironmentProblem     exit 3: the machine cannot do it; points to ``doctor``
     `-- Interrupted            exit 130: stopped on request, checkpoint written first
 
-Anything else that escapes is an internal error: traceback, exit 1.
+Anything else that escapes is a fault of ours: one line, its traceback in a file, exit 3
+(:mod:`qlora_profiles.machine_errors`).
 """
 
 from qlora_profiles.visible import visible
 
 EXIT_OK = 0
-EXIT_INTERNAL = 1
 EXIT_USER = 2
 EXIT_ENVIRONMENT = 3
 EXIT_INTERRUPTED = 130
@@ -26,7 +26,7 @@ class QloraRunError(Exception):
     control characters in them are spelled out.
     """
 
-    exit_code = EXIT_INTERNAL
+    exit_code = EXIT_ENVIRONMENT
 
     def __init__(self, message: str, fix: str | None = None) -> None:
         super().__init__(message)

@@ -8,6 +8,7 @@ from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.places import config_folder
 from qlora_profiles.plan import Profile
 from qlora_profiles.profile_file import Loader, read_profile, write_profile
+from qlora_profiles.small_file import read_small
 
 FOLDER = "profiles"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -30,7 +31,7 @@ def load_own(name: str, load: Loader) -> Profile:
     """One of them; ``load`` finds the profile that it extends. Raises UserError as ``read_profile`` does."""
     path = own_folder() / f"{name}.yaml"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_small(path, str(path)).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"profile {name}: {path} cannot be read ({error})", f"mend or delete {path}") from error
     return read_profile(text, name, load)

@@ -7,9 +7,10 @@ import msgspec
 from msgspec import Struct
 
 from qlora_profiles.codec import explain
-from qlora_profiles.errors import UserError
+from qlora_profiles.errors import UserError, first_line
 from qlora_profiles.plan import MachineClass, Profile
 from qlora_profiles.registry import lookup, parse
+from qlora_profiles.small_file import check_levels
 
 Loader = Callable[[str], Profile]
 
@@ -39,10 +40,13 @@ def read_profile(text: str, name: str, load: Loader | None = None) -> Profile:
     """
     import yaml
 
+    check_levels(text, f"profile {name}")
     try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise UserError(f"profile {name}: anchors and aliases are not read", "every value where it belongs")
         found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise UserError(f"profile {name}: not YAML ({str(error).splitlines()[0]})") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter of values like a 99th month
+        raise UserError(f"profile {name}: not YAML ({first_line(error)})") from error
     kind: type[_File | _Extension] = _Extension if isinstance(found, dict) and "extends" in found and load else _File
     try:
         written: _File | _Extension = msgspec.convert(found, kind)

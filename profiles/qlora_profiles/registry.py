@@ -9,6 +9,7 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 
 from qlora_profiles.errors import UserError
+from qlora_profiles.given_text import check_text
 from qlora_profiles.settings import SCOPES, Doc, Scope
 from qlora_profiles.suggest import hint
 
@@ -99,6 +100,9 @@ def parse(setting: Setting, raw: Any) -> Any:
     Raises:
         UserError: not of the type, or out of range.
     """
+    for text in raw if isinstance(raw, list | tuple) else (raw,):
+        if isinstance(text, str):
+            check_text(setting.name, text)
     word = raw.strip().lower() if isinstance(raw, str) else raw
     if setting.optional and (raw is None or word in UNSET_WORDS) and word not in setting.choices:
         return None
@@ -158,7 +162,7 @@ def _of_numbers(setting: Setting) -> bool:
 def _bounds(annotation: Any) -> list[str]:
     metas = _metas(annotation)
     words = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
-    return [f"{text} {getattr(m, key)}" for m in metas for key, text in words if getattr(m, key) is not None]
+    return [f"{text} {getattr(m, key):,}" for m in metas for key, text in words if getattr(m, key) is not None]
 
 
 def _metas(annotation: Any) -> list[msgspec.Meta]:

@@ -15,7 +15,9 @@ EVENTS = "events.jsonl"
 LOG = "run.log"
 """What the core's process prints."""
 RUNNING = ".running"
-"""Lies there while a run writes: process id and start time of its launcher."""
+"""Lies there while a run writes: process id and start time of its launcher, which holds it locked."""
+CORE_RUNNING = ".running-core"
+"""The same of the core: it may outlive its launcher."""
 
 TRAINING_CONFIG = "training_config.json"
 REJECTED_ROWS = "rejected.jsonl"
@@ -48,7 +50,7 @@ TRACKER_LOGS = "runs"
 RESULTS = (ADAPTER, BEST_ADAPTER, MERGED_MODEL)
 LEFT = (*RESULTS, TRAINING_CONFIG, REJECTED_ROWS, READ_BACK_ROWS, PLAN, PLAN_COPY, EVENTS, LOG)
 """What a run leaves beside its checkpoints, and ``--overwrite`` deletes."""
-OTHERS = (RUNNING, READ_BACK_JOB, DEMO_RESULT, TRACKER_LOGS)
+OTHERS = (RUNNING, CORE_RUNNING, READ_BACK_JOB, DEMO_RESULT, TRACKER_LOGS)
 
 
 def checkpoint_folder(output: Path, step: int) -> Path:

@@ -28,10 +28,15 @@ class Doc(Struct, frozen=True):
 
 Positive = Meta(gt=0)
 NotNegative = Meta(ge=0)
-AtLeastOne = Meta(ge=1)
 ONE_ENTRY = Meta(min_length=1, max_length=1)
 """A list that holds one entry for now."""
+MOST_COUNT = 10**9
+"""Steps, examples, rows, tokens: more than anybody has, and what every library still takes."""
+AtLeastOne = Meta(ge=1, le=MOST_COUNT)
+Size = Annotated[int, Meta(ge=1)]
+"""Bytes."""
 Count = Annotated[int, AtLeastOne]
+Threads = Annotated[int, Meta(ge=1, le=1024)]
 Natural = Annotated[int, NotNegative]
 
 FIRST_CARD = (0,)
@@ -75,14 +80,14 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     system_prompt: Annotated[str | None, Doc("system text for rows that have none", "data")] = None
     loss_on: Annotated[Literal["assistant", "all"], Doc("which tokens are learned", "data")] = "assistant"
     val_size: Annotated[
-        float, NotNegative, Doc("held-out share (below 1, at most 200 rows) or number of rows", "data")
+        float, Meta(ge=0, le=MOST_COUNT), Doc("held-out share (below 1, at most 200 rows) or number of rows", "data")
     ] = 0.05
     max_length: Annotated[int, AtLeastOne, Doc("longest example; longer ones are cut and counted", "data", "tokens")]
 
     examples_per_step: Annotated[int, AtLeastOne, Doc("examples in one optimizer step", "learning", "examples")] = 16
-    epochs: Annotated[float, Positive, Doc("passes over the data", "learning")] = 3.0
+    epochs: Annotated[float, Meta(gt=0, le=100_000), Doc("passes over the data", "learning")] = 3.0
     max_steps: Annotated[Count | None, Doc("stop after N optimizer steps", "learning", "steps")] = None
-    learning_rate: Annotated[float, Positive, Doc("peak learning rate", "learning")] = 2e-4
+    learning_rate: Annotated[float, Meta(gt=0, le=10), Doc("peak learning rate", "learning")] = 2e-4
     lr_scheduler: Annotated[
         Literal[
             "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
@@ -91,7 +96,7 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "cosine"
     warmup_ratio: Annotated[float, Meta(ge=0, lt=1), Doc("share of the steps that warm up", "learning")] = 0.03
     warmup_steps: Annotated[Natural | None, Doc("warm up for N steps instead", "learning", "steps")] = None
-    weight_decay: Annotated[float, NotNegative, Doc("AdamW weight decay", "learning")] = 0.0
+    weight_decay: Annotated[float, Meta(ge=0, le=10), Doc("AdamW weight decay", "learning")] = 0.0
     max_grad_norm: Annotated[float, Positive, Doc("clip the gradient to this norm", "learning")] = 1.0
     adam_beta1: Annotated[float, Meta(ge=0, lt=1), Doc("AdamW beta 1", "learning")] = 0.9
     adam_beta2: Annotated[float, Meta(ge=0, lt=1), Doc("AdamW beta 2", "learning")] = 0.999
@@ -100,10 +105,10 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keep: Annotated[
         Literal["best", "last"], Doc("adapter to keep: lowest held-out loss, or the last step's", "learning")
     ] = "best"
-    seed: Annotated[int, NotNegative, Doc("order of the data and first adapter values", "learning")] = 42
+    seed: Annotated[int, Meta(ge=0, lt=2**32), Doc("order of the data and first adapter values", "learning")] = 42
 
-    lora_r: Annotated[int, AtLeastOne, Doc("rank of the adapter", "adapter")] = 16
-    lora_alpha: Annotated[float, Positive, Doc("scale of the adapter: alpha / rank", "adapter")] = 32.0
+    lora_r: Annotated[int, Meta(ge=1, le=65_536), Doc("rank of the adapter", "adapter")] = 16
+    lora_alpha: Annotated[float, Meta(gt=0, le=1e6), Doc("scale of the adapter: alpha / rank", "adapter")] = 32.0
     lora_dropout: Annotated[float, Meta(ge=0, lt=1), Doc("dropout in front of the adapter", "adapter")] = 0.0
     target_modules: Annotated[
         tuple[str, ...], Doc("layers that get an adapter: all-linear, or names: q_proj,v_proj", "adapter")
@@ -124,7 +129,7 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["bfloat16", "float16", "float32"],
         Doc("number format of the arithmetic; adapters are float32", "machine"),
     ]
-    vram_budget_bytes: Annotated[Count | None, Doc("most VRAM that the run may take", "memory", "bytes")]
+    vram_budget_bytes: Annotated[Size | None, Doc("most VRAM that the run may take", "memory", "bytes")]
     leave_free_bytes: Annotated[
         Natural | None, Doc("VRAM left to other programs, instead of the usual reserve", "memory", "bytes")
     ] = None
@@ -150,9 +155,9 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Doc("norms, rotary positions and activations: the model's own code, or Liger's and ours", "kernels"),
     ]
     cuda_graphs: Annotated[bool, Doc("launch a whole micro-batch at once", "kernels")]
-    workers: Annotated[int, NotNegative, Doc("data loader processes", "machine", "processes")]
+    workers: Annotated[int, Meta(ge=0, le=256), Doc("data loader processes", "machine", "processes")]
     dataset_workers: Annotated[
-        int, NotNegative, Doc("threads that tokenise, in this process; 0: one a core", "machine", "threads")
+        int, Meta(ge=0, le=1024), Doc("threads that tokenise, in this process; 0: one a core", "machine", "threads")
     ]
     pin_memory: Annotated[bool, Doc("page-locked memory for copies to the card", "machine")]
     offload_activations: Annotated[bool, Doc("keep what recomputing layers need in main memory", "memory")] = False
@@ -160,7 +165,7 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         bool, Doc("make what norms and activations made again in backward, instead of keeping it", "memory")
     ] = False
     expandable_segments: Annotated[bool, Doc("CUDA allocator that grows its segments", "memory")]
-    cpu_threads: Annotated[Count | None, Doc("threads of the arithmetic on CPU", "machine", "threads")] = None
+    cpu_threads: Annotated[Threads | None, Doc("threads of the arithmetic on CPU", "machine", "threads")] = None
 
 
 class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

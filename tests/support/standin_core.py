@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from qlora_core.session.stop_signals import let_through
 from qlora_profiles import events, run_folder
 
 STEPS_TOTAL = 40
@@ -27,6 +28,7 @@ class StandIn:
         self.asked = threading.Event()
         self.told: queue.Queue[str] = queue.Queue()
         self.start_s = time.time()
+        let_through()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -159,7 +161,7 @@ class StandIn:
         self.begin()
         self.steps(1, 1)
         self.checkpoint(1)
-        return self.done("failed", 1, 0, message="KeyError: 'x'")
+        return self.done("failed", 3, 0, message="KeyError: 'x'\n  the whole story: run.log")
 
     def traceback(self) -> int:
         """An error nobody caught."""

@@ -1,5 +1,6 @@
 """Which examples of a step are computed together."""
 
+from bisect import bisect, insort
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
@@ -23,16 +24,17 @@ def make_micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[i
 def _filled(lengths: Sequence[int], order: Sequence[int], token_budget: int) -> list[list[int]]:
     """Each example in turn into the fullest micro-batch that still takes it."""
     batches: list[list[int]] = []
-    used: list[int] = []
+    used: list[tuple[int, int]] = []
+    """(tokens, minus the number) of each, in order: of equally full ones the first is taken."""
     for index in order:
-        takers = [b for b, tokens in enumerate(used) if tokens + lengths[index] <= token_budget]
-        if takers:
-            fullest = max(takers, key=lambda b: used[b])
-            batches[fullest].append(index)
-            used[fullest] += lengths[index]
+        place = bisect(used, (token_budget - lengths[index], 1)) - 1
+        if place >= 0:
+            tokens, number = used.pop(place)
+            batches[-number].append(index)
         else:
+            tokens, number = 0, -len(batches)
             batches.append([index])
-            used.append(lengths[index])
+        insort(used, (tokens + lengths[index], number))
     return batches
 
 

@@ -13,6 +13,7 @@ from qlora_core.data import ChatTokenizer
 from qlora_core.export.artifacts import BaseRecord, remove_own
 from qlora_core.export.model_config import CONFIG
 from qlora_core.export.model_folder import Base, save_model
+from qlora_core.export.readable import readable
 from qlora_core.export.sealed import check_whole, seal
 from qlora_core.export.tokenizer_copy import Trained, copy_tokenizer
 from qlora_profiles import codec, run_folder
@@ -121,7 +122,7 @@ def load_adapted(
     from qlora_core.model.whole_weights import load_causal_lm
 
     where = base_of(record, base, cache)
-    with explained(where.source):
+    with readable(where.source), explained(where.source):
         dequantised = in_16_bits and is_bitsandbytes(where)
         if dequantised:
             arguments |= {"device_map": {"": "cpu"}}

@@ -7,6 +7,7 @@ from typing import Any
 from qlora_core.data import ChatTokenizer
 from qlora_core.export.artifacts import BaseRecord
 from qlora_core.export.merge import load_adapted, read_record
+from qlora_core.export.readable import readable
 from qlora_core.export.sealed import check_whole
 from qlora_core.session.ranks import SINGLE
 from qlora_profiles import codec
@@ -51,7 +52,8 @@ def load(job: ChatJob) -> ChatModel:
     folder = find(Path(job.target), job.merged)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     record, model = _load_adapter(folder, job) if is_adapter else _load_whole(folder, job)
-    chat = ChatTokenizer.from_folder(folder, asked_as=record.asked_as if record else "chat")
+    with readable(folder):
+        chat = ChatTokenizer.from_folder(folder, asked_as=record.asked_as if record else "chat")
     return ChatModel(
         model=model.eval(),
         chat=chat,
@@ -72,7 +74,7 @@ def _load_whole(folder: Path, job: ChatJob) -> tuple[BaseRecord | None, Any]:
     check_whole(folder, f"qlora-run merge {folder.parent} -o ANOTHER-FOLDER")
     path = folder / BASE_RECORD
     record = codec.load(path, BaseRecord) if path.is_file() else None
-    with explained(str(folder)):
+    with readable(folder), explained(str(folder)):
         return record, load_causal_lm(str(folder), **_loading_arguments(job, record))
 
 

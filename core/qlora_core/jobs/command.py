@@ -5,30 +5,35 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from qlora_core.session.stop_signals import install, interrupt
 from qlora_core.session.streams import lasting_streams
-from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, QloraRunError
+from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK
+from qlora_profiles.machine_errors import internal, problem_of
 
 
 def run_command(work: Callable[[str], None]) -> int:
     """Do ``work`` with the JSON of the command line; returns the exit code.
 
-    A person's mistake is one line on standard error; anything unforeseen keeps its traceback. When nobody reads
+    Every error is one line on standard error; the traceback of what nobody foresaw lies in a file. When nobody reads
     any more (``| head -1``) the work goes on, and so does its exit code.
     """
-    _hush()
-    with lasting_streams():
-        return _exit_code(work)
+    install(interrupt)
+    with lasting_streams() as streams:
+        code = _exit_code(work)
+    return streams.code_after(code, output_matters=True)
 
 
 def _exit_code(work: Callable[[str], None]) -> int:
     try:
+        _hush()
         work(sys.argv[1])
-    except QloraRunError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print()
         return EXIT_INTERRUPTED
+    except Exception as error:
+        problem = problem_of(error) or internal(error)
+        print(problem, file=sys.stderr)
+        return problem.exit_code
     return EXIT_OK
 
 

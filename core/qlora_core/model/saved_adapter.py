@@ -5,8 +5,9 @@ from typing import Any
 
 from qlora_core.model.watched_weights import WatchedWeights, counted
 from qlora_profiles.errors import UserError, first_line
+from qlora_profiles.run_folder import ADAPTER_WEIGHTS
 
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS = (ADAPTER_WEIGHTS, "adapter_model.bin")
 TRAIN_AGAIN = "the adapter as it was saved, or one of another checkpoint"
 
 

@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from io import TextIOWrapper
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal
 
+from qlora_core.session.stop_signals import held_back
 from qlora_profiles.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     told: bool = False,
     own_group: bool = False,
+    holds_signals_back: bool = False,
 ) -> ChildProcess:
     """Start a process.
 
@@ -189,6 +191,7 @@ def start(
         environment: instead of ours.
         told: whether it listens to ``tell``.
         own_group: keeps the terminal's Ctrl-C from it, and lets ``kill`` find what it started and left behind.
+        holds_signals_back: signals that ask it to end wait until it calls ``stop_signals.let_through``.
 
     Raises:
         EnvironmentProblem: the system does not start it; its cause is the OSError.
@@ -196,9 +199,10 @@ def start(
     stdin = subprocess.PIPE if told else None if output == "terminal" else subprocess.DEVNULL
     said: Any = {"terminal": None, "pipes": subprocess.PIPE}[output] if isinstance(output, str) else output
     try:
-        process = subprocess.Popen(
-            command, stdin=stdin, stdout=said, stderr=said, env=environment, **(_group() if own_group else {})
-        )
+        with held_back() if holds_signals_back else nullcontext():
+            process = subprocess.Popen(
+                command, stdin=stdin, stdout=said, stderr=said, env=environment, **(_group() if own_group else {})
+            )
     except OSError as error:
         raise EnvironmentProblem(f"{what} cannot be started: {error}", "qlora-run doctor") from error
     return ChildProcess(process, own_group)

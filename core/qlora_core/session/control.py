@@ -1,41 +1,50 @@
-"""What others ask of a run: the launcher over standard input, or Ctrl-C when run by hand.
+"""What others ask of a run: the launcher over standard input, or a signal to this very process.
 
 The launcher says ``stop``, or ``go {...}`` in answer to a measurement; the end of its words means that it died.
 """
 
 import os
 import queue
-import signal
 import sys
 import threading
 from types import FrameType
 
+from qlora_core.session.stop_signals import StopRequests, install, let_through
+from qlora_profiles.errors import Interrupted
+
 GO = "go"
+NOTHING_SAVED = "stopped before the first step; nothing to save"
 
 
 class Control:
     """True once somebody wants the run to end after the step in hand; holds the launcher's answers meanwhile."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
-        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._asked = False
+        self._requests = StopRequests()
+        self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # a signal may come while it is read
         self._supervised = False
 
     def __bool__(self) -> bool:
-        return self._event.is_set()
+        return self._asked
 
     def set(self) -> None:
         """Ask for the stop."""
-        self._event.set()
+        self._asked = True
         self._answers.put(None)
 
+    def stop_here(self) -> None:
+        """Where no step was taken yet. Raises Interrupted if the stop was asked for."""
+        if self:
+            raise Interrupted(NOTHING_SAVED)
+
     def listen(self, supervised: bool) -> None:
-        """Start listening: to the launcher's lines and their end when supervised, else to SIGINT."""
+        """Start listening: to signals, and when supervised to the launcher's lines and their end."""
         self._supervised = supervised
         if supervised:
             threading.Thread(target=self._read, daemon=True, name="stop-listener").start()
-        else:
-            signal.signal(signal.SIGINT, self._on_signal)
+        install(self._on_signal)
+        let_through()
 
     def answer(self, patience_seconds: float) -> str | None:
         """What the launcher answers to a measurement: JSON, or ``None`` when nobody does or the run is to stop."""
@@ -63,6 +72,8 @@ class Control:
             self.set()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self:
+        """A group's signal comes to the launcher, too: whether to end at once is then decided there."""
+        self._requests.on_signal(number, frame)
+        if self._requests.count > 1 and not self._supervised:
             raise KeyboardInterrupt
         self.set()

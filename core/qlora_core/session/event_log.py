@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from qlora_profiles import events as schema
 from qlora_profiles import run_folder
 from qlora_profiles.durable import sync_folder, wait_for
+from qlora_profiles.errors import EnvironmentProblem
 
 E = TypeVar("E", bound=schema.Event)
 
@@ -19,7 +20,8 @@ E = TypeVar("E", bound=schema.Event)
 class EventLog:
     """The open event file of a run.
 
-    ``in_force`` tells the limits that run now, for the last word; none before there is a model.
+    ``step`` is the last optimizer step that counts; ``in_force`` tells the limits that run now, none before
+    there is a model. Both are for the last word.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,11 +30,30 @@ class EventLog:
         self._file = self.path.open("a", encoding="utf-8", newline="\n")
         sync_folder(folder)
         self.in_force: Callable[[], dict[str, Any]] = dict
+        self.step = 0
 
     def write(self, kind: type[E], **fields: Any) -> None:
-        """Append an event of ``kind``, stamped with the time."""
-        self._file.write(schema.encode(kind(time_s=time.time(), **fields)))
+        """Append an event of ``kind``, stamped with the time.
+
+        Raises:
+            EnvironmentProblem: the folder was removed meanwhile; what is written would be lost in silence.
+        """
+        event = kind(time_s=time.time(), **fields)
+        self._check_there()
+        self._file.write(schema.encode(event))
         self._file.flush()
+        if isinstance(event, schema.StepEvent):
+            self.step = event.step
+        elif isinstance(event, schema.RunEvent):
+            self.step = event.first_step - 1
+
+    def _check_there(self) -> None:
+        with suppress(FileNotFoundError):
+            self.path.stat()
+            return
+        lost = f"; {self.step} trained steps are lost with it" if self.step else ""
+        said = f"{self.path.parent}: the run's folder was removed while it ran{lost}"
+        raise EnvironmentProblem(said, "start it again")
 
     def warn(self, message: str) -> None:
         """Append a warning."""

@@ -1,6 +1,6 @@
 """The data of a run, read again from the file and tokenised: what the plan counted, the core trains on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -48,8 +48,14 @@ class PreparedData:
         return self.chat.prompt_ids([*system, Message(role="user", content=prompt)])
 
 
-def prepare_data(plan: RunPlan, output: Path, log: EventLog, preload: Thread | None = None) -> PreparedData:
-    """Read, set bad rows aside, split, tokenise and cut.
+def prepare_data(
+    plan: RunPlan,
+    output: Path,
+    log: EventLog,
+    preload: Thread | None = None,
+    stop_here: Callable[[], None] = lambda: None,
+) -> PreparedData:
+    """Read, set bad rows aside, split, tokenise and cut. ``stop_here`` is called now and then, and may raise.
 
     ``preload`` is waited for before ``datasets`` is used, which looks into modules that others are still importing.
 
@@ -57,12 +63,12 @@ def prepare_data(plan: RunPlan, output: Path, log: EventLog, preload: Thread | N
         UserError: the file or the base is not the one that was planned with, or nothing in it can be learned.
     """
     recipe = plan.recipe_values()
-    data, chat, examples = tokenize(
-        recipe,
-        plan.run_values(),
-        lambda done, total: log.phase(PHASE, done, total),
-        embedding_rows=plan.model.vocab_size,
-    )
+
+    def progress(done: int, total: int) -> None:
+        stop_here()
+        log.phase(PHASE, done, total)
+
+    data, chat, examples = tokenize(recipe, plan.run_values(), progress, embedding_rows=plan.model.vocab_size)
     if data.fingerprint != plan.data.fingerprint:
         raise UserError(f"{data.path}: changed since this run was planned", "--output ANOTHER-FOLDER")
     check_base(plan, template_digest(chat))

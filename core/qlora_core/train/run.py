@@ -16,7 +16,7 @@ from qlora_core.train.dataset import PHASE, PreparedData, prepare_data
 from qlora_core.train.preload import collect_from_here, import_meanwhile
 from qlora_core.train.read_back import EndCheck
 from qlora_profiles import events, run_folder
-from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, EnvironmentProblem, Interrupted
+from qlora_profiles.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, EnvironmentProblem
 from qlora_profiles.plan import RunPlan
 from qlora_profiles.units import GIB
 
@@ -38,13 +38,14 @@ def run(plan: RunPlan, log: EventLog, control: Control, measured: bool = False) 
     output = Path(plan.run_values().output)
     checkpoint = checkpoints.choose(plan.run_values().resume, output, plan.recipe_digest(), log.warn, plan.base_parts())
     log.phase(PHASE)
-    data = prepare_data(plan, output, log, import_meanwhile(plan))
+    data = prepare_data(plan, output, log, import_meanwhile(plan), control.stop_here)
+    control.stop_here()
     planned, plan = plan, agreed(plan, data.train, log, control)
     trainer = _trainer(plan, data, log, control, output)
     log.in_force = trainer.execution.values
     if not measured and measured_first(plan):
         _preflight(trainer, data)
-        _stop_if_asked(control)
+        control.stop_here()
     _announce(plan, trainer, checkpoint, log)
     _sample(plan, trainer, data, log, step=0 if checkpoint is None else None)
     done = trainer.train_from(checkpoint)
@@ -109,7 +110,7 @@ def _make_trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Con
     log.phase("loading the model")
     loaded = backend.load(plan, log.warn)
     lora_init.initialise(loaded.model, recipe.seed)
-    _stop_if_asked(control)
+    control.stop_here()
     return StepTrainer(
         Job(
             plan=plan,
@@ -152,11 +153,6 @@ def _restore_best(trainer: Any, log: EventLog, done: int) -> None:
     best = trainer.job.best_checkpoint
     if best is not None and best.restore(trainer.model, done):
         log.warn(f"the adapter of step {best.step} is kept: its held-out loss {best.loss:.3f} was the best")
-
-
-def _stop_if_asked(control: Control) -> None:
-    if control:
-        raise Interrupted("stopped before the first step; nothing to save")
 
 
 def _announce(plan: RunPlan, trainer: Any, checkpoint: Path | None, log: EventLog) -> None:

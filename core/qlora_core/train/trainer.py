@@ -17,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 from qlora_core.execution.limits import Limits
 from qlora_core.execution.rungs import usable_rungs
 from qlora_core.model.packing import Example
+from qlora_core.session.stop_signals import ignore_from_here
 from qlora_core.train.checkpoints import unmark
 from qlora_core.train.execution import RunningExecution
 from qlora_core.train.job import Job
@@ -43,6 +44,12 @@ class StepTrainer(Trainer):
         self.latest = Latest()
         self.execution = self._make_execution()
         self.add_callback(Reporter(job, self.execution, self.latest))
+
+    def get_train_dataloader(self) -> Any:
+        """transformers' own, whose processes outlive a signal to the whole group: the step in hand needs them."""
+        loader = super().get_train_dataloader()
+        loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
+        return loader
 
     def create_optimizer(self, model: Any = None) -> Any:
         """transformers' choice, which tries again where a step finds no room for its state."""
@@ -108,6 +115,12 @@ class StepTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the inputs are no tensors."""
         return 0
+
+
+def _begin_worker(first: Callable[[int], None] | None, number: int) -> None:
+    ignore_from_here()
+    if first is not None:
+        first(number)
 
 
 def dropping(parameters: Sequence[Tensor]) -> Callable[..., None]:

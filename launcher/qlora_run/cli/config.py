@@ -17,7 +17,8 @@ from qlora_profiles.aliases import SECTIONS, find, known_names
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import Written
 from qlora_profiles.registry import settings
-from qlora_profiles.suggest import hint
+from qlora_profiles.small_file import check_levels, read_small
+from qlora_profiles.suggest import hint_beside
 from qlora_run.cli.commands import CONFIG_OPTIONS, options_of
 from qlora_run.cli.level import LEFT_OUT, located
 from qlora_run.cli.names import canonical, nearest
@@ -59,19 +60,19 @@ def _option(written: Written) -> Any:
 
 def _text(path: Path, name: str) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_small(path, f"--config {name}").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not UTF-8 from byte {error.start}", "save it as UTF-8") from error
     except OSError as error:
-        near = hint(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
-        raise UserError(f"--config {name}: {reason}{near}") from error
+        reason = f"no such file{hint_beside(path)}" if isinstance(error, FileNotFoundError) else error.strerror
+        raise UserError(f"--config {name}: {reason}") from error
 
 
 def _entries(path: Path, name: str) -> list[Written]:
     """The settings of a file in order, sections opened, every key checked."""
     text = _text(path, name)
     is_json = path.suffix.lower() == ".json"
+    check_levels(text.replace("\t", " ") if is_json else text, name)
     try:
         root = yaml.compose(text.replace("\t", " ") if is_json else text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -129,6 +130,8 @@ class _Reader:
         return Written(name=name, raw=raw, label=label, place=self._place(key), family=family)
 
     def _unknown(self, key: str, family: str | None) -> str:
+        if key in SECTIONS:
+            return f"{key} is a section of its own, not a part of another one"
         known = [*settings(), *CONFIG_OPTIONS, *known_names("train", (None, family)), *SECTIONS]
         return f"unknown key {key}{nearest(key, known)}"
 

@@ -7,7 +7,7 @@ from qlora_profiles.alias import Alias
 from qlora_profiles.aliases import aliases
 from qlora_profiles.errors import UserError
 from qlora_profiles.registry import Setting, settings
-from qlora_profiles.suggest import did_you_mean
+from qlora_profiles.suggest import did_you_mean, unseen
 from qlora_run.cli.commands import OPTIONS, SHORT_SETTINGS, CommandSpec, options_of
 
 Takes = Literal["flag", "either", "value"]
@@ -72,7 +72,7 @@ def unknown_option(spec: CommandSpec, written: str) -> UserError:
 def nearest(written: str, known: Iterable[str]) -> str:
     """``"; did you mean X?"`` with the one name that is nearest, or an empty string."""
     near = did_you_mean(written, known, 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return unseen(written) + (f"; did you mean {near[0]}?" if near else "")
 
 
 def help_for(spec: CommandSpec) -> str:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from msgspec import structs
 
-from qlora_profiles.errors import UserError
+from qlora_profiles.errors import EXIT_OK, UserError
 from qlora_profiles.plan import Given, Request, RunPlan, recipe_differences
 from qlora_run.cli.commands import Command
 from qlora_run.cli.request import build_request
-from qlora_run.commands.train import start
+from qlora_run.commands.train import start, tell_finished
 from qlora_run.report.commands import on_run
 from qlora_run.report.formatting import option, quoted, shown_path
 from qlora_run.report.plan_changes import changes_of
@@ -31,6 +31,9 @@ def run(command: Command) -> int:
     changes = build_request(command, None, Path.cwd())
     changes = structs.replace(changes, notes=(*changes.notes, *filter(None, [note])))
     resumes = command.name == "resume"
+    if resumes and not changes.given and look(folder).state == "finished":
+        tell_finished(folder)
+        return EXIT_OK
     request = _resume(folder, old, changes) if resumes else _replay(old, changes)
     plan = make_plan(PlanInput(request=request))
     _refuse_changes(folder, old, plan, resumes)

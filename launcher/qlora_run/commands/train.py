@@ -1,5 +1,6 @@
 """The main command: plan, show the plan, train under watch, sum up."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,13 +8,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from qlora_profiles import codec
-from qlora_profiles.errors import EnvironmentProblem, UserError
+from qlora_profiles.errors import EXIT_OK, EnvironmentProblem, UserError
 from qlora_profiles.plan import RunPlan, recipe_differences
-from qlora_profiles.run_folder import PLAN, PLAN_COPY
+from qlora_profiles.run_folder import MERGED_MODEL, PLAN, PLAN_COPY
 from qlora_run.cli.commands import Command
 from qlora_run.commands.plan import show
 from qlora_run.commands.plan_input import plan_input
-from qlora_run.machine.required_packages import TRAINING, check_installed
+from qlora_run.machine.required_packages import TRAINING, check_installed, check_trackers
+from qlora_run.report.commands import on_run
+from qlora_run.report.formatting import shown_path
 from qlora_run.runs.folder import (
     check_free,
     claim,
@@ -75,13 +78,17 @@ def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int
 
     plan = with_output(plan)
     output = _output(plan)
+    if finished_already(output, plan):
+        tell_finished(output)
+        return EXIT_OK
+    check_trackers(plan.run_values().report_to)
     if dry_run:
         check_free(output, plan)
         show(plan, as_json=as_json)
         return 0
     check_installed(*TRAINING)
     check_checkpoint(plan)
-    with occupied(output):
+    with occupied(output, lambda text: print(text, file=sys.stderr)):
         found = claim(output, plan)
         refuse_links(output)
         if found.note and found.note not in plan.notes:
@@ -90,6 +97,32 @@ def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int
         if not as_json:
             show(plan)
         return run_core(output / PLAN, output, _view(plan, output, as_json))
+
+
+def finished_already(output: Path, plan: RunPlan) -> bool:
+    """Whether this very run has come to its end there, and a person does not want it once more."""
+    found = look(output)
+    if plan.run_values().overwrite or found.state != "finished" or found.plan is None:
+        return False
+    return not recipe_differences(found.plan, plan) and not _merge_is_missing(output, plan)
+
+
+def _merge_is_missing(output: Path, plan: RunPlan) -> bool:
+    wanted = plan.run_values().merge and plan.recipe_values().method != "full"
+    return wanted and not (output / MERGED_MODEL).exists()
+
+
+def tell_finished(output: Path) -> None:
+    """What is there, and the ways on, on standard error: with ``--json`` the other one is for programs."""
+    step = look(output).last_step
+    print(
+        f"{shown_path(output)}: finished already, at step {step}; nothing was done\n"
+        f"  talk to it     {on_run('chat', output)}\n"
+        f"  one model      {on_run('merge', output)}\n"
+        f"  train longer   the same command with more --epochs and --output ANOTHER-FOLDER\n"
+        f"  train again    the same command with --overwrite",
+        file=sys.stderr,
+    )
 
 
 def check_checkpoint(plan: RunPlan) -> None:

@@ -40,7 +40,7 @@ def read_model_facts(
         return read_folder(folder, model)
     if folder.is_file():
         raise UserError(f"--model {model}  is a file; the folder around it is the model", f"--model {folder.parent}")
-    if not HUB_ID.fullmatch(model):
+    if not HUB_ID.fullmatch(model) or folder.is_symlink():
         raise no_such_folder(model)
     if local_dir is not None and (local_dir / "config.json").is_file():
         return read_folder(local_dir, model)

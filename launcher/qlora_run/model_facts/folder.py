@@ -12,6 +12,7 @@ from qlora_profiles import run_folder
 from qlora_profiles.base_files import INDEX, SINGLE, base_digests
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import ModelFacts
+from qlora_profiles.suggest import dangling
 from qlora_run.model_facts.completeness import check_complete
 from qlora_run.model_facts.config import Config, quantised
 from qlora_run.model_facts.layout import tensors_from_config
@@ -157,6 +158,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 def no_such_folder(model: str) -> UserError:
     """The error for a path that is not there, with the model folders near it."""
     path = Path(model).expanduser()
+    if link := dangling(path):
+        return UserError(f"--model {model}  no such folder{link}", "a model's folder")
     prefix = model[: len(model) - len(path.name)] if model.endswith(path.name) else ""
     near = _nearest(path.name, [child.name for child in _models_in(path.parent)])
     if near:

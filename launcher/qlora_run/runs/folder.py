@@ -4,7 +4,7 @@ import glob
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -14,17 +14,22 @@ import msgspec
 
 from qlora_profiles import codec, events
 from qlora_profiles.errors import UserError
+from qlora_profiles.file_lock import Taken, claimed
+from qlora_profiles.machine_errors import FULL, disk_full
 from qlora_profiles.plan import PERSON, Resolved, RunPlan, recipe_differences
-from qlora_profiles.run_folder import ADAPTER_CONFIG, EVENTS, PLAN, PLAN_COPY, RUNNING, left, results
-from qlora_profiles.suggest import hint
+from qlora_profiles.run_folder import ADAPTER_CONFIG, CORE_RUNNING, EVENTS, PLAN, PLAN_COPY, RUNNING, left, results
+from qlora_profiles.suggest import dangling, hint
 from qlora_run.report.commands import on_run
 from qlora_run.report.formatting import quoted, shown_path
 from qlora_run.report.plan_changes import mixing_error
+from qlora_run.runs.own_files import check_own
 
 RUNS = Path("runs")
 FOREIGN = (ADAPTER_CONFIG, "config.json", "*.safetensors", "pytorch_model*.bin")
 """What another program leaves in a folder, beside names that are ours, too."""
 MADE_OF = ("model", "data")
+CORE_PATIENCE_SECONDS = 30.0
+"""Set by hand: a step and its checkpoint, of a core whose launcher was killed."""
 
 State = Literal["new", "unfinished", "finished", "foreign", "damaged"]
 
@@ -198,10 +203,11 @@ def _changed_at(folder: Path) -> float:
 def no_such_folder(folder: Path) -> UserError:
     """The error for a run's folder, or its plan, that is not there; with the nearest that is."""
     beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    near = dangling(folder) or hint(folder.name, beside)
     newest = newest_run()
     fix = f"the folder of a run, such as {shown_path(newest) if newest else 'runs/NAME-1'}"
     what = "file" if folder.suffix == ".json" else "folder"
-    return UserError(f"{folder}: no such {what}{hint(folder.name, beside)}", fix)
+    return UserError(f"{folder}: no such {what}{near}", fix)
 
 
 def claim(folder: Path, plan: RunPlan) -> Found:
@@ -242,8 +248,8 @@ def _refuse(folder: Path, found: Found, plan: RunPlan) -> None:
         if found.last_step or found.state == "finished" or any(results(folder)):
             raise _other_recipe(folder, found, plan)
     elif found.state == "finished":
-        fix = f"{on_run('chat', folder)}   or   --overwrite to train again"
-        raise UserError(f"{shown} holds this very run, finished at step {found.last_step}", fix)
+        fix = f"{on_run('merge', folder)}   or   --overwrite to train again"
+        raise UserError(f"{shown} holds this very run, finished at step {found.last_step}; not merged yet", fix)
     elif plan.run_values().resume == "never" and found.last_step:
         fix = f"{on_run('resume', folder)}   or   --overwrite"
         raise UserError(f"{shown} holds this run, stopped at step {found.last_step}", fix)
@@ -263,14 +269,20 @@ def _other_recipe(folder: Path, found: Found, plan: RunPlan) -> UserError:
 
 
 def _clear(folder: Path, plan: RunPlan) -> None:
-    """Delete what a run of ours wrote, and nothing else. Raises UserError where ``plan`` itself is made of it."""
+    """Delete what a run of ours wrote, and nothing else.
+
+    Raises:
+        UserError: ``plan`` itself is made of it, or something of it is not ours; nothing is deleted then.
+    """
     entries = left(folder)
+    for entry in entries:
+        check_own(entry)
     for name, value in _made_of(plan):
         source = Path(value).expanduser().resolve()
         if any(source == entry.resolve() or entry.resolve() in source.parents for entry in entries):
             said = f"--overwrite would delete the {name} of this run, {shown_path(value)}"
             raise UserError(said, "--output ANOTHER-FOLDER")
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: entry.name == PLAN):  # last: by it the rest is known to be ours
         if entry.is_dir():
             shutil.rmtree(entry)
         else:
@@ -285,47 +297,48 @@ def _made_of(plan: RunPlan) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def occupied(folder: Path) -> Iterator[None]:
+def occupied(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Make ``folder`` and hold it, so that no second run writes there meanwhile.
+
+    ``say`` hears what a person should know: what is waited for, and that a file system cannot keep others out.
 
     Raises:
         UserError: it cannot be written, or another run holds it.
+        EnvironmentProblem: the disk is full.
     """
-    mark = folder / RUNNING
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _hold(mark)
-    except OSError as error:
-        said = f"{folder}: cannot be written ({error.strerror or error})"
-        raise UserError(said, "--output ANOTHER-FOLDER") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            locked = stack.enter_context(claimed(folder / RUNNING))
+            _wait_for_core(folder, say)
+        except Taken as taken:
+            raise _held_by(folder, taken.pid) from taken
+        except OSError as error:
+            if error.errno in FULL:
+                raise disk_full(folder) from error
+            said = f"{folder}: cannot be written ({error.strerror or error})"
+            raise UserError(said, "--output ANOTHER-FOLDER") from error
+        if not locked:
+            say(f"{shown_path(folder)} lies where files cannot be locked: start no second run there meanwhile")
         yield
-    finally:
-        mark.unlink(missing_ok=True)
 
 
-def _hold(mark: Path) -> None:
-    import psutil
+def _wait_for_core(folder: Path, say: Callable[[str], None]) -> None:
+    """A core whose launcher was killed saves after its step and ends. Raises Taken where that takes too long."""
+    try:
+        with claimed(folder / CORE_RUNNING):
+            return
+    except Taken as taken:
+        process = f"process {taken.pid}" if taken.pid else "a process"
+        say(f"{shown_path(folder)}: {process} of an earlier start still saves there; waiting for it ...")
+    with claimed(folder / CORE_RUNNING, CORE_PATIENCE_SECONDS):
+        pass
 
-    holder = _holder(mark)
-    if holder is not None:
-        said = f"{shown_path(mark.parent)}: another run is writing there (process {holder})"
-        raise UserError(said, "wait for it, or --output ANOTHER-FOLDER")
-    mark.unlink(missing_ok=True)
-    me = psutil.Process()
-    with mark.open("x", encoding="utf-8") as file:
-        file.write(f"{me.pid} {me.create_time()}")
 
-
-def _holder(mark: Path) -> int | None:
-    """The process that holds a folder; ``None`` where it is gone, as after a kill."""
-    import psutil
-
-    with suppress(OSError, ValueError, psutil.Error):
-        number, began = mark.read_text(encoding="utf-8").split()
-        if abs(psutil.Process(int(number)).create_time() - float(began)) < 1:
-            return int(number)
-    return None
+def _held_by(folder: Path, pid: int | None) -> UserError:
+    process = f"process {pid}" if pid else "on another machine, or just starting"
+    said = f"{shown_path(folder)}: another run is writing there ({process})"
+    return UserError(said, "wait for it, or --output ANOTHER-FOLDER")
 
 
 def with_full_paths(plan: RunPlan) -> RunPlan:

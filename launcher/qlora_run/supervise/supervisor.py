@@ -6,15 +6,14 @@ end of that input means the same. What it measures before its first step is answ
 """
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 
 from qlora_core.session import child_process
 from qlora_core.session.child_process import ChildProcess
+from qlora_core.session.stop_signals import StopRequests, stop_requests
 from qlora_profiles import run_folder
 from qlora_profiles.events import MeasuredEvent
 from qlora_profiles.plan import RunPlan
@@ -45,10 +44,11 @@ def run_core(
         EnvironmentProblem: the child could not be started.
     """
     restarts = Restarts(plan_path, output)
-    while True:
-        end = supervise(plan_path, output, view, env, command, restarts.take)
-        if not restarts.going_on:
-            return end.exit_code
+    with stop_requests() as requests:
+        while True:
+            end = supervise(plan_path, output, view, env, command, restarts.take, requests)
+            if not restarts.going_on:
+                return end.exit_code
 
 
 def supervise(
@@ -58,8 +58,12 @@ def supervise(
     env: Mapping[str, str] | None = None,
     command: Sequence[str] | None = None,
     goes_on: Callable[[ExitStatus, Callable[[str], None]], bool] = lambda end, say: False,
+    requests: StopRequests | None = None,
 ) -> ExitStatus:
-    """One process of ``run_core``, and all about its end; the view hears of the end unless ``goes_on``."""
+    """One process of ``run_core``, and all about its end; the view hears of the end unless ``goes_on``.
+
+    ``requests`` are those to stop, where the caller counts them already.
+    """
     output.mkdir(parents=True, exist_ok=True)
     tuner = Tuner(plan_path)
     command = command or _core(plan_path, tuner)
@@ -68,7 +72,7 @@ def supervise(
     with log_path.open("ab") as log:
         log_start = log.seek(0, os.SEEK_END)
         watch = _Watch(tail, view, fold(tail.new_events()).closed(), tuner)
-        with _interrupts() as interrupts:
+        with nullcontext(requests) if requests else stop_requests() as asked:
             # the terminal's Ctrl-C is ours to pass on
             child = child_process.start(
                 command,
@@ -77,9 +81,10 @@ def supervise(
                 environment=child_environment(tuner.plan, env or {}),
                 told=True,
                 own_group=True,
+                holds_signals_back=True,
             )
-            killed = _follow(child, watch, interrupts)
-    end = exit_status_of(child.exit_code, watch.state, killed, output, last_lines_of(log_path, log_start))
+            _follow(child, watch, asked)
+    end = exit_status_of(child.exit_code, watch.state, asked.count, output, last_lines_of(log_path, log_start))
     if not goes_on(end, watch.say):
         watch.end(end)
     return end
@@ -99,33 +104,6 @@ def child_environment(plan: RunPlan, extra: Mapping[str, str]) -> dict[str, str]
     if plan.execution_values().expandable_segments:
         weak["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     return child_process.python_environment(weak=weak, strong=quiet | dict(extra))
-
-
-class _Interrupts:
-    """Counts how often a person asked for the end."""
-
-    count = 0
-
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-
-
-@contextmanager
-def _interrupts() -> Iterator[_Interrupts]:
-    """Ctrl-C, and the polite kill of a service manager, are counted instead of raised.
-
-    Python lets only the main thread decide about signals; in another one they stay as they were.
-    """
-    interrupts = _Interrupts()
-    before = {}
-    with suppress(ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, interrupts.on_signal)
-    try:
-        yield interrupts
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Watch:
@@ -181,8 +159,8 @@ class _Watch:
                 self.view.end(end.state, end.problem)
 
 
-def _follow(child: ChildProcess, watch: _Watch, interrupts: _Interrupts) -> bool:
-    """Watch the child until it is gone; returns whether it was killed on request."""
+def _follow(child: ChildProcess, watch: _Watch, requests: StopRequests) -> None:
+    """Watch the child until it is gone, and pass on what is asked for."""
     asked = 0
     try:
         watch.begin()
@@ -190,7 +168,7 @@ def _follow(child: ChildProcess, watch: _Watch, interrupts: _Interrupts) -> bool
             watch.look()
             while watch.answers:
                 child.tell(f"go {watch.answers.pop(0)}")
-            if interrupts.count > asked:
+            if requests.count > asked:
                 asked += 1
                 watch.say(STOPPING if asked == 1 else KILLING)
                 child.tell("stop") if asked == 1 else child.kill()
@@ -198,6 +176,5 @@ def _follow(child: ChildProcess, watch: _Watch, interrupts: _Interrupts) -> bool
     finally:
         child.hang_up()  # one that still runs, because we fail, saves and ends
         while not child.ended_within(POLL_SECONDS):
-            if interrupts.count > asked:
+            if requests.count > asked:
                 child.kill()
-    return asked > 1

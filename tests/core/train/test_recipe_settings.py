@@ -46,6 +46,7 @@ TURNED = {
     "data": Turned(to=("{folder}/others.jsonl",), figure="loss"),
     "data_format": Turned(to="csv", figure="tokens", others={"data": ("{folder}/both.txt",), "data_format": "jsonl"}),
     "field": Turned(to=("messages=others",), figure="tokens", others={"data": ("{folder}/columns.jsonl",)}),
+    "ignore": Turned(to=("rationale",), figure="exit_code", others={"data": ("{folder}/reasons.jsonl",)}),
     "encoding": Turned(to="gbk", figure="tokens", others={"data": ("{folder}/chinese.jsonl",), "encoding": "latin-1"}),
     "max_samples": Turned(to=8, figure="tokens"),
     "skip_bad_rows": Turned(to=True, figure="exit_code", others={"data": ("{folder}/damaged.jsonl",)}),
@@ -100,6 +101,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     columns = [{"messages": json.loads(line)["messages"]} for line in lines]
     renamed = [row | {"others": [*row["messages"], *row["messages"]]} for row in columns]
     write_lines(folder / "columns.jsonl", renamed)
+    reasons = [row | {"rationale": f"because of {i}"} for i, row in enumerate(columns)]
+    write_lines(folder / "reasons.jsonl", reasons)
     chinese = [{"prompt": "你好", "completion": "再见" * (1 + i % 5)} for i in range(24)]
     text = "\n".join(json.dumps(row, ensure_ascii=False) for row in chinese)
     (folder / "chinese.jsonl").write_text(text, encoding="gbk")

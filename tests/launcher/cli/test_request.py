@@ -323,7 +323,11 @@ def test_lists_may_be_repeated_and_of_the_rest_the_last_counts(tmp_path: Path) -
         ("--method lora --use_qlora", None, "--method lora contradicts use_qlora (method qlora-4)"),
         ("", "lora_config:\n  r: 8\nlora_r: 16\n", "run.yaml:2    lora_config.r 8 contradicts lora_r 16 (run.yaml:3)"),
         ("", "use_qlora: false\nload_in_4bit: true\n", "run.yaml:1    use_qlora false contradicts load_in_4bit true"),
-        ("", "epochs: 0\n", "run.yaml:1    epochs: '0' is not allowed; a number, above 0  -> qlora-run help epochs"),
+        (
+            "",
+            "epochs: 0\n",
+            "run.yaml:1    epochs: '0' is not allowed; a number, above 0, at most 100,000",
+        ),
         ("", "num_train_epochs: x\n", "run.yaml:1    num_train_epochs: 'x' is not allowed; a number"),
         ("", "training_args:\n  optim: sgd\n", "run.yaml:2    training_args.optim: 'sgd' is not supported; one of"),
         ("--num_train_epochs x", None, "--num_train_epochs: 'x' is not allowed; a number, above 0"),

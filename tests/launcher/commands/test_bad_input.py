@@ -170,7 +170,10 @@ def test_nothing_left_to_train_on(here: Path, capsys: Caught) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--learning-rate", "-1"], "--learning-rate: '-1' is not allowed; a number, above 0 -> qlora-run help"),
+        (
+            ["--learning-rate", "-1"],
+            "--learning-rate: '-1' is not allowed; a number, above 0, at most 10",
+        ),
         (["--epochs", "many"], "--epochs: 'many' is not allowed; a number, above 0"),
         (["--lora-dropout", "1"], "at least 0, below 1"),
         (["--method", "qlora-5"], "one of qlora-4, qlora-8, lora, full"),
@@ -300,9 +303,7 @@ def test_a_gated_model_without_a_token(here: Path, capsys: Caught, monkeypatch: 
 
 
 def test_names_that_no_disk_holds(capsys: Caught) -> None:
-    assert "File name too long" in refused(capsys, "--model", "long" * 2000, "--data", "rows.jsonl", code=3)
-    text = refused(capsys, "--model", "\udcff", "--data", "rows.jsonl")
-    assert "not in this system's encoding" in text
+    assert "not in this system's encoding" in refused(capsys, "--model", "\udcff", "--data", "rows.jsonl")
 
 
 def test_an_output_folder_that_cannot_be_written(here: Path, capsys: Caught) -> None:
@@ -320,13 +321,13 @@ def test_an_output_folder_without_permission(here: Path, capsys: Caught) -> None
 def test_an_output_folder_that_holds_something_else(here: Path, capsys: Caught) -> None:
     assert "tiny: holds files of something else; refusing to mix" in refused(capsys, *BOTH, "--output", "tiny")
     leave_run(here / "r", planned(capsys, *BOTH, "--output", "r"))
-    assert "this very run, finished at step 4 -> qlora-run chat r" in refused(capsys, *BOTH, "--output", "r")
+    assert main([*BOTH, "--output", "r", "--dry-run"]) == 0
+    assert "r: finished already, at step 4; nothing was done\n  talk to it" in capsys.readouterr().err
     other = refused(capsys, *BOTH, "--output", "r", "--lora-r", "8")
     assert "r finished at step 4. Changed since: lora-r 16 -> 8. Refusing to mix. -> --output r-2" in other
     leave_run(here / "s", planned(capsys, *BOTH, "--output", "s"), finished=False)
     both_ways = "-> qlora-run resume s (old settings) or --output s-2"
     assert both_ways in refused(capsys, *BOTH, "--output", "s", "--lora-r", "8")
-    assert "finished at step 4" in refused(capsys, *BOTH, "--output", "r", "--dry-run")
     (here / "r" / "plan.json").write_text("{", encoding="utf-8")
     assert "plan.json: not JSON" in refused(capsys, *BOTH, "--output", "r")
     assert "start anew" in refused(capsys, "resume", "r")

@@ -200,10 +200,20 @@ class Gone(io.StringIO):
         raise OSError(self.number, "gone")
 
 
-def test_only_a_missing_reader_is_overlooked() -> None:
-    assert streams.LastingPipe(Gone(errno.EPIPE)).write("x") == 1
-    with pytest.raises(OSError, match="gone"):
-        streams.LastingPipe(Gone(errno.ENOSPC)).write("x")
+def test_only_a_missing_reader_is_overlooked(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a full disk did not take is told at the end; the work goes on either way."""
+    problems = []
+    for number in (errno.EPIPE, errno.ENOSPC):
+        pipe = streams.LastingPipe(Gone(number))
+        assert pipe.write("x") == 1
+        problems.append(pipe.problem)
+    assert problems == ["", "gone"]
+    told = streams.Streams()
+    assert told.code_after(0, output_matters=True) == 0
+    told.problem = "gone"
+    assert [told.code_after(code, output_matters=True) for code in (0, 2)] == [3, 2]
+    assert told.code_after(0, output_matters=False) == 0
+    assert "standard output could not be written: gone" in capsys.readouterr().err
 
 
 def test_letters_that_the_console_lacks_break_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

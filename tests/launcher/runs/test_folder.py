@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,13 +7,15 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from support.command_line import leave_run
+from support.command_line import contents, leave_run
 from support.run_plans import run_plan
 
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
+from qlora_profiles.file_lock import claimed
 from qlora_profiles.plan import Resolved, RunPlan
-from qlora_profiles.run_folder import RUNNING
+from qlora_profiles.run_folder import CORE_RUNNING, RUNNING
+from qlora_run.runs import folder as folder_module
 from qlora_run.runs.folder import (
     check_free,
     claim,
@@ -98,8 +101,8 @@ def test_a_free_folder_lies_beside_the_taken_one(taken: str, free: str, here: Pa
 
 def test_a_finished_run_is_never_trained_over(here: Path) -> None:
     leave_run(here / "r", to("r"))
-    text = error_of("r", to("r"))
-    assert "r holds this very run, finished at step 4  -> qlora-run chat r   or   --overwrite" in text
+    text = error_of("r", to("r", merge=True))
+    assert "r holds this very run, finished at step 4; not merged yet  -> qlora-run merge r   or   --overwrite" in text
     other = error_of("r", to("r", seed=7))
     assert "seed 42 -> 7" in other
     assert "resume" not in other  # it cannot be gone on with
@@ -127,9 +130,28 @@ def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(here: Path) -> None
     folder = leave_run(here / "r", to("r"))
     (folder / "mine.txt").write_text("x", encoding="utf-8")
     (folder / "lora_adapter").mkdir()
-    (folder / "lora_adapter" / "a.bin").write_text("x", encoding="utf-8")
+    (folder / "lora_adapter" / "adapter_model.safetensors").write_text("x", encoding="utf-8")
     assert claim(folder, to("r", overwrite=True)).state == "new"
     assert [p.name for p in folder.iterdir()] == ["mine.txt"]
+
+
+def test_overwrite_refuses_before_it_deletes_anything(here: Path) -> None:
+    folder = leave_run(here / "r", to("r"))
+    theirs = here / "theirs"
+    theirs.mkdir()
+    (theirs / "adapter_model.safetensors").write_text("x", encoding="utf-8")
+    (folder / "lora_adapter").mkdir()
+    (folder / "lora_adapter" / "notes.txt").write_text("mine", encoding="utf-8")
+    before = contents(here)
+    assert "would delete r/lora_adapter/notes.txt, which no run of ours wrote" in error_of("r", to("r", overwrite=True))
+    assert contents(here) == before
+    shutil.rmtree(folder / "lora_adapter")
+    if sys.platform == "win32":  # links need a right there
+        return
+    (folder / "final_model").symlink_to(theirs)
+    before = contents(here)
+    assert "r/final_model is a link to" in error_of("r", to("r", overwrite=True))
+    assert contents(here) == before
 
 
 @pytest.mark.parametrize(("setting", "value"), [("model", "r/final_model"), ("data", "r/rejected.jsonl")])
@@ -207,6 +229,21 @@ def test_a_folder_is_held_by_one_run_at_a_time(here: Path) -> None:
     with occupied(here / "r"):
         pass
     assert not (here / "r" / RUNNING).exists()
+
+
+def test_a_core_that_outlives_its_launcher_keeps_the_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "CORE_PATIENCE_SECONDS", 0.05)
+    (here / "r").mkdir()
+    said: list[str] = []
+    with claimed(here / "r" / CORE_RUNNING):
+        with (
+            pytest.raises(UserError, match=rf"another run is writing there \(process {os.getpid()}\)"),
+            occupied(here / "r", said.append),
+        ):
+            pass
+        assert [f"process {os.getpid()} of an earlier start still saves there" in line for line in said] == [True]
+    with occupied(here / "r"):
+        pass
 
 
 @pytest.mark.parametrize("mark", ["", "x y z", "1"])

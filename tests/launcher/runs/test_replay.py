@@ -14,6 +14,7 @@ from qlora_profiles.events import CheckpointEvent, RunEvent, StepEvent, all_even
 from qlora_profiles.hardware import Memory
 from qlora_profiles.machines import load_machine
 from qlora_profiles.plan import Given, Request, Resolved, RunPlan
+from qlora_run.__main__ import main
 from qlora_run.planner import make_plan
 from qlora_run.runs.replay import input_from
 
@@ -122,7 +123,8 @@ def test_a_replay_is_the_same_run_in_a_new_folder(here: Path, capsys: Caught) ->
     moved = planned(capsys, "replay", "r", "--output", "elsewhere", "--token-budget", "512")
     assert (moved.run_values().output, moved.execution_values().token_budget) == ("elsewhere", 512)
     assert moved.recipe_digest() == plan.recipe_digest()
-    assert "finished at step 4" in refused(capsys, "replay", "r", "--output", "r")
+    assert main(["replay", "r", "--output", "r"]) == 0
+    assert "r: finished already, at step 4; nothing was done" in capsys.readouterr().err
 
 
 def test_the_recipe_is_held_and_the_machine_decides_the_rest() -> None:
@@ -157,8 +159,8 @@ def test_folders_that_cannot_be_gone_on_with(here: Path, capsys: Caught) -> None
         assert "tiny: no plan.json here, so no run of ours" in refused(capsys, command, "tiny")
         assert "rows.jsonl: " in refused(capsys, command, "rows.jsonl")
     leave_run(here / "done", planned(capsys, *ARGV, "--output", "done"))
-    text = refused(capsys, "resume", "done")
-    assert "done: this run is finished -> qlora-run chat done or qlora-run replay done" in text
+    assert main(["resume", "done"]) == 0
+    assert "done: finished already, at step 4; nothing was done" in capsys.readouterr().err
     assert "keeps what is learned, so --epochs cannot be given" in refused(capsys, "resume", "done", "--epochs", "2")
 
 

@@ -123,13 +123,13 @@ def test_a_death_at_the_same_step_is_the_last(output: Path) -> None:
 
 def test_a_death_before_the_first_step_is_no_reason_to_try_again(output: Path) -> None:
     view = Witness()
-    assert run("traceback", output, view) == 1
+    assert run("traceback", output, view) == 3
     assert view.said == []
 
 
 def test_what_the_run_says_is_wrong_is_not_tried_again(output: Path) -> None:
     view = Witness()
-    assert run("internal", output, view) == 1
+    assert run("internal", output, view) == 3
     assert view.said == []
 
 

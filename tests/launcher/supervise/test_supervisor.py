@@ -14,8 +14,8 @@ from support.run_plans import run_plan
 from support.witness import Witness, kill_children
 
 from qlora_profiles import codec, run_folder
-from qlora_profiles.errors import EnvironmentProblem, Interrupted, QloraRunError, UserError
-from qlora_profiles.events import DoneEvent, StepEvent, all_events
+from qlora_profiles.errors import EnvironmentProblem, Interrupted, UserError
+from qlora_profiles.events import DoneEvent, RunEvent, StepEvent, all_events
 from qlora_run.report.run_state import RunState
 from qlora_run.supervise.exit_status import ExitStatus
 from qlora_run.supervise.supervisor import POLL_SECONDS, STOPPING, child_environment, run_core, supervise
@@ -121,6 +121,27 @@ def test_a_child_that_is_killed_from_outside_is_explained(output: Path) -> None:
     assert "SIGKILL: the system often does that when main memory runs out" in ending.problem.message
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_to_the_whole_group_is_no_crash(output: Path) -> None:
+    """The stand-in dies of it where the core would save: nothing starts it again, and the exit code says why."""
+    done: list[int] = []
+
+    def ask(state: RunState) -> None:
+        if state.step >= 2 and not done:
+            done.append(state.step)
+            for child in psutil.Process().children():
+                if str(STAND_IN) in child.cmdline():
+                    child.terminate()
+            signal.raise_signal(signal.SIGTERM)
+
+    view = Witness(ask)
+    env = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    assert run_core(output / "plan.json", output, view, env, command("deaf", output)) == 130
+    psutil.Process(int((output / "grandchild").read_text(encoding="utf-8"))).kill()
+    assert isinstance(view.problem, Interrupted)
+    assert sum(isinstance(event, RunEvent) for event in all_events(output / run_folder.EVENTS)) == 1
+
+
 def test_only_this_childs_words_are_quoted(output: Path) -> None:
     (output / "run.log").write_text("words of an earlier run\n", encoding="utf-8")
     ending = run("traceback", output, Witness())
@@ -128,7 +149,7 @@ def test_only_this_childs_words_are_quoted(output: Path) -> None:
     assert "earlier run" not in ending.problem.message
     assert ending.problem.message.endswith("RuntimeError: nobody caught this")
     assert "before the first step" in ending.problem.message
-    assert (ending.exit_code, ending.problem.fix) == (1, "qlora-run doctor")
+    assert (ending.exit_code, ending.problem.fix) == (3, "qlora-run doctor")
     assert (output / "run.log").read_text(encoding="utf-8").startswith("words of an earlier run\n")
 
 
@@ -141,11 +162,11 @@ def test_what_the_child_says_is_wrong_is_passed_on(output: Path) -> None:
 
 def test_an_internal_error_points_to_the_log_and_to_the_checkpoint(output: Path) -> None:
     ending = run("internal", output, Witness())
-    assert type(ending.problem) is QloraRunError
+    assert isinstance(ending.problem, EnvironmentProblem)
     assert ending.problem.message.startswith("KeyError: 'x'\n  the whole story: ")
     assert ending.problem.fix is not None
     assert "resume" in ending.problem.fix
-    assert ending.exit_code == 1
+    assert ending.exit_code == 3
 
 
 def test_a_resumed_run_sees_its_history_and_only_new_events(output: Path) -> None:

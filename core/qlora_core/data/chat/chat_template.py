@@ -7,7 +7,8 @@ from datetime import date, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from qlora_profiles.errors import UserError
+from qlora_core.data.chat.time_limit import TookTooLong, time_limit
+from qlora_profiles.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -18,6 +19,13 @@ MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 OPEN, CLOSE = "\ue0f0\ue0f2", "\ue0f1\ue0f2"
 _ARGUMENT = "\ue0e9"  # stands for a tool call's argument
 _BRACKETS = re.compile(f"({OPEN}|{CLOSE})")
+
+MOST_CHARACTERS = 2**20
+"""The longest published ones have 20,000."""
+MOST_SECONDS = 20.0
+"""A long conversation takes milliseconds."""
+MOST_REPEATED, MOST_POWER = 10**7, 64
+"""Characters of a text that a template makes by multiplying, and exponents."""
 
 
 class TemplateFault(Exception):
@@ -34,17 +42,18 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], today: date | None = None) -> None:
-        from jinja2 import TemplateError
-
         self.source = source
+        if len(source) > MOST_CHARACTERS:
+            raise UserError(f"the chat template has {len(source):,} characters", "--chat-template chatml")
         self.marks_answers = MARKER.search(source) is not None
         self.tells_date = "strftime_now" in source
         # tools and documents are defined and null elsewhere too; templates ask "is defined"
         self._variables: dict[str, Any] = {**special_tokens, "tools": None, "documents": None}
         try:
             self._compiled = _environment(today).from_string(source)
-        except TemplateError as error:
-            raise UserError(f"the chat template cannot be read: {error}", "--chat-template chatml") from error
+        except Exception as error:  # also what Python's own compiler says of one that is nested too deeply
+            said = f"the chat template cannot be read: {first_line(error)}"
+            raise UserError(said, "--chat-template chatml") from error
         self._compiled.globals = dict(self._compiled.globals)  # copied for every row: jinja's own are slow to copy
 
     @cached_property
@@ -97,7 +106,13 @@ class ChatTemplate:
     ) -> str:
         given = self._variables | ({"tools": [*tools]} if tools else {})
         try:
-            return self._compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **given)
+            with time_limit(MOST_SECONDS):
+                return self._compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **given)
+        except TookTooLong as error:
+            raise UserError(
+                f"the chat template does not end: over {MOST_SECONDS:.0f} s for one conversation",
+                "--chat-template chatml",
+            ) from error
         except Exception as error:  # a template is somebody's program: it may fail in any way
             raise TemplateFault(str(error) or type(error).__name__) from error
 
@@ -115,9 +130,20 @@ def _environment(today: date | None) -> "Environment":
         now = datetime.now()
         return (datetime.combine(today, now.time()) if today else now).strftime(form)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_generation_extension(), loopcontrols]
-    )
+    class Environment(ImmutableSandboxedEnvironment):
+        """Where no product takes all of the memory."""
+
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if operator == "**" and abs(right) > MOST_POWER:
+                raise TemplateError(f"a power of {right}")
+            for one, other in ((left, right), (right, left)):
+                if hasattr(one, "__len__") and isinstance(other, int) and len(one) * other > MOST_REPEATED:
+                    raise TemplateError(f"a text repeated {other:,} times")
+            return super().call_binop(context, operator, left, right)
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_generation_extension(), loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
     return environment

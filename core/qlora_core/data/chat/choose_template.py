@@ -10,6 +10,7 @@ from qlora_core.data.chat.chat_template import ChatTemplate, TemplateFault
 from qlora_core.data.chat.message_marks import THINKING_ENDS
 from qlora_core.data.chat.outline import OTHER_TEMPLATE, any_of, shared_length
 from qlora_core.data.chat.template_families import (
+    FAMILY_NAMES,
     PLAIN_CHATML,
     TEMPLATE_FAMILIES,
     has_tokens,
@@ -21,17 +22,9 @@ from qlora_core.data.chat.text_forms import form_of
 from qlora_core.data.chat.tokenizer_files import TokenizerFiles
 from qlora_profiles.architectures import architecture_of
 from qlora_profiles.errors import UserError
-from qlora_profiles.suggest import hint
+from qlora_profiles.small_file import read_small
+from qlora_profiles.suggest import hint, hint_beside
 
-FAMILY_NAMES = {
-    "chatml": "ChatML",
-    "qwen": "Qwen's ChatML",
-    "qwen3": "Qwen3's ChatML",
-    "llama3": "Llama 3's template",
-    "gemma": "Gemma's template",
-    "phi": "Phi's template",
-    PLAIN_CHATML: "ChatML in ordinary tokens",
-}
 TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")
 PROBE = "\ue0e8"  # stands for the answer while its end is looked for
 FOLLOWING = "\ue0ec"  # and for the message behind it
@@ -152,9 +145,9 @@ def _from_file(files: TokenizerFiles, wanted: str, today: date | None) -> Templa
             f"one of {', '.join(TEMPLATE_FAMILIES)}, or a .jinja file",
         )
     try:
-        source = path.read_text(encoding="utf-8-sig")
+        source = read_small(path, f"--chat-template {wanted}").decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        reason = f"{error.strerror}{hint_beside(path)}" if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"--chat-template {wanted}: cannot be read: {reason}") from error
     template = ChatTemplate(source, files.special_tokens, today)
     ending = ending_of(template, files, "the chat template")

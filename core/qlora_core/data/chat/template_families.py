@@ -156,6 +156,17 @@ PLAIN_CHATML = "chatml-eos"
 PLAIN_TEMPLATE_FAMILY = TemplateFamily(_PLAIN_CHATML, (), None)
 PICKED = ("chatml", "llama3", "gemma", "phi")
 
+FAMILY_NAMES = {
+    "chatml": "ChatML",
+    "qwen": "Qwen's ChatML",
+    "qwen3": "Qwen3's ChatML",
+    "llama3": "Llama 3's template",
+    "gemma": "Gemma's template",
+    "phi": "Phi's template",
+    PLAIN_CHATML: "ChatML in ordinary tokens",
+}
+"""What a person calls them."""
+
 
 def pick_template_family(special_tokens: Collection[str], own: str | None = None) -> str:
     """The family whose turn markers the tokenizer has, the model's ``own`` first; ChatML in ordinary tokens where it

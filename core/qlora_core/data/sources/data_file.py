@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 
 from qlora_profiles.errors import UserError
-from qlora_profiles.suggest import did_you_mean
+from qlora_profiles.suggest import dangling, did_you_mean
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -103,8 +103,8 @@ def check_magic(path: Path, data: bytes, wanted: str) -> None:
 
 
 def _not_found(path: Path, error: OSError | ValueError) -> UserError:
-    if path.is_symlink():
-        return UserError(f"--data {path}  is a link to {path.readlink()}, which is not there")
+    if link := dangling(path):
+        return UserError(f"--data {path}  no such file{link}")
     if isinstance(error, FileNotFoundError):
         folder = path.parent
         if not folder.is_dir():

@@ -72,7 +72,7 @@ def test_pipes_devices_and_links(tmp_path: Path) -> None:
     (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
     said = {
         "pipe.jsonl": "is a named pipe",
-        "link.jsonl": "is a link to gone.jsonl, which is not there",
+        "link.jsonl": "no such file: a link to gone.jsonl, which is not there",
         "loop.jsonl": "",
     }
     for name, words in said.items():
