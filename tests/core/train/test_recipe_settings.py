@@ -61,7 +61,7 @@ TURNED = {
     "lr_scheduler": Turned(to="linear", figure="rate", at=1, methods=UPDATES),
     "warmup_ratio": Turned(to=0.9, figure="rate", others={"lr_scheduler": "linear"}),
     "warmup_steps": Turned(to=2, figure="rate", others={"lr_scheduler": "linear"}),
-    "weight_decay": Turned(to=20.0, figure="loss", at=1, methods=UPDATES),
+    "weight_decay": Turned(to=10.0, figure="loss", at=1, methods=UPDATES),
     "max_grad_norm": Turned(to=1e-3, figure="loss", at=1, methods=UPDATES, others={"adam_epsilon": 1e-3}),
     "adam_beta1": Turned(to=0.1, figure="loss", at=2, methods=UPDATES),
     "adam_beta2": Turned(to=0.5, figure="loss", at=2, methods=UPDATES),

@@ -215,7 +215,7 @@ def test_the_adapter_of_the_best_step_is_what_a_run_keeps(tmp_path: Path, model:
     from safetensors.torch import load_file
 
     folder = tmp_path / "wild"
-    settings: dict[str, Any] = {"steps": 8, "eval_steps": 2, "learning_rate": 20.0, "warmup_steps": 8}
+    settings: dict[str, Any] = {"steps": 8, "eval_steps": 2, "learning_rate": 10.0, "warmup_steps": 8}
     assert finish(folder, model=model, data=data, save_total_limit=9, **settings) == 0
     found = {e.step: e.loss for e in of(folder, events.EvalEvent) if e.step > 0}
     best = min(found, key=lambda step: found[step])

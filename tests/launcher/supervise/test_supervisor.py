@@ -249,7 +249,7 @@ def test_a_whole_run_in_plain_lines(output: Path, capsys: pytest.CaptureFixture[
     text = out.buffer.getvalue().decode("gbk")
     assert "step 1/40" in text
     assert "step 40/40" in text
-    assert "Learned: val 2.20 -> 1.20" in text
+    assert "Cannot tell" in text, text[-900:]
     assert "3 unseen rows: 2 better, 1 equal, 0 worse" in text
     assert capsys.readouterr() == ("", "")
 
