@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -82,6 +83,8 @@ def command(options: argparse.Namespace, output: Path, dropout: float) -> list[s
         "val-size": 8,
         "lora-dropout": dropout,
         "workers": options.workers,
+        "device": "cpu",
+        "cpu-threads": 1,
     }
     given = [word for name, value in words.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-m", "qlora_run", "--auto", *given, "--merge"]
@@ -200,9 +203,23 @@ def campaign(options: argparse.Namespace) -> int:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored in every run, rightly
     known = {dropout: reference(options, dropout) for dropout in DROPOUTS}
-    rng = random.Random(options.seed)
+    trials = drawn(options, known)
     print("| # | what | dropout | after step | at step | exit codes | |\n|---|---|---|---|---|---|---|", flush=True)
     wrong = 0
+    with ThreadPoolExecutor(options.jobs) as pool:
+        done = pool.map(lambda drawn: one(options, drawn[0], known[drawn[1].dropout], *drawn[1:]), trials)
+        for number, trial in enumerate(done):
+            wrong += bool(trial.faults)
+            moment = f"{trial.after_step} + {trial.after_seconds:.2f} s"
+            cells = (number, trial.what, trial.dropout, moment, trial.at_step, trial.codes, "; ".join(trial.faults))
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    print(f"\n{options.count} {options.what}, {wrong} at fault")
+    return int(wrong > 0)
+
+
+def drawn(options: argparse.Namespace, known: dict[float, Reference]) -> list[tuple[int, Trial, random.Random]]:
+    """What is done in each trial, and when; each has random numbers of its own, so that several may run at once."""
+    rng, trials = random.Random(options.seed), []
     for number in range(options.count):
         dropout = DROPOUTS[number % len(DROPOUTS)]
         kind = rng.choice(KILLS if options.what == "kills" else SIGNALS)
@@ -210,20 +227,8 @@ def campaign(options: argparse.Namespace) -> int:
         late = rng.random() < LATE_SHARE  # most of a short run is its start
         step = rng.randint(1, options.steps) if late else 0
         moment = rng.uniform(0, 0.6) if late else rng.uniform(options.earliest, 1.0) * known[dropout].seconds
-        trial = one(options, number, known[dropout], Trial(f"{kind} by {sent}", dropout, moment, step), rng)
-        wrong += bool(trial.faults)
-        cells = (
-            number,
-            trial.what,
-            dropout,
-            f"{step} + {moment:.2f} s",
-            trial.at_step,
-            trial.codes,
-            "; ".join(trial.faults),
-        )
-        print(f"| {' | '.join(map(str, cells))} |", flush=True)
-    print(f"\n{options.count} {options.what}, {wrong} at fault")
-    return int(wrong > 0)
+        trials.append((number, Trial(f"{kind} by {sent}", dropout, moment, step), random.Random(rng.random())))
+    return trials
 
 
 def main() -> int:
@@ -237,6 +242,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--workers", type=int, default=0, help="processes that load data")
     parser.add_argument("--earliest", type=float, default=0.02, help="share of a run that is left in peace")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at once")
     parser.add_argument("--output", type=Path, default=Path(f"runs/campaign-{os.getpid()}"))
     return campaign(parser.parse_args())
 
