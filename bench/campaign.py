@@ -151,7 +151,8 @@ def one(options: argparse.Namespace, number: int, known: Reference, trial: Trial
     disturb(launcher, kind, getattr(signal, sent), rng)
     trial.codes.append(launcher.wait(PATIENCE_SECONDS))
     trial.at_step = max(losses_of(output), default=0)
-    if trial.codes == [EXIT_OK] and options.steps - before > MOST_STEPS_MORE:
+    asked = sent != "SIGKILL"  # a core that is killed is started again, as it should be
+    if asked and trial.codes == [EXIT_OK] and options.steps - before > MOST_STEPS_MORE:
         trial.faults.append(f"went on from step {before}")
     _check_end(trial, kind, sent, output)
     while trial.codes[-1] != EXIT_OK and len(trial.codes) < MOST_STARTS:

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 from support.models import save_tiny_model, write_rows
-from support.on_card import SIZES
+from support.on_card import CARD, SIZES
 from support.plans import ON_CARD
 from support.recipe_runs import ALL_TURNED, Runs, figures_of
 
+from qlora_core.kernels.keyed_dropout import _fastest, drop, lowbias
 from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
@@ -35,6 +36,25 @@ def test_dropout_is_on_from_the_first_step(kernels: str, method: str, runs: Runs
     common = {"method": method, "val_size": 0.0, "preflight": False} | KERNELS[kernels]
     without, dropped = (runs.figures(**common, lora_dropout=share) for share in (0.0, 0.5))
     assert dropped["grad_norm"][0] != pytest.approx(without["grad_norm"][0], rel=1e-2)
+
+
+@pytest.mark.parametrize("method", ["qlora-4", "lora"])
+def test_the_same_is_dropped_however_a_step_is_cut(method: str, runs: Runs) -> None:
+    common = {"method": method, "val_size": 0.0, "lora_dropout": 0.5, "preflight": False}
+    whole, cut = (runs.figures(**common, **how) for how in ({}, {"token_budget": 64, "layers_recomputed": 2}))
+    assert cut["grad_norm"] == pytest.approx(whole["grad_norm"], rel=2e-2)
+    assert cut["loss"] == pytest.approx(whole["loss"], rel=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("features", [1, 130, 4096])
+def test_a_card_drops_what_a_processor_drops(features: int, dtype: torch.dtype) -> None:
+    told: list[str] = []
+    fast = _fastest(CARD, told.append)
+    assert fast is not drop
+    assert told == []
+    x, rows = torch.randn(67, features, dtype=dtype), lowbias(torch.arange(67, dtype=torch.int32))
+    assert torch.equal(fast(x.to(CARD), rows.to(CARD), 0.3).cpu() != 0, drop(x, rows, 0.3) != 0)
 
 
 def test_eight_bit_adamw_updates_otherwise(runs: Runs) -> None:

@@ -21,6 +21,7 @@ from qlora_core.backends.peft.backend import add_adapters
 from qlora_core.kernels.cross_entropy import Head
 from qlora_core.kernels.dequantize import Dequantize, dequantized_weight
 from qlora_core.kernels.fused_lora import fuse_adapters
+from qlora_core.kernels.keyed_dropout import key_dropout
 from qlora_core.memory.checkpointed_layers import recompute_layers
 from qlora_core.model.packing import Packed
 from qlora_profiles.settings import Recipe
@@ -319,6 +320,8 @@ def _fake_model(
         if method == "full":
             return model
         model = add_adapters(model, Recipe(model="", method="lora", max_length=1, lora_dropout=dropout))
+    if dropout:
+        key_dropout(model, 0, torch.device("cpu"), print).tokens = torch.zeros(1, dtype=torch.int32)
     if method in PRODUCTS:
         _quantise(model, method, fused)
     return model

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from qlora_core.kernels.attention import sequence_arguments
 from qlora_core.kernels.cross_entropy import KERNELS, Head, head_of, losses_of, usable_kernel
+from qlora_core.kernels.keyed_dropout import Places
 from qlora_core.kernels.trial import attempt, by_value, require_close
 from qlora_core.memory.cuda_graphs import GraphedDecoder
 from qlora_core.model.packing import Packed
@@ -26,7 +27,8 @@ class PackedLoss:
     ``head`` is ``None`` for models whose logits only their own forward can make; their loss is computed through it.
     ``full_length`` is what examples are cut at (tokens).
     ``decode`` computes the hidden states (T x H) of a micro-batch in another way than the model itself; it answers
-    ``None`` where it cannot. ``release_weights`` frees what is soon made again, and says whether there was anything.
+    ``None`` where it cannot. ``places`` is told where a micro-batch stands, for dropout.
+    ``release_weights`` frees what is soon made again, and says whether there was anything.
     """
 
     model: Any
@@ -37,10 +39,13 @@ class PackedLoss:
     autocast_dtype: torch.dtype | None
     full_length: int | None = None
     decode: GraphedDecoder | None = None
+    places: Places | None = None
     release_weights: Callable[[], bool] | None = None
 
     def __call__(self, packed: Packed) -> Tensor:
         """The sum over the micro-batch's supervised tokens."""
+        if self.places is not None:
+            self.places.at(packed)
         with self.autocast(packed.input_ids.device.type):
             if self.head is None:
                 return cross_entropy(self._own_logits(packed), packed.targets, reduction="sum")
@@ -100,6 +105,7 @@ def packed_loss(
     chunk_tokens: int,
     autocast_dtype: torch.dtype | None,
     full_length: int | None = None,
+    places: Places | None = None,
     release_weights: Callable[[], bool] | None = None,
     warn: Warn = lambda message: None,
 ) -> PackedLoss:
@@ -115,6 +121,7 @@ def packed_loss(
         chunk_tokens=chunk_tokens,
         autocast_dtype=autocast_dtype,
         full_length=full_length,
+        places=places,
         release_weights=release_weights,
     )
     if kernel == "logits":

@@ -34,7 +34,8 @@ class Packed:
     ``boundaries`` (S + 1, int32) are the cumulative lengths in tokens, ``longest`` is that of the longest. The hidden
     state at ``supervised_at`` (N, the place before a supervised token) predicts that token, whose id is in ``targets``
     (N): the targets of cross entropy. ``lengths`` (S) are known without asking the device. All tensors but
-    ``boundaries`` are int64.
+    ``boundaries`` are int64. ``places`` (S) are those of the examples in the optimizer step number ``step``; none of
+    what is no part of one.
     """
 
     input_ids: Tensor
@@ -44,6 +45,8 @@ class Packed:
     supervised_at: Tensor
     targets: Tensor
     lengths: tuple[int, ...] = ()
+    places: tuple[int, ...] = ()
+    step: int = 0
 
     @property
     def num_tokens(self) -> int:

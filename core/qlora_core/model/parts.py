@@ -11,6 +11,11 @@ def family_of(model: Any) -> Architecture:
     return architecture_of(model.config.model_type, model.config.get_text_config().model_type)
 
 
+def drops(config: Any) -> bool:
+    """Whether a model itself drops values while it trains."""
+    return any("drop" in name and isinstance(value, float) and value > 0 for name, value in vars(config).items())
+
+
 def text_decoder(model: Any) -> Any:
     """The stack of text layers below the head, of a transformers model or of PEFT's wrapper around one.
 

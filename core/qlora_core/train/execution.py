@@ -162,7 +162,7 @@ class RunningExecution:
             return self.shrink("out of memory", lengths)
 
         return retry_on_oom(
-            lambda: self._runner.run(examples, self.loss_function, self.limits.token_budget),
+            lambda: self._runner.run(examples, self.loss_function, self.limits.token_budget, self._step_in_hand()),
             self._device,
             free_memory,
             lambda why: EnvironmentProblem(

@@ -4,7 +4,7 @@ Every micro-batch is divided by the supervised tokens of the *whole* step, so an
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,11 +53,13 @@ class StepRunner:
         self._pin_memory = pin_memory
         self._total_supervised = total_supervised
 
-    def run(self, examples: Sequence[Example], loss_sum: Callable[[Packed], Tensor], token_budget: int) -> StepResult:
+    def run(
+        self, examples: Sequence[Example], loss_sum: Callable[[Packed], Tensor], token_budget: int, step: int = 0
+    ) -> StepResult:
         """The gradient of all ``examples`` together, in micro-batches of at most ``token_budget`` tokens.
 
-        ``loss_sum`` is the summed loss of a micro-batch. Gradients are added to those there are; a pass that runs out
-        of memory leaves those of a part.
+        ``loss_sum`` is the summed loss of a micro-batch, ``step`` the number of the optimizer step. Gradients are added
+        to those there are; a pass that runs out of memory leaves those of a part.
 
         Raises:
             RuntimeError: memory ran out, among others (``oom.is_out_of_memory`` tells).
@@ -67,10 +69,11 @@ class StepRunner:
         share = 1.0 / max(1, self._total_supervised(own))
         batches = make_micro_batches(lengths, token_budget)
         total = torch.zeros((), device=self._device)
-        for packed in pack_all([[examples[i] for i in batch] for batch in batches], self._device, self._pin_memory):
+        laid = pack_all([[examples[i] for i in batch] for batch in batches], self._device, self._pin_memory)
+        for packed, batch in zip(laid, batches, strict=True):
             if len(packed.targets) == 0:
                 continue
-            loss = loss_sum(packed) * share
+            loss = loss_sum(replace(packed, places=tuple(batch), step=step)) * share
             self._backward(loss)
             total += loss.detach()
         return StepResult(

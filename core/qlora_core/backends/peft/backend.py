@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qlora_core.backends.model_kernels import Fused, full_length, graphed, use_kernels
 from qlora_core.backends.packed_loss import PackedLoss, causal_lm, packed_loss
@@ -11,11 +11,14 @@ from qlora_core.execution.limits import Limits
 from qlora_core.kernels.attention import implementation
 from qlora_core.memory.checkpointed_layers import decoder_layers, recompute_layers
 from qlora_core.model.loading import load_base
-from qlora_core.model.parts import family_of, text_decoder
+from qlora_core.model.parts import drops, family_of, text_decoder
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.plan import RunPlan
-from qlora_profiles.settings import Recipe
+from qlora_profiles.settings import Execution, Recipe
+
+if TYPE_CHECKING:
+    from qlora_core.kernels.keyed_dropout import Places
 
 
 class PeftBackend:
@@ -27,6 +30,7 @@ class PeftBackend:
         self._plan: RunPlan | None = None
         self._loss: PackedLoss | None = None
         self._fused = Fused()
+        self._places: Places | None = None
         self._warn: Callable[[str], None] = lambda message: None
 
     def supported(self, report: HardwareReport) -> str | None:
@@ -50,6 +54,8 @@ class PeftBackend:
         model.config.use_cache = False
         if recipe.method != "full":
             model = add_adapters(model, recipe)
+        if recipe.method != "full" and recipe.lora_dropout > 0:
+            self._places = _keyed(model, recipe, execution, warn)
         self._fused = use_kernels(model, execution, warn)
         return Loaded(model=model)
 
@@ -60,10 +66,10 @@ class PeftBackend:
     def apply(self, loaded: Loaded, limits: Limits) -> PackedLoss:
         """Set what each layer keeps and hand out the loss with the plan's kernels; graphs are of what is set."""
         assert self._plan is not None
-        dropout = self._plan.recipe_values().lora_dropout
         inner = causal_lm(loaded.model)
         eager = not limits.cuda_graphs  # in a graph the host does nothing in either case
-        recompute_layers(inner, limits.layers_recomputed, dropout > 0, limits.offload_activations, lighter=eager)
+        preserve = drops(inner.config)  # adapters draw by place, which is the same when a layer is computed again
+        recompute_layers(inner, limits.layers_recomputed, preserve, limits.offload_activations, lighter=eager)
         self._fused.layers.rematerialize = limits.rematerialize_activations
         if self._fused.adapters is not None:
             self._fused.adapters.keep_dequantized(decoder_layers(inner)[: limits.layers_dequantized])
@@ -85,9 +91,19 @@ class PeftBackend:
             chunk_tokens=execution.loss_chunk_tokens,
             autocast_dtype=dtype,
             full_length=full_length(self._plan, loaded.model, self._warn),
+            places=self._places,
             release_weights=self._fused.adapters.release if self._fused.adapters is not None else None,
             warn=self._warn,
         )
+
+
+def _keyed(model: Any, recipe: Recipe, execution: Execution, warn: Callable[[str], None]) -> "Places":
+    """Adapters that drop the same values however a step is cut."""
+    import torch
+
+    from qlora_core.kernels.keyed_dropout import key_dropout
+
+    return key_dropout(model, recipe.seed, torch.device(execution.device), warn)
 
 
 def _config(recipe: Recipe, plan: RunPlan) -> Any:

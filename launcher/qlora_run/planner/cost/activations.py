@@ -165,9 +165,7 @@ def _inputs(group: LayerGroup, targets: Sequence[LinearShape], inputs: CostInput
         return c * sum(_once(group.linears) if c == FLOAT32 else _cast_inputs(group.linears))
     ranks = c * inputs.lora_r * len(targets)
     if inputs.lora_dropout > 0:
-        mask = 1 if inputs.device == "cuda" else c
-        copies = (c + mask) * sum(shape.in_features for shape in targets)  # each its own, and a mask
-        return ranks + copies
+        return ranks + c * sum(shape.in_features for shape in targets)  # each its own copy; masks are made again
     return ranks + c * sum(_once(targets))
 
 
