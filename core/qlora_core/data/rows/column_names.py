@@ -116,6 +116,12 @@ _BY_NAME: dict[Meaning, frozenset[str]] = {
 }
 
 
+@lru_cache(maxsize=256)
+def names_meaning(names: tuple[str, ...], kinds: tuple[Meaning, ...]) -> tuple[str, ...]:
+    """Those of a row's names that say one of ``kinds``."""
+    return tuple(name for name in names if meaning(name) in kinds)
+
+
 def place_of(name: str) -> str | None:
     """The name that ``--field`` could give a column, as far as its own name suggests one."""
     return next((place for place, names in PLACES.items() if fold(name) in names), None)

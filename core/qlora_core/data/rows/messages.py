@@ -17,6 +17,8 @@ TOOL_KEYS = ("name", "tool_call_id")
 """Keys of a tool's answer, and of nobody else's words."""
 MESSAGE_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *WEIGHT_KEYS, *TOOL_CALL_KEYS, *REASONING_KEYS))
 PLAIN_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS))
+USUAL_KEYS = frozenset(("role", "content"))
+USUAL_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 CALL_ROLES = ("function_call", "tool_call")
 """Roles whose content is a call in JSON."""
 ROLES: dict[str, Role] = {
@@ -50,6 +52,10 @@ def message_of(message: Any, place: str, *, all_roles: bool) -> Message:
     """
     if not isinstance(message, Mapping):
         raise RowRejected(f"{place} is {kind_of(message)}, not an object with a role and a content")
+    usual = _usual_role(message)
+    if usual is not None:
+        content = whole_text(message["content"], f"{place} ({usual})")
+        return Message(role=usual, content=content, supervised=all_roles or usual == "assistant")
     written = _value(message, ROLE_KEYS, place)
     role = _role(written, place)
     named = f"{place} ({role})"
@@ -63,6 +69,13 @@ def message_of(message: Any, place: str, *, all_roles: bool) -> Message:
     supervised = _is_learned(message, place) and (all_roles or role == "assistant")
     made = Message(role=role, content=content, supervised=supervised, reasoning=reasoning, tool_calls=calls)
     return _with_tool_keys(made, message, named) if role == "tool" else made
+
+
+def _usual_role(message: Mapping[str, Any]) -> Role | None:
+    """The role of a message that is a plain role and a plain text, as nearly all are."""
+    if message.keys() != USUAL_KEYS or type(message["role"]) is not str or type(message["content"]) is not str:
+        return None
+    return USUAL_ROLES.get(message["role"])
 
 
 def text_of(value: Any, place: str) -> str:

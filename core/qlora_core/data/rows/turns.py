@@ -15,6 +15,7 @@ from qlora_core.data.rows.messages import (
     MESSAGE_KEYS,
     PLAIN_KEYS,
     TOOL_KEYS,
+    USUAL_KEYS,
     message_of,
     text_of,
 )
@@ -54,9 +55,12 @@ class TurnReader:
     def message(self, message: Any, place: str) -> Message:
         """One message; raises as ``message_of``."""
         if isinstance(message, dict):
-            self.keys_seen |= dict.fromkeys(message)
-            message = self._known_keys(message)
+            if not self.keys_seen.keys() >= message.keys():
+                self.keys_seen |= dict.fromkeys(message)
+            message = self._known_keys(message) if self._ignore or self._names else message
         made = message_of(message, place, all_roles=self._all_roles)
+        if message.keys() == USUAL_KEYS:
+            return made
         if not MESSAGE_KEYS.issuperset(message):
             read = TOOL_KEYS if made.role == "tool" else ()
             for key in (key for key in message if key not in MESSAGE_KEYS and key not in read):

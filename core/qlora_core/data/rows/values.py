@@ -33,7 +33,7 @@ def quoted(names: Sequence[str]) -> str:
 def is_empty(value: Any) -> bool:
     """Whether a value says nothing: null, blank text, or a list or object of nothing else."""
     if isinstance(value, str):
-        return not value.strip()
+        return not value or value.isspace()
     if isinstance(value, Mapping):
         return all(map(is_empty, value.values()))
     return value is None or (isinstance(value, list | tuple) and all(map(is_empty, value)))
