@@ -52,7 +52,7 @@ METADATA = _folded(
     " likes upvotes downvotes length tokens token_count num_tokens num_turns meta metadata info extra extras header"
     " headers toxic redacted toxicity moderation openai_moderation hashed_ip country status flag flags note notes"
     " comment comments remark remarks file filename file_name row row_number line line_number page level_0"
-    " index_level_0 unnamed_0"
+    " index_level_0 unnamed_0 repo repo_name repository"
 )
 """Names that say where a row is from or what kind it is. They are left out and told, whatever they hold."""
 _WEIGHING_WORDS = _folded("train training trainable learn learnable loss mask masked weight weights supervised ignore")

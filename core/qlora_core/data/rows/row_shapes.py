@@ -10,7 +10,7 @@ from qlora_core.data.bad_rows import RowRejected
 from qlora_core.data.rows.column_names import CANONICAL, fold, meaning, names_meaning
 from qlora_core.data.rows.left_out import LeftOut, Stray, counted, strays_of
 from qlora_core.data.rows.messages import cell_text, learned_by, text_of
-from qlora_core.data.rows.missing import missing
+from qlora_core.data.rows.missing import is_one_message, missing
 from qlora_core.data.rows.renaming import KEPT_LAYOUTS, Columns, Renamed, Renaming
 from qlora_core.data.rows.tool_calls import names_of, tools_of, without_nulls
 from qlora_core.data.rows.turns import TurnReader, holds_messages
@@ -109,7 +109,7 @@ class RowReader:
             extras = () if holds_messages(columns[prompt]) else ("context", "history", "reasoning")
             used = (prompt, *self._present(columns, *extras), answer)
             return shape, used, lambda row: self._from_pair(row, prompt, answer)
-        if "text" in columns:
+        if "text" in columns and not is_one_message(columns):
             return "text", ("text",), _from_text
         raise missing(columns, prompt, answer)
 
@@ -177,7 +177,7 @@ class RowReader:
             return conversation, used
         tools = tools_of(value if from_text else without_nulls(value), "tools")
         systems = [message.content for message in conversation.messages if message.role == "system"]
-        if any(all(name in text for name in names_of(tools)) for text in systems):
+        if tools and any(all(name in text for name in names_of(tools)) for text in systems):
             self.told[TOOLS_WRITTEN] += 1
         else:
             conversation = replace(conversation, tools=tools)

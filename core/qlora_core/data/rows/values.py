@@ -17,6 +17,7 @@ def kind_of(value: Any) -> str:
     names = (
         (bool, "true or false"),
         (str, "a text"),
+        (bytes | bytearray, "binary data"),
         (Mapping, "an object"),
         (int | float, "a number"),
         (Sequence, "a list"),

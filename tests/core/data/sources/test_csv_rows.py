@@ -48,7 +48,8 @@ def test_rows_that_a_quote_swallowed_are_told(read: Read) -> None:
 )
 def test_answers_of_several_lines_are_left_in_peace(read: Read, answer: str) -> None:
     dataset = read("my.csv", _table((5, f'q5,"{answer}"\n')))
-    assert _answers(dataset)[5] == answer and len(dataset.conversations) == 30
+    assert _answers(dataset)[5] == answer
+    assert len(dataset.conversations) == 30
     assert not dataset.warnings
 
 
