@@ -124,4 +124,7 @@ def names_meaning(names: tuple[str, ...], kinds: tuple[Meaning, ...]) -> tuple[s
 
 def place_of(name: str) -> str | None:
     """The name that ``--field`` could give a column, as far as its own name suggests one."""
+    words = snake(name).split("_")
+    if "thinking" in words or "reasoning" in words:
+        return "reasoning"
     return next((place for place, names in PLACES.items() if fold(name) in names), None)

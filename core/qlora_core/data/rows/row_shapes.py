@@ -98,6 +98,7 @@ class RowReader:
         answer, prompt = self._first(columns, ANSWER_COLUMNS), self._first(columns, PROMPT_COLUMNS)
         pair = answer is not None and ("instruction" in columns or prompt is not None)
         if messages and not (pair and is_empty(columns[messages])):
+            _check_no_plain_text(columns, messages)
             shape = "sharegpt" if _is_sharegpt(columns[messages]) else "messages"
             added = (answer,) if answer and answer in self.options.fields else ()
             return shape, (messages, *added), lambda row: self._from_messages(row, messages, *added)
@@ -299,6 +300,19 @@ def _no_such(file: str, said: str, fix: str, column: str, seen: Mapping[str, Non
     return UserError(
         f"{said}  no row has that column; {file} has {quoted(list(seen))}", f"{fix}{near[0] if near else 'COLUMN'}"
     )
+
+
+def _check_no_plain_text(columns: Columns, name: str) -> None:
+    """Raise RowRejected for a text where messages should be, with another one beside it that may be its answer."""
+    value = columns[name]
+    if not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"):
+        return
+    known = (*MESSAGE_COLUMNS, *PROMPT_COLUMNS, "system", "instruction", "tools")
+    others = [key for key, cell in columns.items() if isinstance(cell, str) and key not in known]
+    others = [key for key in others if meaning(key) != "metadata"]
+    if len(others) == 1:
+        fix = f"--field question={name},answer={others[0]}"
+        raise RowRejected(f'"{name}" is a text, not a list of messages', fix=fix)
 
 
 def _without_made_nulls(conversation: Conversation) -> Conversation:

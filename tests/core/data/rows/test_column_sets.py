@@ -149,6 +149,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "tokenized": ({"input_ids": [1, 2], "labels": [1, 2], "attention_mask": [1, 1]}, ["tokenized already"]),
     "source and target": ({"source": Q, "target": A, "rationale": "b", "task": "t"}, ["question=source,answer=target"]),
     "chat text": ({"system": "SYSTEM: x", "chat": "USER: a\n\nASSISTANT: b"}, ["--field text=chat"]),
+    "dialogue and summary": ({"dialogue": Q, "summary": A}, ["--field question=dialogue,answer=summary"]),
+    "text and code": (
+        {"text": Q, "code": "def first(text):\n    return text[0] or None"},
+        ["--field question=text,answer=code"],
+    ),
     "number": ({"question": Q, "answer": 2}, ["a number, not text", 'as text: "2"']),
     "firefly": ({"kind": "NLI", "input": Q, "target": A}, ['no "output"', "--field output=target"]),
     "problem and solution": ({"problem": Q, "solution": A}, ["--field question=problem,answer=solution"]),
