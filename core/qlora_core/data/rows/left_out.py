@@ -143,7 +143,8 @@ class LeftOut:
         placed = next(((name, place) for name in names if pairs and (place := place_of(name))), None)
         if placed is None and pairs and not self._twins and self._against["unknown"]:
             first = next(iter(self._against["unknown"]))
-            placed = (first, "context") if isinstance(self._examples.get(first, ""), str) else None
+            nested = isinstance(self._examples.get(first), list | Mapping)
+            placed = (first, place_of(first) or "context") if not nested else None
         other = f", or --field {placed[1]}={_shell(placed[0])} to learn with it" if placed else ""
         answers = (name for name in names if isinstance(self._examples.get(name), str))
         if texts and (answer := next(answers, None)):

@@ -97,7 +97,8 @@ def text_of(value: Any, place: str) -> str:
         return whole_text(value, place)
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return "".join(_part(part, place) for part in value)
-    fix = f'as text: "{str(value).lower()}"' if isinstance(value, bool | int | float) else ""
+    fix = "as text: the JSON of it" if isinstance(value, Mapping) else ""
+    fix = f'as text: "{str(value).lower()}"' if isinstance(value, bool | int | float) else fix
     raise RowRejected(f"{place}: the content is {kind_of(value)}, not text", fix=fix)
 
 

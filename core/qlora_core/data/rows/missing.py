@@ -71,13 +71,17 @@ def _by_kind(strangers: list[str], columns: Mapping[str, Any]) -> str | None:
     told = [name for name in strangers if meaning(name) != "metadata"]
     texts = [name for name in told if isinstance(columns[name], str)]
     if len(texts) == len(told) == 2 and meaning(texts[0]) != "matters":
-        return f"--field question={texts[0]},answer={texts[1]}"
+        return _field(f"question={texts[0]},answer={texts[1]}")
     if len(texts) == len(told) == 1:
-        return f"--field text={texts[0]}"
+        return _field(f"text={texts[0]}")
     lists = [name for name in told if isinstance(columns[name], list) and columns[name]]
     if len(lists) == len(told) == 1:
-        return f"--field messages={lists[0]}"
+        return _field(f"messages={lists[0]}")
     return None
+
+
+def _field(mapping: str) -> str:
+    return f'--field "{mapping}"' if " " in mapping else f"--field {mapping}"
 
 
 def _mapping(half: str | None, strangers: list[str], columns: Mapping[str, Any]) -> str:

@@ -43,8 +43,8 @@ class Renaming:
         names = tuple(filled)
         layout = self._layout(names)
         if layout is not None:
-            known, own = layout
-            return Renamed(dict(zip(known, filled.values(), strict=True)), own, {}, {}, names)
+            known_names, own = layout
+            return Renamed(dict(zip(known_names, filled.values(), strict=True)), own, {}, {}, names)
         for name in sorted(filled, key=self._rank):
             self._place(name, filled[name], found)
         known = {own: name for name, own in found.own.items()}
