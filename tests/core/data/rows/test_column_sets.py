@@ -149,6 +149,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "tokenized": ({"input_ids": [1, 2], "labels": [1, 2], "attention_mask": [1, 1]}, ["tokenized already"]),
     "source and target": ({"source": Q, "target": A, "rationale": "b", "task": "t"}, ["question=source,answer=target"]),
     "chat text": ({"system": "SYSTEM: x", "chat": "USER: a\n\nASSISTANT: b"}, ["--field text=chat"]),
+    "names with blanks": ({"my question": Q, "my answer": A}, ['--field "question=my question,answer=my answer"']),
     "dialogue and summary": ({"dialogue": Q, "summary": A}, ["--field question=dialogue,answer=summary"]),
     "text and code": (
         {"text": Q, "code": "def first(text):\n    return text[0] or None"},
