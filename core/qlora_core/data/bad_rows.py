@@ -110,7 +110,9 @@ def _kind(kind: Sequence[BadRow]) -> str:
     numbers = ", ".join(str(row.number or row.line) for row in others[:SHOWN_LINES])
     dots = ", ..." if len(others) > SHOWN_LINES else ""
     where = ("row" if others[0].number else "line") + ("" if len(others) == 1 else "s")
-    return f"{kind[0].shown()}\n  the same in {len(others):,} more {_rows(len(others))}: {where} {numbers}{dots}"
+    between = any(row.between for row in others)
+    what = ("place" if len(others) == 1 else "places") if between else _rows(len(others))
+    return f"{kind[0].shown()}\n  the same in {len(others):,} more {what}: {where} {numbers}{dots}"
 
 
 def _way_on(rows: Sequence[BadRow], total_rows: int, skippable: bool) -> str | None:

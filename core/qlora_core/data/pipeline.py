@@ -74,6 +74,7 @@ def read_facts(recipe: Recipe, run: Run, *, embedding_rows: int | None = None) -
     dataset, chat, refused = _opened(recipe, run)
     name = Path(dataset.path).name
     found = chat.count_tokens(dataset.conversations, recipe.max_length, recipe.seed, file=name, rejected=refused)
+    chat.end_as_trained()
     dataset, token_counts = _without(refused, dataset, found.token_counts)
     facts = describe(
         dataset, token_counts, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed

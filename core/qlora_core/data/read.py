@@ -11,10 +11,10 @@ from qlora_core.data.cells import Cells, perhaps_empty
 from qlora_core.data.rows.row_shapes import RowReader
 from qlora_core.data.rows.values import quoted
 from qlora_core.data.schema import KNOWN_COLUMNS, Conversation, DataSet, ReadOptions, check_fields
-from qlora_core.data.sources.csv_rows import csv_rows
+from qlora_core.data.sources.csv_rows import CsvRows
 from qlora_core.data.sources.data_file import bytes_of, check_magic, check_there, format_of
 from qlora_core.data.sources.decode import decode
-from qlora_core.data.sources.formats import Row, Rows
+from qlora_core.data.sources.formats import Row
 from qlora_core.data.sources.json_file import json_rows
 from qlora_core.data.sources.parquet_rows import parquet_rows
 from qlora_profiles.errors import UserError
@@ -40,6 +40,7 @@ def read_data(options: ReadOptions) -> DataSet:
     reader, cells = RowReader(options), Cells()
     good, bad_rows = _good_and_bad(rows, reader, cells, path.name, options.max_samples)
     rejected = [row for row in bad_rows if not row.between]
+    swallowed = rows.warnings() if isinstance(rows, CsvRows) else []
     if bad_rows and not good:
         _check_header(reader, options, path.name, file_format)
     reader.check(path.name)
@@ -56,7 +57,7 @@ def read_data(options: ReadOptions) -> DataSet:
         columns_used=list(reader.used),
         fingerprint=hashlib.sha256(data).hexdigest(),
         notes=_lines([*notes, *_notes(reader, options, len(good)), *cells.notes(), *perhaps_empty(good)]),
-        warnings=_lines(_read_past([row for row in bad_rows if row.between])),
+        warnings=_lines([*_read_past([row for row in bad_rows if row.between]), *swallowed]),
     )
 
 
@@ -79,7 +80,7 @@ def _check(options: ReadOptions) -> None:
         raise UserError(f"--max-samples {options.max_samples}: want 1 or more", "--max-samples 1000, or leave it out")
 
 
-def _rows_of(path: Path, data: bytes, options: ReadOptions) -> tuple[str, Rows, list[str]]:
+def _rows_of(path: Path, data: bytes, options: ReadOptions) -> tuple[str, Iterable[Row | BadRow], list[str]]:
     """The file's format as it really is, its rows, and notes on where they were or what its name says otherwise."""
     wanted = format_of(path, options.format)
     check_magic(path, data, wanted)
@@ -87,7 +88,7 @@ def _rows_of(path: Path, data: bytes, options: ReadOptions) -> tuple[str, Rows, 
         return "Parquet", parquet_rows(data, path.name), []
     text = decode(data, options.encoding, path.name, keep_damage=options.skip_bad_rows)
     if wanted == "csv":
-        return "CSV", csv_rows(text, path.name), []
+        return "CSV", CsvRows(text, path.name), []
     label, rows, notes = json_rows(text, path.name, options.fields)
     expected = "JSONL" if wanted == "jsonl" else "JSON"
     holds = {"JSON": "a JSON list or objects over several lines", "JSONL": "one JSON object per line"}[label]

@@ -80,7 +80,8 @@ def _data_facts(data: DataFacts) -> list[str]:
     about = "" if data.exact else "about "
     roughly = "about " if data.counted_rows and data.rows_cut else ""
     cut = f"{roughly}{data.rows_cut:,} cut"
-    facts = [f"{about}{data.rows:,} rows", f"longest {about}{data.longest_tokens:,} tokens", cut]
+    rows = "1 row" if data.rows == 1 else f"{data.rows:,} rows"
+    facts = [f"{about}{rows}", f"longest {about}{data.longest_tokens:,} tokens", cut]
     if data.rows_rejected:
         facts.append(f"{data.rows_rejected:,} damaged and set aside")
     if data.rows_dropped:

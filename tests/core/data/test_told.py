@@ -84,3 +84,10 @@ def test_a_row_that_the_template_refuses_takes_no_neighbour_along(
     assert (facts.rows, facts.rows_rejected) == (19, 1)
     learned = tokenize(recipe, Run(output=""))
     assert (len(learned.examples), [row.number for row in learned.dataset.rejected]) == (19, [8])
+
+
+def test_a_word_that_stands_for_a_picture_is_told() -> None:
+    rows = [pair("<image>\nWhat is it?", "A cat."), pair("What does <image> mean in HTML?", "Nothing.")]
+    assert rendered_warnings(rows) == [
+        "1 row holds <image> where a picture was: this trains on text only, and that word is kept as text"
+    ]

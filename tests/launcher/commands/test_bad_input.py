@@ -126,7 +126,7 @@ def test_rows_with_missing_empty_and_wrong_fields(here: Path, capsys: Caught) ->
         "-> --skip-bad-rows sets 6 of 7 rows aside",
     ):
         assert line in text
-    assert "1 rows, longest" in said(capsys, *argv, "--skip-bad-rows", "--val-size", "0", "--dry-run")
+    assert "1 row, longest" in said(capsys, *argv, "--skip-bad-rows", "--val-size", "0", "--dry-run")
 
 
 def test_a_column_that_no_row_has(here: Path, capsys: Caught) -> None:

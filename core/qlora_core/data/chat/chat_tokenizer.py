@@ -33,7 +33,7 @@ class ChatTokenizer:
 
     ``template`` is the jinja text, ``template_name`` and ``template_source`` say which one it is and why,
     ``template_words`` both in short.
-    ``stop_tokens`` and ``stop_ids`` are what generation ends on: the trained end of an answer first.
+    ``stop_tokens`` and ``stop_ids`` are what generation ends on: the trained end of an answer, or of a text, first.
     ``asked_as`` is how prompts are made, as ``RowRenderer.asked_as`` tells it.
     """
 
@@ -123,8 +123,17 @@ class ChatTokenizer:
         return self._rows.tally.warnings()
 
     def ask_as_trained(self) -> None:
-        """Make prompts from now on as the rows were that have been encoded."""
+        """Make prompts from now on, and end answers, as the rows were that have been encoded."""
         self.asked_as = self._rows.asked_as()
+        self.end_as_trained()
+
+    def end_as_trained(self) -> None:
+        """Put the end of a text first among the stop tokens, where the rows that were counted or encoded are texts."""
+        end = self._rows.text_end
+        number = self._tokenizer.token_to_id(end)
+        if self._rows.asked_as().startswith("text") and number is not None:
+            self.stop_tokens = list(dict.fromkeys((end, *self.stop_tokens)))
+            self.stop_ids = list(dict.fromkeys((number, *self.stop_ids)))
 
     def prompt_ids(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """Tokens to generate from, as in training: of a model of plain texts, the last message alone is continued.

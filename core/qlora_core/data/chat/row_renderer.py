@@ -117,15 +117,17 @@ class RowRenderer:
     def learned(self, template: str) -> str:
         """What of the rows of the tally is learned, with the ``template`` in words."""
         tally = self.tally
-        whole = f"text rows learned whole, ended by {self._text_end}"
+        rows = "text rows" if not tally.chats else "1 text row" if tally.texts == 1 else f"{tally.texts:,} text rows"
+        whole = f"{rows} learned whole, ended by {self.text_end}"
         if not tally.chats:
-            return f"none: {whole}" if tally.texts else ""
+            return f"not applied: {whole}" if tally.texts else ""
         what = "every token" if tally.whole == tally.chats else f"the answers and {self._stop}"
         added = ", put behind the last answer of a row" if tally.stops_added else ""
-        return f"{template}; learned: {what}{added}" + (f"; {tally.texts:,} {whole}" if tally.texts else "")
+        return f"{template}; learned: {what}{added}" + (f"; {whole}" if tally.texts else "")
 
     @property
-    def _text_end(self) -> str:
+    def text_end(self) -> str:
+        """The token that ends a plain text."""
         return self._files.special_tokens.get("eos_token", self._stop)
 
     def _count(self, located: Located, row: Conversation) -> None:
@@ -142,7 +144,7 @@ class RowRenderer:
         if form:
             self.tally.forms[form] += 1
         self.tally.templated += bool(form or self._marking.search(text))
-        end = self._text_end
+        end = self.text_end
         ended = text.rstrip() if text.rstrip().endswith(end) else text
         return RenderedExample(self.text_prompt(ended.removesuffix(end)) + end, [], supervise_all=True)
 

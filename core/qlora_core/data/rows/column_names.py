@@ -52,7 +52,7 @@ METADATA = _folded(
     " likes upvotes downvotes length tokens token_count num_tokens num_turns meta metadata info extra extras header"
     " headers toxic redacted toxicity moderation openai_moderation hashed_ip country status flag flags note notes"
     " comment comments remark remarks file filename file_name row row_number line line_number page level_0"
-    " index_level_0 unnamed_0"
+    " index_level_0 unnamed_0 repo repo_name repository"
 )
 """Names that say where a row is from or what kind it is. They are left out and told, whatever they hold."""
 _WEIGHING_WORDS = _folded("train training trainable learn learnable loss mask masked weight weights supervised ignore")
@@ -116,6 +116,15 @@ _BY_NAME: dict[Meaning, frozenset[str]] = {
 }
 
 
+@lru_cache(maxsize=256)
+def names_meaning(names: tuple[str, ...], kinds: tuple[Meaning, ...]) -> tuple[str, ...]:
+    """Those of a row's names that say one of ``kinds``."""
+    return tuple(name for name in names if meaning(name) in kinds)
+
+
 def place_of(name: str) -> str | None:
     """The name that ``--field`` could give a column, as far as its own name suggests one."""
+    words = snake(name).split("_")
+    if "thinking" in words or "reasoning" in words:
+        return "reasoning"
     return next((place for place, names in PLACES.items() if fold(name) in names), None)

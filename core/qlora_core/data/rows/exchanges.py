@@ -8,13 +8,14 @@ from qlora_core.data.schema import ROLE_KEYS
 ASKS = ("human", "user", "instruction", "prompt", "question", "query", "input")
 ANSWERS = ("assistant", "bot", "gpt", "completion", "answer", "response", "output")
 SYSTEM = "system"
+_ROLE_KEYS = frozenset(ROLE_KEYS)
 
 
 def as_exchange(item: Any) -> list[dict[str, Any]] | None:
     """``{"human": ..., "assistant": ...}`` or ``[question, answer]`` as messages; ``None`` for anything else."""
     if isinstance(item, list | tuple) and len(item) == 2:
         return _turns(None, *item)
-    if not isinstance(item, Mapping) or any(key in item for key in ROLE_KEYS):
+    if not isinstance(item, Mapping) or not _ROLE_KEYS.isdisjoint(item):
         return None
     asks, answers = [key for key in ASKS if key in item], [key for key in ANSWERS if key in item]
     if len(asks) != 1 or len(answers) != 1 or set(item) - {asks[0], answers[0], SYSTEM}:

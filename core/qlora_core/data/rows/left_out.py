@@ -119,7 +119,7 @@ class LeftOut:
             names = [*against["ranking"], *against["weight"]]
             reason = f"{self._named('ranking', 'weight')} weighs or ranks {self._unit}s, and all are learned alike"
             return UserError(f"{file}  {reason}", f"{_ignoring(names)} to do so")
-        return self._shaping(file, pairs)
+        return self._shaping(file, pairs, texts=not (pairs or asked))
 
     def _preference(self, file: str, asked: bool) -> UserError:
         names = list(self._against["preference"])
@@ -134,7 +134,7 @@ class LeftOut:
             return UserError(f"{file}  {reason}", f"--field {wanted}={_shell(first)} to learn those")
         return UserError(f"{file}  {reason}", f"{_ignoring(names)} to learn every answer, good or bad")
 
-    def _shaping(self, file: str, pairs: bool) -> UserError | None:
+    def _shaping(self, file: str, pairs: bool, texts: bool) -> UserError | None:
         kinds = ("known", "matters", "unknown", "key")
         names = [name for kind in kinds for name in self._against[kind]]
         if not names:
@@ -142,8 +142,13 @@ class LeftOut:
         reason = f"{self._named(*kinds)} would be left out, and could shape the prompt or the loss"
         placed = next(((name, place) for name in names if pairs and (place := place_of(name))), None)
         if placed is None and pairs and not self._twins and self._against["unknown"]:
-            placed = next(iter(self._against["unknown"])), "context"
+            first = next(iter(self._against["unknown"]))
+            nested = isinstance(self._examples.get(first), list | Mapping)
+            placed = (first, place_of(first) or "context") if not nested else None
         other = f", or --field {placed[1]}={_shell(placed[0])} to learn with it" if placed else ""
+        answers = (name for name in names if isinstance(self._examples.get(name), str))
+        if texts and (answer := next(answers, None)):
+            other = f", or --field question=text,answer={_shell(answer)} to learn it as the answer"
         return UserError(f"{file}  {reason}", f"{_ignoring(names)} to leave out{other}")
 
     def _named(self, *kinds: str) -> str:

@@ -1,11 +1,12 @@
 """One message of a row: its role, its content, its reasoning and calls, and whether it is supervised."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qlora_core.data.bad_rows import RowRejected
 from qlora_core.data.rows.column_names import MASKED_KEYS, TRAIN_KEYS
-from qlora_core.data.rows.tool_calls import Tool, calls_of
+from qlora_core.data.rows.tool_calls import Tool, calls_of, without_nulls
 from qlora_core.data.rows.values import MAX_QUOTED, flag_of, is_empty, kind_of, quoted
 from qlora_core.data.schema import CONTENT_KEYS, ROLE_KEYS, Message, Role
 from qlora_profiles.suggest import hint
@@ -17,6 +18,8 @@ TOOL_KEYS = ("name", "tool_call_id")
 """Keys of a tool's answer, and of nobody else's words."""
 MESSAGE_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *WEIGHT_KEYS, *TOOL_CALL_KEYS, *REASONING_KEYS))
 PLAIN_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS))
+USUAL_KEYS = frozenset(("role", "content"))
+USUAL_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 CALL_ROLES = ("function_call", "tool_call")
 """Roles whose content is a call in JSON."""
 ROLES: dict[str, Role] = {
@@ -38,6 +41,9 @@ ROLES: dict[str, Role] = {
     "ipython": "tool",
 }
 THINKING_STARTS = "<think>"
+THINKING_PARTS = ("thinking", "reasoning")
+TEXT_PARTS = ("text", "input_text", "output_text")
+FORM_OF_MESSAGES = 'a list such as [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]'
 MEDIA_PARTS = ("image", "audio", "video", "speech")
 TEXT_ONLY = "this trains on text only"
 
@@ -50,12 +56,21 @@ def message_of(message: Any, place: str, *, all_roles: bool) -> Message:
     """
     if not isinstance(message, Mapping):
         raise RowRejected(f"{place} is {kind_of(message)}, not an object with a role and a content")
+    usual = _usual_role(message)
+    if usual is not None:
+        content = whole_text(message["content"], f"{place} ({usual})")
+        return Message(role=usual, content=content, supervised=all_roles or usual == "assistant")
     written = _value(message, ROLE_KEYS, place)
     role = _role(written, place)
     named = f"{place} ({role})"
-    if PLAIN_KEYS.issuperset(message) and written not in CALL_ROLES:
+    if (
+        PLAIN_KEYS.issuperset(message)
+        and written not in CALL_ROLES
+        and all(isinstance(text, str) for text in message.values())
+    ):
         content = text_of(_value(message, CONTENT_KEYS, place), named)
         return Message(role=role, content=content, supervised=all_roles or role == "assistant")
+    message = _with_plain_content(message, role)
     calls, content = _calls_and_content(message, written, place, named)
     reasoning = _reasoning(message, content, named)
     if role != "assistant" and (calls or reasoning):
@@ -63,6 +78,13 @@ def message_of(message: Any, place: str, *, all_roles: bool) -> Message:
     supervised = _is_learned(message, place) and (all_roles or role == "assistant")
     made = Message(role=role, content=content, supervised=supervised, reasoning=reasoning, tool_calls=calls)
     return _with_tool_keys(made, message, named) if role == "tool" else made
+
+
+def _usual_role(message: Mapping[str, Any]) -> Role | None:
+    """The role of a message that is a plain role and a plain text, as nearly all are."""
+    if message.keys() != USUAL_KEYS or type(message["role"]) is not str or type(message["content"]) is not str:
+        return None
+    return USUAL_ROLES.get(message["role"])
 
 
 def text_of(value: Any, place: str) -> str:
@@ -75,7 +97,9 @@ def text_of(value: Any, place: str) -> str:
         return whole_text(value, place)
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return "".join(_part(part, place) for part in value)
-    raise RowRejected(f"{place}: the content is {kind_of(value)}, not text")
+    fix = "as text: the JSON of it" if isinstance(value, Mapping) else ""
+    fix = f'as text: "{str(value).lower()}"' if isinstance(value, bool | int | float) else fix
+    raise RowRejected(f"{place}: the content is {kind_of(value)}, not text", fix=fix)
 
 
 def cell_text(value: Any, name: str) -> str:
@@ -105,6 +129,28 @@ def whole_text(text: str, place: str) -> str:
         fault = f"a byte that is not UTF-8 (0x{ord(char) - 0xDC00:02x})" if damaged else f"half a character ({char!a})"
         raise RowRejected(f"{place} holds {fault}") from error
     return text
+
+
+def _with_plain_content(message: Mapping[str, Any], role: Role) -> Mapping[str, Any]:
+    """A tool's result that is an object as the JSON that it is; an assistant's parts that are thinking as its
+    reasoning."""
+    key = next((key for key in CONTENT_KEYS if message.get(key) is not None), "")
+    content = message.get(key)
+    if role == "tool" and isinstance(content, Mapping):
+        return {**message, key: json.dumps(without_nulls(content), ensure_ascii=False, default=str)}
+    if role != "assistant" or not isinstance(content, list) or not any(map(_thought, content)):
+        return message
+    thoughts = [thought for part in content if (thought := _thought(part))]
+    if any(message.get(name) for name in REASONING_KEYS):
+        return message
+    return {**message, key: [part for part in content if not _thought(part)], REASONING_KEYS[0]: "\n".join(thoughts)}
+
+
+def _thought(part: Any) -> str | None:
+    """The text of a content part of type thinking."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    text = part.get(kind, part.get("text")) if kind in THINKING_PARTS else None
+    return text if isinstance(text, str) else None
 
 
 def _calls_and_content(
@@ -178,7 +224,7 @@ def _part(part: Any, place: str) -> str:
     if not isinstance(part, Mapping):
         raise RowRejected(f"{place}: a part of the content is {kind_of(part)}, not an object with a type")
     kind = str(part.get("type", "text"))
-    if kind != "text":
+    if kind not in TEXT_PARTS:
         what = TEXT_ONLY if any(word in kind for word in MEDIA_PARTS) else "only text parts can be read"
         raise RowRejected(f"{place}: the content has a part of type {kind[:MAX_QUOTED]}; {what}")
     text = next((part[key] for key in ("text", "value", "content") if part.get(key) is not None), None)

@@ -7,11 +7,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from qlora_core.data.bad_rows import RowRejected
-from qlora_core.data.rows.column_names import CANONICAL, fold, meaning
+from qlora_core.data.rows.column_names import CANONICAL, fold, meaning, names_meaning
 from qlora_core.data.rows.left_out import LeftOut, Stray, counted, strays_of
 from qlora_core.data.rows.messages import cell_text, learned_by, text_of
-from qlora_core.data.rows.missing import missing
-from qlora_core.data.rows.renaming import Columns, Renaming
+from qlora_core.data.rows.missing import is_one_message, missing
+from qlora_core.data.rows.renaming import KEPT_LAYOUTS, Columns, Renamed, Renaming
 from qlora_core.data.rows.tool_calls import names_of, tools_of, without_nulls
 from qlora_core.data.rows.turns import TurnReader, holds_messages
 from qlora_core.data.rows.values import flag_of, is_empty, quoted
@@ -55,6 +55,7 @@ class RowReader:
         self._turns = TurnReader(options, self.told)
         self._renaming = Renaming(options)
         self._all_roles = options.loss_on == "all"
+        self._known_strays: dict[tuple[tuple[str, ...] | None, Used], dict[str, Stray]] = {}
 
     def conversation(self, row: Row) -> Conversation:
         """The row as a conversation.
@@ -68,7 +69,8 @@ class RowReader:
             raise RowRejected("brackets inside brackets, too deep to read") from error
 
     def _conversation_of(self, row: Row) -> Conversation:
-        self.columns_seen |= dict.fromkeys(row.columns)
+        if not self.columns_seen.keys() >= row.columns.keys():
+            self.columns_seen |= dict.fromkeys(row.columns)
         found = self._renaming.renamed(row.columns)
         columns = found.columns
         self._refuse_by_name(columns)
@@ -80,9 +82,9 @@ class RowReader:
             used = (*used, *more)
             _check_any_supervised(conversation)
         used = (*used, *self._flags(columns))
-        self._count(shape, used, found.own)
+        self.shapes[shape] += 1
         contents = [message.content for message in conversation.messages] or [conversation.text or ""]
-        self._leave_out(columns, found.own, used, contents)
+        self._leave_out(columns, self._strays(found, used), used, contents)
         for name, value in found.replaced.items():
             self.columns.add(Stray(name, "metadata"), value, ())
         self.columns.on_purpose.update(name for name, value in found.dropped.items() if not is_empty(value))
@@ -96,6 +98,7 @@ class RowReader:
         answer, prompt = self._first(columns, ANSWER_COLUMNS), self._first(columns, PROMPT_COLUMNS)
         pair = answer is not None and ("instruction" in columns or prompt is not None)
         if messages and not (pair and is_empty(columns[messages])):
+            _check_no_plain_text(columns, messages)
             shape = "sharegpt" if _is_sharegpt(columns[messages]) else "messages"
             added = (answer,) if answer and answer in self.options.fields else ()
             return shape, (messages, *added), lambda row: self._from_messages(row, messages, *added)
@@ -107,13 +110,15 @@ class RowReader:
             extras = () if holds_messages(columns[prompt]) else ("context", "history", "reasoning")
             used = (prompt, *self._present(columns, *extras), answer)
             return shape, used, lambda row: self._from_pair(row, prompt, answer)
-        if "text" in columns:
+        if "text" in columns and not is_one_message(columns):
             return "text", ("text",), _from_text
         raise missing(columns, prompt, answer)
 
     def _first(self, columns: Columns, names: Iterable[str]) -> str | None:
         """The first of the names that a person mapped, else that is filled, else that is there."""
         there = [name for name in names if name in columns]
+        if len(there) < 2:
+            return there[0] if there else None
         mapped = [name for name in there if name in self.options.fields]
         return next(iter([*mapped, *(name for name in there if not is_empty(columns[name])), *there]), None)
 
@@ -173,13 +178,15 @@ class RowReader:
             return conversation, used
         tools = tools_of(value if from_text else without_nulls(value), "tools")
         systems = [message.content for message in conversation.messages if message.role == "system"]
-        if any(all(name in text for name in names_of(tools)) for text in systems):
+        if tools and any(all(name in text for name in names_of(tools)) for text in systems):
             self.told[TOOLS_WRITTEN] += 1
         else:
             conversation = replace(conversation, tools=tools)
         return conversation, (*used, "tools")
 
     def _with_system(self, conversation: Conversation, columns: Columns) -> tuple[Conversation, Used]:
+        if not (columns.get("system") or self.options.system_prompt):
+            return conversation, ()
         own = cell_text(columns.get("system", ""), "system")
         systems = [message.content for message in conversation.messages if message.role == "system"]
         used = ("system",) if columns.get("system") else ()
@@ -200,10 +207,9 @@ class RowReader:
 
     def _refuse_by_name(self, columns: Columns) -> None:
         """What no shape reads: it is noted even where the rest of the row is no example."""
-        for name, value in columns.items():
-            kind = meaning(name)
-            if kind in ("media", "preference") and name not in self.options.fields and not is_empty(value):
-                self.columns.refuse(name, kind, value)
+        for name in names_meaning(tuple(columns), ("media", "preference")):
+            if name not in self.options.fields and not is_empty(columns[name]):
+                self.columns.refuse(name, meaning(name), columns[name])
 
     def _flags(self, columns: Columns) -> Used:
         """Flags of the whole row: one that says no refuses it, one that is no flag is left to the file's refusal.
@@ -211,28 +217,37 @@ class RowReader:
         Raises:
             RowRejected: the row is not to be learned.
         """
-        flags = {name: learned_by(fold(name), columns[name]) for name in columns if meaning(name) == "weight"}
+        flags = {name: learned_by(fold(name), columns[name]) for name in names_meaning(tuple(columns), ("weight",))}
         for name, flag in flags.items():
             if flag is False:
                 said = str(columns[name]).lower()[:20]
                 raise RowRejected(f'"{name}" is {said}: the row is not to be learned', fix="take it out of the file")
         return tuple(name for name, flag in flags.items() if flag)
 
-    def _leave_out(self, columns: Columns, own: Mapping[str, str], used: Used, contents: list[str]) -> None:
+    def _strays(self, found: Renamed, used: Used) -> dict[str, Stray]:
+        """The columns that were not used; those that were are noted. Found once for all rows of the same names."""
+        key = (found.names, used)
+        if found.names is not None and key in self._known_strays:
+            return self._known_strays[key]
+        self.used |= dict.fromkeys(found.own.get(name, name) for name in used)
+        strays = {
+            column: stray
+            for column, stray in strays_of(found.columns, found.own, used).items()
+            if stray.kind not in ("media", "preference") or column in found.own
+        }
+        if found.names is not None and len(self._known_strays) < KEPT_LAYOUTS:
+            self._known_strays[key] = strays
+        return strays
+
+    def _leave_out(self, columns: Columns, strays: Mapping[str, Stray], used: Used, contents: list[str]) -> None:
         mapped_answer = any(name in self.options.fields for name in used if name in ANSWER_COLUMNS)
-        for column, stray in strays_of(columns, own, used).items():
+        for column, stray in strays.items():
             value = columns[column]
-            if stray.kind in ("media", "preference") and column not in own:
-                continue
             if fold(column) == "label" and flag_of(value) is not None and len(contents) > 1:
                 stray = stray._replace(kind="preference")
             if column in ANSWER_COLUMNS and mapped_answer:
                 stray = stray._replace(kind="metadata")
             self.columns.add(stray, value, contents)
-
-    def _count(self, shape: str, used: Used, own: Mapping[str, str]) -> None:
-        self.shapes[shape] += 1
-        self.used |= dict.fromkeys(own.get(name, name) for name in used)
 
     # What is said of the file
 
@@ -287,6 +302,19 @@ def _no_such(file: str, said: str, fix: str, column: str, seen: Mapping[str, Non
     )
 
 
+def _check_no_plain_text(columns: Columns, name: str) -> None:
+    """Raise RowRejected for a text where messages should be, with another one beside it that may be its answer."""
+    value = columns[name]
+    if not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"):
+        return
+    known = (*MESSAGE_COLUMNS, *PROMPT_COLUMNS, "system", "instruction", "tools")
+    others = [key for key, cell in columns.items() if isinstance(cell, str) and key not in known]
+    others = [key for key in others if meaning(key) != "metadata"]
+    if len(others) == 1:
+        fix = f"--field question={name},answer={others[0]}"
+        raise RowRejected(f'"{name}" is a text, not a list of messages', fix=fix)
+
+
 def _without_made_nulls(conversation: Conversation) -> Conversation:
     """Arguments of calls from Parquet, without the keys that only other rows' calls have."""
     if not any(message.tool_calls for message in conversation.messages):
@@ -319,7 +347,7 @@ def _check_any_supervised(conversation: Conversation) -> None:
 
 
 def _says_something(message: Message) -> bool:
-    return bool(message.content.strip() or message.tool_calls)
+    return not is_empty(message.content) or bool(message.tool_calls)
 
 
 def _is_sharegpt(messages: Any) -> bool:

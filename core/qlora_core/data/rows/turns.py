@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 from msgspec.structs import replace
@@ -12,15 +13,19 @@ from qlora_core.data.rows.exchanges import as_exchange
 from qlora_core.data.rows.left_out import LeftOut, Stray
 from qlora_core.data.rows.messages import (
     CALL_ROLES,
+    FORM_OF_MESSAGES,
     MESSAGE_KEYS,
     PLAIN_KEYS,
     TOOL_KEYS,
+    USUAL_KEYS,
     message_of,
     text_of,
 )
 from qlora_core.data.rows.values import flag_of, is_empty, kind_of, unpacked
 from qlora_core.data.schema import CONTENT_KEYS, ROLE_KEYS, Message, ReadOptions
 
+SPEAKERS = ("user", "assistant")
+BY_TURNS = "rows whose messages are bare texts, read as question and answer by turns: {}"
 ASKS_IN_VAIN = "messages that ask to be trained on but are no answers: {} (--loss-on all)"
 
 
@@ -42,11 +47,12 @@ class TurnReader:
 
     def messages(self, value: Any, name: str) -> tuple[Message, ...]:
         """The messages of a column; a text is read as JSON, which is how CSV holds a list."""
-        messages = unpacked(value)
-        if not isinstance(messages, list):
-            raise RowRejected(f'"{name}" is {kind_of(messages)}, not a list of messages')
+        messages = listed_messages(value, name)
         if not messages:
             raise RowRejected(f'"{name}" is an empty list')
+        if len(messages) > 1 and all(isinstance(message, str) for message in messages):
+            self._told[BY_TURNS] += 1
+            messages = [{"role": role, "content": text} for role, text in zip(cycle(SPEAKERS), messages, strict=False)]
         turns = [turn for message in messages for turn in as_exchange(message) or [message]]
         made = [self.message(message, f"message {number}") for number, message in enumerate(turns, 1)]
         return tuple(_joined_calls(made, turns))
@@ -54,9 +60,12 @@ class TurnReader:
     def message(self, message: Any, place: str) -> Message:
         """One message; raises as ``message_of``."""
         if isinstance(message, dict):
-            self.keys_seen |= dict.fromkeys(message)
-            message = self._known_keys(message)
+            if not self.keys_seen.keys() >= message.keys():
+                self.keys_seen |= dict.fromkeys(message)
+            message = self._known_keys(message) if self._ignore or self._names else message
         made = message_of(message, place, all_roles=self._all_roles)
+        if message.keys() == USUAL_KEYS:
+            return made
         if not MESSAGE_KEYS.issuperset(message):
             read = TOOL_KEYS if made.role == "tool" else ()
             for key in (key for key in message if key not in MESSAGE_KEYS and key not in read):
@@ -109,6 +118,27 @@ class TurnReader:
         return self.messages(exchanges, "history")
 
 
+def listed_messages(value: Any, name: str) -> list[Any]:
+    """A column's messages, however it holds them: a list, JSON text of one, or an object of lists, as Parquet files
+    keep them.
+
+    Raises:
+        RowRejected: it is anything else.
+    """
+    messages = unpacked(value)
+    if isinstance(messages, list):
+        return messages
+    if isinstance(messages, Mapping) and any(key in messages for key in ROLE_KEYS):
+        lists = {key: part for key, part in messages.items() if part is not None}
+        if all(isinstance(part, list) for part in lists.values()) and len(set(map(len, lists.values()))) == 1:
+            return [dict(zip(lists, parts, strict=True)) for parts in zip(*lists.values(), strict=True)]
+    if isinstance(messages, str) and messages.lstrip().startswith(("[{'", '[{"')):
+        reason = f'"{name}" is a list in Python\'s notation, not in JSON'
+        raise RowRejected(reason, fix="write the column with json.dumps, or save the rows as .jsonl")
+    fix = f"--field text={name} to learn it whole" if isinstance(messages, str) else FORM_OF_MESSAGES
+    raise RowRejected(f'"{name}" is {kind_of(messages)}, not a list of messages', fix=fix)
+
+
 def _meaning_of_key(key: str) -> Meaning:
     """What a message's key says: a name is who speaks, which templates do not write."""
     if key in TOOL_KEYS:
@@ -120,7 +150,8 @@ def _meaning_of_key(key: str) -> Meaning:
 def one_text(value: Any, name: str) -> str:
     """An answer, which is one text. Raises ``RowRejected`` where it is a list of several."""
     if isinstance(value, list) and not all(isinstance(part, Mapping) and "type" in part for part in value):
-        kind = "texts" if all(isinstance(item, str) for item in value) else "values"
+        kind = "text" if all(isinstance(item, str) for item in value) else "value"
+        kind += "" if len(value) == 1 else "s"
         pair = " (preference data? this learns one answer)" if len(value) == 2 else ""
         raise RowRejected(
             f'"{name}" is a list of {len(value)} {kind}, not one answer{pair}',

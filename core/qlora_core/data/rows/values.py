@@ -17,6 +17,7 @@ def kind_of(value: Any) -> str:
     names = (
         (bool, "true or false"),
         (str, "a text"),
+        (bytes | bytearray, "binary data"),
         (Mapping, "an object"),
         (int | float, "a number"),
         (Sequence, "a list"),
@@ -33,7 +34,7 @@ def quoted(names: Sequence[str]) -> str:
 def is_empty(value: Any) -> bool:
     """Whether a value says nothing: null, blank text, or a list or object of nothing else."""
     if isinstance(value, str):
-        return not value.strip()
+        return not value or value.isspace()
     if isinstance(value, Mapping):
         return all(map(is_empty, value.values()))
     return value is None or (isinstance(value, list | tuple) and all(map(is_empty, value)))

@@ -6,11 +6,12 @@ from qlora_profiles.errors import UserError
 from qlora_profiles.suggest import hint
 
 COMMON_ENCODINGS = ("utf-8", "utf-16", "gbk", "gb18030", "big5", "shift_jis", "euc-kr", "cp1252", "latin-1")
-DISPLAY = {"cp1252": "Windows-1252", "shift_jis": "Shift-JIS"}
+DISPLAY = {"cp1252": "Windows-1252", "shift_jis": "Shift-JIS", "big5": "Big5"}
 # encodings told by the share of characters in their script's range; set by hand, as all shares here, and held by
 # tests/core/data/sources/test_encodings.py
 SCRIPTS = (("shift_jis", "\u3040", "\u30ff", 0.3), ("euc_kr", "\uac00", "\ud7a3", 0.95))
 SCRIPT_CHARACTERS = 8
+BIG5_COMMON, BIG5_SHARE = (0xA1, 0xC6), 0.9
 PROBE_BYTES = 4096
 FEW_BAD_BYTES = 100  # one byte in so many may be damage
 NO_LETTERS = "ÿþ"  # 0xff and 0xfe: letters of Windows-1252, and the most usual damage
@@ -51,6 +52,8 @@ def guess_encoding(data: bytes) -> str | None:
     for encoding in ("gbk", "gb18030"):
         if _is_chinese(data, encoding):
             return encoding
+    if _is_big5(data):
+        return "big5"
     return "cp1252" if _is_western(data) else None
 
 
@@ -147,6 +150,17 @@ def _is_chinese(data: bytes, encoding: str) -> bool:
     pairs = len(text) - len(text.encode("ascii", "ignore"))
     high_bytes = sum(map((0x80).__le__, data))
     return pairs > 0 and high_bytes >= 1.7 * pairs
+
+
+def _is_big5(data: bytes) -> bool:
+    """Whether the bytes read as Big5, mostly in its common characters: pairs that begin with 0xa1 to 0xc6."""
+    try:
+        text = data.decode("big5")
+    except UnicodeDecodeError:
+        return False
+    above = [char.encode("big5") for char in text if char > "\x7f"]
+    common = sum(BIG5_COMMON[0] <= pair[0] <= BIG5_COMMON[1] for pair in above)
+    return len(above) >= SCRIPT_CHARACTERS and common >= BIG5_SHARE * len(above)
 
 
 def _is_western(data: bytes) -> bool:

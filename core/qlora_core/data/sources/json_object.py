@@ -14,6 +14,8 @@ from qlora_profiles.visible import on_one_line
 
 ROW_LISTS = ("data", "instances", "rows", "train", "examples", "items", "records", "conversations", "samples")
 """Names under which files keep their rows."""
+TURN_LISTS = frozenset(MESSAGE_COLUMNS) - set(ROW_LISTS)
+"""Names under which rows keep their messages, and files no rows."""
 SHAPING = frozenset((*KNOWN_COLUMNS, "system_prompt", "context", "tools", "functions"))
 """What would change every row if it were not dropped."""
 MOST_NAMED = 5
@@ -43,7 +45,8 @@ def rows_held(text: str, name: str, start: int, value: dict[str, Any], fields: M
         return None
     if {"columns", "data"} <= value.keys() and _is_list_of(value["data"], list):
         return _split_form(name, value)
-    if _is_columnar(value, known):
+    turns = {*MESSAGE_COLUMNS, *(column for wanted, column in fields.items() if wanted in MESSAGE_COLUMNS)}
+    if not _is_of_turns(value, turns) and _is_columnar(value, known):
         return _columnar(name, value, known)
     if value and all(isinstance(part, dict) and part for part in value.values()):
         return _of_objects(name, value, known)
@@ -92,6 +95,11 @@ def _is_list_of(value: Any, kind: type) -> bool:
 
 def _holds_rows(value: Any) -> bool:
     return _is_list_of(value, dict) and not _is_message(value[0])
+
+
+def _is_of_turns(value: dict[str, Any], turns: Collection[str]) -> bool:
+    """Whether the object is one row whose messages are bare texts, not JSON texts of messages row by row."""
+    return any(_is_list_of(value.get(key), str) and not value[key][0].lstrip().startswith("[") for key in turns)
 
 
 def _is_columnar(value: dict[str, Any], known: Collection[str]) -> bool:
@@ -155,7 +163,7 @@ def _is_deep(part: dict[str, Any]) -> bool:
 
 def _listed(text: str, name: str, start: int, value: dict[str, Any], known: Collection[str]) -> Held | None:
     """The one list of rows that lies under a key."""
-    lists = [key for key, part in value.items() if _holds_rows(part)]
+    lists = [key for key, part in value.items() if _holds_rows(part) and key not in TURN_LISTS]
     if "schema" in value and "data" in lists:  # pandas' orient="table"
         lists = ["data"]
     lists = [key for key in lists if key in ROW_LISTS] if len(lists) > 1 and _main_list(lists) else lists

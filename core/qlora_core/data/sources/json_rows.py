@@ -253,7 +253,17 @@ def object_or_bad(name: str, line: int, value: Any, raw: str, number: int = 0) -
     if isinstance(value, dict):
         return Row(line, value, raw, number)
     kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
-    return RowRejected(f"the row is {kind}, not an object {{...}}").row(name, line, raw, number)
+    return RowRejected(f"the row is {kind}, not an object {{...}}", fix=_as_object(value)).row(name, line, raw, number)
+
+
+def _as_object(value: Any) -> str:
+    """How a row that is no object could be one."""
+    if isinstance(value, str):
+        return '{"text": ...}'
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return '{"messages": [...]}'
+    pair = isinstance(value, list) and len(value) == 2
+    return '{"prompt": ..., "completion": ...}' if pair else "an object with a question and its answer"
 
 
 def is_line_by_line(text: str) -> bool:

@@ -55,7 +55,7 @@ def test_text_rows_that_hold_a_template_are_told_and_asked_by_it(model_folder: F
     assert asked(tokenizer, texts) == f"{before}Hi{after}"
     (warning,) = tokenizer.warnings()
     assert warning.startswith("5 of 5 text rows hold a rendered template (")
-    assert tokenizer.learned() == "none: text rows learned whole, ended by <|endoftext|>"
+    assert tokenizer.learned() == "not applied: text rows learned whole, ended by <|endoftext|>"
 
 
 def test_systems_of_each_row_are_not_asked_with(model_folder: Folder) -> None:
@@ -69,6 +69,23 @@ def test_plain_texts_are_continued(model_folder: Folder, byte_level: Callable[..
     tokenizer = ChatTokenizer.from_folder(model_folder("plain", tokenizer=adding))
     assert asked(tokenizer, ["Once upon a time.", "A fox. Answer me!"]) == "<s>Hi"
     assert (tokenizer.asked_as, tokenizer.warnings()) == ("text", [])
+
+
+def test_a_model_of_texts_ends_where_its_texts_did(model_folder: Folder, conversation_of: ConversationMaker) -> None:
+    tokenizer = ChatTokenizer.from_folder(model_folder("chatml"))
+    assert tokenizer.stop_tokens == ["<|im_end|>", "<|endoftext|>"]
+    texts = [Conversation(line=n, text=f"It rained {n} days.", supervise_all=True) for n in (1, 2)]
+    chat = conversation_of(("user", "Hi"), ("assistant", "Hello"))
+    tokenizer.encode_all([*texts, chat])
+    tokenizer.ask_as_trained()
+    assert tokenizer.stop_tokens == ["<|endoftext|>", "<|im_end|>"]
+    assert [tokenizer.token_of(number) for number in tokenizer.stop_ids] == tokenizer.stop_tokens
+    assert tokenizer.learned().endswith("; 2 text rows learned whole, ended by <|endoftext|>")
+    of_chats = ChatTokenizer.from_folder(model_folder("chatml"))
+    of_chats.encode_all([texts[0], chat, chat])
+    of_chats.ask_as_trained()
+    assert of_chats.stop_tokens == ["<|im_end|>", "<|endoftext|>"]
+    assert of_chats.learned().endswith("; 1 text row learned whole, ended by <|endoftext|>")
 
 
 def test_a_rendered_end_is_not_doubled(model_folder: Folder) -> None:

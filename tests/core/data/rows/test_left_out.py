@@ -59,9 +59,10 @@ def test_unknown_columns_that_hold_texts_are_refused(read: Read, values: list[An
     with pytest.raises(UserError) as caught:
         read("a.jsonl", text)
     count = f"{len(values)} row" + ("s" if len(values) > 1 else "")
+    placed = ", or --field context=field_7 to learn with it" if isinstance(values[0], str) else ""
     assert str(caught.value) == (
         f'a.jsonl  "field_7" ({count}) would be left out, and could shape the prompt or the loss'
-        "  -> --ignore field_7 to leave out, or --field context=field_7 to learn with it"
+        f"  -> --ignore field_7 to leave out{placed}"
     )
     data = read("a.jsonl", text, ignore=("field_7",))
     assert data.notes == ['left out on purpose (--ignore): "field_7"']

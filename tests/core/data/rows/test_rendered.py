@@ -134,6 +134,6 @@ def test_lists_are_no_answers(read: Read) -> None:
     assert [row.line for row in data.conversations] == [4]
     assert [row.reason for row in data.rejected] == [
         '"answer" is a list of 3 texts, not one answer',
-        '"answer" is a list of 1 texts, not one answer',
+        '"answer" is a list of 1 text, not one answer',
         '"output" is a list of 2 texts, not one answer (preference data? this learns one answer)',
     ]

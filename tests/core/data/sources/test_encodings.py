@@ -11,6 +11,7 @@ from qlora_profiles.errors import UserError
 
 Read = Callable[..., DataSet]
 CHINESE = "你好，请问今天天气怎么样？今天晴天。"
+TAIWANESE = "請問今天的天氣如何？今天是晴天，氣溫二十度。"
 JAPANESE = "こんにちは、今日の天気はどうですか。はれです。"
 KOREAN = "안녕하세요 오늘 날씨가 어떻습니까 맑습니다"
 FRENCH = "Ça va très bien, merci : le café est à côté."
@@ -33,6 +34,7 @@ def row(text: str) -> str:
         (CHINESE, "utf-16-be", "UTF-16-BE", "utf-16-be"),
         (JAPANESE, "shift_jis", "Shift-JIS", "shift_jis"),
         (KOREAN, "euc_kr", "EUC_KR", "euc_kr"),
+        (TAIWANESE, "big5", "Big5", "big5"),
         (FRENCH, "cp1252", "Windows-1252", "cp1252"),
         (FRENCH_PAIRS, "cp1252", "Windows-1252", "cp1252"),
     ],
