@@ -94,7 +94,7 @@ def _core(plan_path: Path, tuner: Tuner) -> list[str]:
     """The command of the core; it need not measure what was measured before. The plan is one of our own making."""
     trusted = ["--trust-remote-code"] if tuner.plan.run_values().trust_remote_code else []
     known = ["--measured"] if tuner.measured_before() else []
-    return [sys.executable, "-m", "qlora_core", str(plan_path), "--supervised", *known, *trusted]
+    return [sys.executable, "-m", "qlora_core", str(plan_path.absolute()), "--supervised", *known, *trusted]
 
 
 def child_environment(plan: RunPlan, extra: Mapping[str, str]) -> dict[str, str]:

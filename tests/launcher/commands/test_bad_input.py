@@ -336,7 +336,7 @@ def test_an_output_folder_that_holds_something_else(here: Path, capsys: Caught) 
 def test_a_disk_too_small_for_the_checkpoints(capsys: Caught, monkeypatch: pytest.MonkeyPatch) -> None:
     report = msgspec.structs.replace(load_machine("cpu-only"), disk=Disk(output_free_bytes=2**20))
     monkeypatch.setattr(make_plan, "probe", lambda output, cache: report)
-    text = refused(capsys, *BOTH)
+    text = refused(capsys, *BOTH, code=3)
     assert "not enough disk: the run writes" in text
     assert "-> --output on another disk" in text, "keeping fewer checkpoints would not help"
 
