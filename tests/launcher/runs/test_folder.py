@@ -133,7 +133,9 @@ def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(here: Path) -> None
     (folder / "mine.txt").write_text("x", encoding="utf-8")
     for name in ("lora_adapter", "final_model", "final_model.part", "best_adapter", "checkpoint-4"):
         (folder / name).mkdir(exist_ok=True)
-        for pattern in {*WRITTEN, *NAMES, *PATTERNS} - {"additional_chat_templates"}:  # the base's tokenizer files are copied, too
+        for pattern in {*WRITTEN, *NAMES, *PATTERNS} - {
+            "additional_chat_templates"
+        }:  # the base's tokenizer files are copied, too
             inside = folder / name / pattern.replace("*", "x")
             inside.parent.mkdir(exist_ok=True)
             inside.write_text("x", encoding="utf-8")
@@ -267,10 +269,18 @@ def test_a_mark_left_by_a_kill_holds_nothing(here: Path, mark: str) -> None:
 
 def test_a_folder_that_cannot_be_written(here: Path) -> None:
     (here / "file").write_text("x", encoding="utf-8")
-    for folder in (here / "file", here / "file" / "below"):
-        with pytest.raises(UserError, match="cannot be written") as caught, occupied(folder):
+    (here / "nowhere").symlink_to("gone")
+    (here / "elsewhere").mkdir()
+    (here / "linked").symlink_to("elsewhere")
+    said = {"file": "file is a file", "file/below/deep": "file is a file", "nowhere": "nowhere is a link that leads"}
+    for name, words in said.items():
+        with pytest.raises(UserError, match=f"--output {name}: {words}") as caught, occupied(here / name):
             pass
         assert caught.value.fix == "--output ANOTHER-FOLDER"
+        with pytest.raises(UserError, match=words):
+            check_free(here / name, to(name))
+        check_free(here / "linked", to("linked"))
+    assert (here / "file").read_text(encoding="utf-8") == "x"
 
 
 def test_a_stored_plan_is_found_from_any_folder(here: Path) -> None:
