@@ -99,7 +99,7 @@ def verdict_of(state: RunState, plan: RunPlan) -> Verdict:
         return Verdict(outcome="unclear", evidence="no step was made")
     return (
         _broken(state, plan)
-        or _too_short(state)
+        or _too_short(state, plan)
         or _guessing(state, plan)
         or _from_nothing(state, plan)
         or _judged(state, plan)
@@ -110,11 +110,18 @@ def _judged(state: RunState, plan: RunPlan) -> Verdict:
     return _by_held_out(state, plan) or _by_training(state, plan)
 
 
-def _too_short(state: RunState) -> Verdict | None:
+def _too_short(state: RunState, plan: RunPlan) -> Verdict | None:
     if state.step >= FEWEST_STEPS:
         return None
     steps = f"{state.step} step{'s are' if state.step > 1 else ' is'} too few to tell"
-    return Verdict(outcome="unclear", evidence=f"train loss {_course(*_ends(state))}: {steps}")
+    return Verdict(outcome="unclear", evidence=f"{_seen(state, plan)}: {steps}")
+
+
+def _seen(state: RunState, plan: RunPlan) -> str:
+    """Held-out losses, which are those of the same rows; else the training's."""
+    if len(state.evals) > 1:
+        return f"val loss {_course(state.evals[0].loss, kept_eval(state, plan).loss)}"
+    return f"train loss {_course(*_ends(state))}"
 
 
 def _from_nothing(state: RunState, plan: RunPlan) -> Verdict | None:

@@ -307,9 +307,8 @@ def test_names_that_no_disk_holds(capsys: Caught) -> None:
 
 
 def test_an_output_folder_that_cannot_be_written(here: Path, capsys: Caught) -> None:
-    for folder in ("rows.jsonl", "rows.jsonl/below"):
-        assert f"--output {folder}: rows.jsonl is a file" in refused(capsys, *BOTH, "--output", folder)
-        assert f"--output {folder}: rows.jsonl is a file" in refused(capsys, *BOTH, "--output", folder, "--dry-run")
+    for folder, more in (("rows.jsonl", ["--dry-run"]), ("rows.jsonl/below", [])):
+        assert f"--output {folder}: rows.jsonl is a file" in refused(capsys, *BOTH, "--output", folder, *more)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root and Windows write anywhere")
@@ -324,9 +323,6 @@ def test_an_output_folder_that_holds_something_else(here: Path, capsys: Caught) 
     leave_run(here / "r", planned(capsys, *BOTH, "--output", "r"))
     assert main([*BOTH, "--output", "r", "--dry-run"]) == 0
     assert "r: finished already, at step 4; nothing was done\n  talk to it" in capsys.readouterr().err
-    leave_run(here / "\x1b[2J", planned(capsys, *BOTH, "--output", "\x1b[2J"))
-    assert main([*BOTH, "--output", "\x1b[2J"]) == 0
-    assert capsys.readouterr().err.startswith("\\x1b[2J: finished already"), "no folder's name clears the screen"
     other = refused(capsys, *BOTH, "--output", "r", "--lora-r", "8")
     assert "r finished at step 4. Changed since: lora-r 16 -> 8. Refusing to mix. -> --output r-2" in other
     leave_run(here / "s", planned(capsys, *BOTH, "--output", "s"), finished=False)

@@ -143,6 +143,7 @@ def test_a_base_that_is_surely_wrong_and_comes_down_is_not_called_damaged() -> N
 def test_a_few_steps_of_a_base_that_guesses_are_too_few_to_tell(steps: int) -> None:
     few = verdict_of(trained(*[LN_VOCAB + 1] * steps, evals=(LN_VOCAB + 1, LN_VOCAB)), PLAN)
     assert few.outcome == "unclear"
+    assert few.evidence.startswith(f"val loss {LN_VOCAB + 1:.2f} -> {LN_VOCAB:.2f}: "), "batches differ, rows do not"
     assert "too few to tell" in few.evidence
 
 

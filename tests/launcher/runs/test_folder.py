@@ -16,6 +16,7 @@ from qlora_profiles.errors import UserError
 from qlora_profiles.file_lock import claimed
 from qlora_profiles.plan import Resolved, RunPlan
 from qlora_profiles.run_folder import CORE_RUNNING, DIGESTS, RUNNING
+from qlora_run.commands.train import tell_finished
 from qlora_run.runs import folder as folder_module
 from qlora_run.runs.folder import (
     check_free,
@@ -133,9 +134,7 @@ def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(here: Path) -> None
     (folder / "mine.txt").write_text("x", encoding="utf-8")
     for name in ("lora_adapter", "final_model", "final_model.part", "best_adapter", "checkpoint-4"):
         (folder / name).mkdir(exist_ok=True)
-        for pattern in {*WRITTEN, *NAMES, *PATTERNS} - {
-            "additional_chat_templates"
-        }:  # the base's tokenizer files are copied, too
+        for pattern in {*WRITTEN, *NAMES, *PATTERNS} - {"additional_chat_templates"}:  # the last is a folder
             inside = folder / name / pattern.replace("*", "x")
             inside.parent.mkdir(exist_ok=True)
             inside.write_text("x", encoding="utf-8")
@@ -144,6 +143,14 @@ def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(here: Path) -> None
     (folder / "checkpoint-mine" / "notes.txt").write_text("x", encoding="utf-8")
     assert claim(folder, to("r", overwrite=True)).state == "new"
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-mine", "mine.txt"]
+
+
+def test_no_name_of_a_folder_steers_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leave_run(here / "\x1b[2J", to("\x1b[2J"))
+    tell_finished(Path("\x1b[2J"))
+    told = capsys.readouterr().err
+    assert told.startswith("\\x1b[2J: finished already, at step 4")
+    assert "\x1b" not in told
 
 
 def test_overwrite_refuses_before_it_deletes_anything(here: Path) -> None:
