@@ -129,7 +129,7 @@ def test_a_loss_that_falls_from_guessing_and_stays_high_is_no_learning() -> None
 
 def test_a_base_that_is_surely_wrong_and_comes_down_is_not_called_damaged() -> None:
     high = tuple(LN_VOCAB + 2 + 0.05 * (n % 7) for n in range(40))
-    bases = [eval_event(0, LN_VOCAB + 2, high), *(step_event(step, LN_VOCAB + 3) for step in range(1, 11))]
+    bases: list[Event] = [eval_event(0, LN_VOCAB + 2, high), *(step_event(step, LN_VOCAB + 3) for step in range(1, 11))]
     fell = tuple(loss - 0.5 for loss in high)
     came_down = verdict_of(fold([run_event(10), *bases, eval_event(10, LN_VOCAB + 1.5, fell)]), PLAN)
     assert came_down.outcome == "unclear"
