@@ -21,7 +21,10 @@ class _Event(Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class RunEvent(_Event, frozen=True, kw_only=True, tag="run"):
-    """A process began or resumed: written once the first step can start, within ``limits``."""
+    """A process began or resumed: written once the first step can start, within ``limits``.
+
+    ``best_lost`` is true where the best adapter of the steps before was gone or damaged: none of them can be kept.
+    """
 
     steps_total: int
     first_step: int
@@ -31,6 +34,7 @@ class RunEvent(_Event, frozen=True, kw_only=True, tag="run"):
     device: str
     resumed_from: str | None = None
     limits: dict[str, Any] = {}
+    best_lost: bool = False
 
 
 class PhaseEvent(_Event, frozen=True, kw_only=True, tag="phase"):

@@ -203,9 +203,14 @@ def recipe_differences(old: RunPlan, new: RunPlan) -> list[tuple[str, Any, Any]]
     pairs = [(k, old.recipe[k].value, r.value) for k, r in new.recipe.items() if k in old.recipe]
     changed = [(k, a, b) for k, a, b in pairs if k not in PATHS_IN_RECIPE and plain(a) != plain(b)]
     if old.data.fingerprint != new.data.fingerprint:
-        changed.append(("data", old.recipe["data"].value, new.recipe["data"].value))
+        before, after = old.recipe["data"].value, new.recipe["data"].value
+        changed.append(("data", after if _places(before) == _places(after) else before, after))
     known = [name for name, *_ in changed]
     return changed + [change for change in _base_differences(old, new) if change[0] not in known]
+
+
+def _places(paths: Any) -> list[Path]:
+    return [Path(path).absolute() for path in ([paths] if isinstance(paths, str) else paths or ())]
 
 
 def _base_differences(old: RunPlan, new: RunPlan) -> Iterator[tuple[str, Any, Any]]:

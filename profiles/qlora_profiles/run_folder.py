@@ -31,6 +31,8 @@ ADAPTER = "lora_adapter"
 BEST_ADAPTER = "best_adapter"
 MERGED_MODEL = "final_model"
 """The adapter merged into its base; after full training the model itself."""
+MERGED_PART = f"{MERGED_MODEL}.part"
+"""A merge that is not finished yet."""
 BASE_RECORD = "base.json"
 """In the adapter and in the merged model: what they were trained on."""
 ADAPTER_CONFIG = "adapter_config.json"
@@ -48,7 +50,7 @@ TRACKER_LOGS = "runs"
 """Where transformers lets TensorBoard write."""
 
 RESULTS = (ADAPTER, BEST_ADAPTER, MERGED_MODEL)
-LEFT = (*RESULTS, TRAINING_CONFIG, REJECTED_ROWS, READ_BACK_ROWS, PLAN, PLAN_COPY, EVENTS, LOG)
+LEFT = (*RESULTS, MERGED_PART, TRAINING_CONFIG, REJECTED_ROWS, READ_BACK_ROWS, PLAN, PLAN_COPY, EVENTS, LOG)
 """What a run leaves beside its checkpoints, and ``--overwrite`` deletes."""
 OTHERS = (RUNNING, CORE_RUNNING, READ_BACK_JOB, DEMO_RESULT, TRACKER_LOGS)
 
@@ -60,13 +62,13 @@ def checkpoint_folder(output: Path, step: int) -> Path:
 
 def checkpoint_step(folder: Path) -> int:
     """N of ``checkpoint-N``; -1 for another name."""
-    match = re.fullmatch(rf"{CHECKPOINT_PREFIX}(\d+)", folder.name)
+    match = re.fullmatch(rf"{CHECKPOINT_PREFIX}([0-9]+)", folder.name)
     return int(match[1]) if match else -1
 
 
 def checkpoints(output: Path) -> Iterator[Path]:
-    """What is named as a checkpoint in ``output``, whole or not, in any order."""
-    return output.glob(f"{CHECKPOINT_PREFIX}*")
+    """What is named as a checkpoint of a step in ``output``, whole or not, in any order."""
+    return (path for path in output.glob(f"{CHECKPOINT_PREFIX}*") if checkpoint_step(path) >= 0)
 
 
 def results(output: Path) -> Iterator[Path]:
@@ -82,4 +84,4 @@ def left(output: Path) -> list[Path]:
 
 def is_ours(name: str) -> bool:
     """Whether a run writes an entry called ``name`` in its folder."""
-    return name in (*LEFT, *OTHERS) or name.startswith((CHECKPOINT_PREFIX, PREFLIGHT_PREFIX))
+    return name in (*LEFT, *OTHERS) or name.startswith(PREFLIGHT_PREFIX) or checkpoint_step(Path(name)) >= 0

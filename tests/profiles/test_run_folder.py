@@ -45,7 +45,11 @@ def test_checkpoints_are_named_and_read_alike(tmp_path: Path) -> None:
         run_folder.checkpoint_folder(tmp_path, step).mkdir()
     assert sorted(map(run_folder.checkpoint_step, run_folder.checkpoints(tmp_path))) == steps
     assert all(map(run_folder.is_ours, (path.name for path in tmp_path.iterdir())))
-    assert run_folder.checkpoint_step(tmp_path / "checkpoint-last") == -1
+    for theirs in ("checkpoint-last", "checkpoint-mine", "checkpoint-7.bak", "checkpoint-\u0663"):
+        (tmp_path / theirs).mkdir()
+        assert run_folder.checkpoint_step(tmp_path / theirs) == -1
+        assert not run_folder.is_ours(theirs)
+    assert len(list(run_folder.checkpoints(tmp_path))) == len(steps)
 
 
 def test_only_what_is_there_is_a_result(tmp_path: Path) -> None:

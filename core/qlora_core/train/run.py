@@ -122,7 +122,7 @@ def _make_trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Con
             control=control,
             memory=memory,
             output=output,
-            best_checkpoint=_best_checkpoint(plan, output),
+            best_checkpoint=_best_checkpoint(plan, output, log),
         )
     )
 
@@ -139,14 +139,14 @@ def _preflight(trainer: Any, data: PreparedData) -> None:
     trainer.execution.begin()
 
 
-def _best_checkpoint(plan: RunPlan, output: Path) -> "BestCheckpoint | None":
+def _best_checkpoint(plan: RunPlan, output: Path, log: EventLog) -> "BestCheckpoint | None":
     """What keeps the best adapter, where the recipe wants it and there is one."""
     recipe = plan.recipe_values()
     if recipe.keep == "last" or recipe.method == "full":
         return None
     from qlora_core.train.best_checkpoint import BestCheckpoint
 
-    return BestCheckpoint(output, events.all_events(output / run_folder.EVENTS))
+    return BestCheckpoint(output, events.all_events(output / run_folder.EVENTS), log.warn)
 
 
 def _restore_best(trainer: Any, log: EventLog, done: int) -> None:
@@ -166,6 +166,7 @@ def _announce(plan: RunPlan, trainer: Any, checkpoint: Path | None, log: EventLo
         device=plan.execution_values().device,
         resumed_from=str(checkpoint) if checkpoint else None,
         limits=trainer.execution.values(),
+        best_lost=bool(trainer.job.best_checkpoint and trainer.job.best_checkpoint.lost),
     )
 
 

@@ -10,6 +10,7 @@ from qlora_profiles.base_files import base_digests
 from qlora_profiles.errors import UserError
 from qlora_profiles.plan import other_parts
 from qlora_profiles.run_folder import ADAPTER, ADAPTER_CONFIG, BASE_RECORD, MERGED_MODEL
+from qlora_profiles.visible import visible
 from qlora_run.planner.make_plan import check_own_code
 from qlora_run.report.commands import on_run
 from qlora_run.report.formatting import quoted, shown_path
@@ -50,7 +51,7 @@ def chat_base(target: Path, options: dict[str, Any]) -> str | None:
     if adapter is not None:
         base = checked_base(adapter, options)
         if not options.get("base") and (said := changed_base(adapter, base)):
-            print(f"warning: {said}", file=sys.stderr)
+            print(visible(f"warning: {said}"), file=sys.stderr)
         return base
     model = next((folder for folder in (target / MERGED_MODEL, target) if _is_model(folder)), None)
     if model is None:

@@ -11,6 +11,7 @@ from qlora_profiles import codec
 from qlora_profiles.errors import EXIT_OK, EnvironmentProblem, UserError
 from qlora_profiles.plan import RunPlan, recipe_differences
 from qlora_profiles.run_folder import MERGED_MODEL, PLAN, PLAN_COPY
+from qlora_profiles.visible import visible
 from qlora_run.cli.commands import Command
 from qlora_run.commands.plan import show
 from qlora_run.commands.plan_input import plan_input
@@ -88,7 +89,7 @@ def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int
         return 0
     check_installed(*TRAINING)
     check_checkpoint(plan)
-    with occupied(output, lambda text: print(text, file=sys.stderr)):
+    with occupied(output, _tell):
         found = claim(output, plan)
         refuse_links(output)
         if found.note and found.note not in plan.notes:
@@ -115,14 +116,17 @@ def _merge_is_missing(output: Path, plan: RunPlan) -> bool:
 def tell_finished(output: Path) -> None:
     """What is there, and the ways on, on standard error: with ``--json`` the other one is for programs."""
     step = look(output).last_step
-    print(
+    _tell(
         f"{shown_path(output)}: finished already, at step {step}; nothing was done\n"
         f"  talk to it     {on_run('chat', output)}\n"
         f"  one model      {on_run('merge', output)}\n"
         f"  train longer   the same command with more --epochs and --output ANOTHER-FOLDER\n"
-        f"  train again    the same command with --overwrite",
-        file=sys.stderr,
+        f"  train again    the same command with --overwrite"
     )
+
+
+def _tell(text: str) -> None:
+    print(visible(text), file=sys.stderr)
 
 
 def check_checkpoint(plan: RunPlan) -> None:

@@ -23,6 +23,7 @@ from qlora_run.planner.rules.defaults import why_default
 from qlora_run.planner.rules.disk import check_disk
 from qlora_run.planner.rules.kernels import check_optimizer
 from qlora_run.planner.rules.recipe import shortened
+from qlora_run.planner.rules.schedule import check_schedule
 from qlora_run.planner.rules.table import apply_rules
 from qlora_run.planner.search.fit import Fit, check_trainable, close_call, find_fit, runner_up, settle
 from qlora_run.planner.suggestions import cannot_fit, execution_changes, recipe_changes, taken
@@ -132,6 +133,7 @@ def _changed(s: PlanningContext) -> tuple[PlanningContext, Fit]:
 def _plan(s: PlanningContext, fit: Fit) -> RunPlan:
     trained = s.model.params if s.value("method") == "full" else adapter_params(s.model, s.targets, s.value("lora_r"))
     check_disk(s.report.disk.output_free_bytes, s.model, trained, s.value)
+    check_schedule(_steps(s), s.value)
     return RunPlan(
         recipe=_scope(s, "recipe"),
         execution=_scope(s, "execution"),
@@ -151,9 +153,13 @@ def _scope(s: PlanningContext, scope: Scope) -> dict[str, Resolved]:
     return {name: s.resolved[name] for name, setting in settings().items() if setting.scope == scope}
 
 
+def _steps(s: PlanningContext) -> int:
+    return total_steps(s.data.train_rows, s.value("examples_per_step"), s.value("epochs"), s.value("max_steps"))
+
+
 def plan_time(s: PlanningContext, fit: Fit) -> TimeEstimate:
     """How long the run takes with what was found."""
-    steps = total_steps(s.data.train_rows, s.value("examples_per_step"), s.value("epochs"), s.value("max_steps"))
+    steps = _steps(s)
     inputs = CostInputs.from_values(s.value, s.value("method"), s.report.torch_version)
     scale = s.measured.speed_scale if s.measured else None
     return estimate_time(s.report, s.gpu, inputs, steps, fit.found.best.step_seconds, scale)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_profiles.errors import UserError
-from qlora_profiles.plan import RunPlan, plain, recipe_differences
+from qlora_profiles.plan import RunPlan, other_parts, plain, recipe_differences
 from qlora_profiles.units import gib
 from qlora_run.report.commands import on_run
 from qlora_run.report.formatting import one_line, option, quoted, shown_path, time_range, value_text
@@ -30,12 +30,17 @@ def mixing_error(
 ) -> UserError:
     """Why a rerun into a folder with another recipe is refused, and both ways on.
 
-    A run that finished cannot be gone on with: there the other way is to lose it.
+    A run that finished cannot be gone on with: there the other way is to lose it. One whose base is another by now
+    cannot either, until that is put back.
     """
     changes = changes_of(recipe_differences(old, new))
     named = ", ".join(changes[:NAMED]) + (f" and {len(changes) - NAMED} more" if len(changes) > NAMED else "")
     elsewhere = f"--output {quoted(shown_path(free_output))}"
-    resumed = f"{on_run('resume', output)} (old settings)   or   {elsewhere}"
+    same_place = Path(old.recipe["model"].value).absolute() == Path(new.recipe["model"].value).absolute()
+    if same_place and other_parts(old.base_parts(), new.base_parts()):
+        resumed = f"put the base back as it was   or   {elsewhere}"
+    else:
+        resumed = f"{on_run('resume', output)} (old settings)   or   {elsewhere}"
     return UserError(
         f"{shown_path(output)} {'finished' if finished else 'stopped'} at step {step}. "
         f"Changed since: {named}. Refusing to mix.",

@@ -88,6 +88,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     ``recent`` holds the last steps of this process and ``phases`` what it has been doing since its last step.
     ``earlier_seconds`` are those of processes that ended; ``started_s`` is when the present one began.
     ``limits`` has what the present process computes within, by name, as far as it said; the rest is as planned.
+    Only what was learned after step ``best_after`` can still be kept as the best.
     """
 
     run: RunEvent | None = None
@@ -109,6 +110,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     started_s: float | None = None
     worked_s: float | None = None
     earlier_seconds: float = 0.0
+    best_after: int = 0
 
     def after(self, event: Event) -> "RunState":
         """The state once ``event`` happened."""
@@ -147,8 +149,9 @@ class RunState(Struct, frozen=True, kw_only=True):
 
     @property
     def best(self) -> EvalEvent | None:
-        """The evaluation with the lowest loss after training began."""
-        return min((e for e in self.evals if e.step > 0 and e.loss == e.loss), key=lambda e: e.loss, default=None)
+        """The evaluation with the lowest loss after training began, of an adapter that is still there."""
+        counted = (e for e in self.evals if e.step > self.best_after and e.loss == e.loss)
+        return min(counted, key=lambda e: e.loss, default=None)
 
     @property
     def pace_seconds(self) -> float | None:
@@ -194,6 +197,7 @@ def _on_run(state: RunState, event: RunEvent) -> RunState:
         state,
         run=event,
         limits=event.limits or state.limits,
+        best_after=first - 1 if event.best_lost else state.best_after,
         step=first - 1,
         losses=state.losses.before(first),
         evals=tuple(e for e in state.evals if e.step < first),

@@ -89,25 +89,39 @@ def kept_eval(state: RunState, plan: RunPlan) -> EvalEvent:
 def verdict_of(state: RunState, plan: RunPlan) -> Verdict:
     """Judge a run by its losses.
 
-    In this order: a loss that is no number, nothing to learn from, or guessing among all tokens is not learning,
-    whatever else happened. Fewer than four steps prove nothing. Then held-out rows decide, if they were measured at
+    In this order: a loss that is no number, or nothing to learn from, is not learning, whatever else happened. Fewer
+    than four steps prove nothing. Guessing among all tokens, at the end as well, is not learning, unless the loss came
+    down from higher still. Then held-out rows decide, if they were measured at
     least twice: the loss of what is kept must lie 1% under the first, and more than noise would carry it. Without them
     there is only the training loss: a line through it must fall by 2%, and by more than noise.
     """
     if state.last is None:
         return Verdict(outcome="unclear", evidence="no step was made")
-    return _broken(state, plan) or _too_short(state) or _from_nothing(state, plan) or _judged(state, plan)
+    return (
+        _broken(state, plan)
+        or _too_short(state, plan)
+        or _guessing(state, plan)
+        or _from_nothing(state, plan)
+        or _judged(state, plan)
+    )
 
 
 def _judged(state: RunState, plan: RunPlan) -> Verdict:
     return _by_held_out(state, plan) or _by_training(state, plan)
 
 
-def _too_short(state: RunState) -> Verdict | None:
+def _too_short(state: RunState, plan: RunPlan) -> Verdict | None:
     if state.step >= FEWEST_STEPS:
         return None
     steps = f"{state.step} step{'s are' if state.step > 1 else ' is'} too few to tell"
-    return Verdict(outcome="unclear", evidence=f"train loss {_course(*_ends(state))}: {steps}")
+    return Verdict(outcome="unclear", evidence=f"{_seen(state, plan)}: {steps}")
+
+
+def _seen(state: RunState, plan: RunPlan) -> str:
+    """Held-out losses, which are those of the same rows; else the training's."""
+    if len(state.evals) > 1:
+        return f"val loss {_course(state.evals[0].loss, kept_eval(state, plan).loss)}"
+    return f"train loss {_course(*_ends(state))}"
 
 
 def _from_nothing(state: RunState, plan: RunPlan) -> Verdict | None:
@@ -129,23 +143,36 @@ def _course(start: float, end: float) -> str:
 
 
 def _broken(state: RunState, plan: RunPlan) -> Verdict | None:
-    last, guessing = state.losses.losses[-1], math.log(max(plan.model.vocab_size, 2))
+    last = state.losses.losses[-1]
     if not math.isfinite(last):
         evidence = f"the loss became {last} at step {_first_broken(state)}"
         return _not(evidence, "the updates were too large", _rate(plan, 0.25))
     if state.last and (last == 0 or state.last.supervised_tokens == 0):
         cause = "no token of the rows is trained on; their answers are empty, cut away, or not marked by the template"
         return _not("the loss is 0", cause, "qlora-run plan")
-    if last >= GUESSING * guessing:
-        return _guessing(state, plan, last, guessing)
+    if state.step == 1 and state.last and state.last.learning_rate == 0:
+        said = "the learning rate of the only step was 0"
+        return _not(said, "it is the one that the warm-up begins with", "--warmup-ratio 0, or more steps")
     return None
 
 
-def _guessing(state: RunState, plan: RunPlan, last: float, guessing: float) -> Verdict:
+def _guessing(state: RunState, plan: RunPlan) -> Verdict | None:
+    """The loss ends where guessing among all tokens would be, and did not come down to there."""
+    last, guessing = state.losses.losses[-1], math.log(max(plan.model.vocab_size, 2))
+    if last < GUESSING * guessing or _fell(state, plan):
+        return None
     evidence = f"train loss {loss_text(last)} is guessing (ln of {plan.model.vocab_size:,} tokens is {guessing:.2f})"
     if state.losses.losses[0] >= GUESSING * guessing:
-        return _not(evidence, "it began there: the base model's weights are untrained or damaged", "another --model")
+        cause = "it began there: the base model is untrained or damaged, or its tokenizer another's"
+        return _not(evidence, cause, "another --model")
     return _not(evidence, "training broke the model: the updates were too large", _rate(plan, 0.1))
+
+
+def _fell(state: RunState, plan: RunPlan) -> bool:
+    """Whether the loss fell by 1% and by more than noise would carry it: of held-out rows, or else the training's."""
+    pair = _row_losses(state, plan)
+    move, start = (paired(*pair), state.evals[0].loss) if pair else (trend(state.losses.losses), _ends(state)[0])
+    return move.certain and move.change < -VAL_DROP * start
 
 
 def _first_broken(state: RunState) -> int:

@@ -230,9 +230,18 @@ def claim(folder: Path, plan: RunPlan) -> Found:
 
 
 def check_free(folder: Path, plan: RunPlan) -> None:
-    """Raise UserError where :func:`claim` would; changes nothing."""
+    """Raise UserError where :func:`occupied` or :func:`claim` would; changes nothing."""
+    _refuse_file(folder)
     if not plan.run_values().overwrite:
         _refuse(folder, look(folder), plan)
+
+
+def _refuse_file(folder: Path) -> None:
+    """Raise UserError where something that is no folder stands in the place of ``folder``, or of one above it."""
+    place = next((each for each in (folder, *folder.parents) if each.exists() or each.is_symlink()), folder)
+    if not place.is_dir() and (place.exists() or place.is_symlink()):
+        what = "a file" if place.exists() else "a link that leads nowhere"
+        raise UserError(f"--output {shown_path(folder)}: {shown_path(place)} is {what}", "--output ANOTHER-FOLDER")
 
 
 def _refuse(folder: Path, found: Found, plan: RunPlan) -> None:
@@ -308,6 +317,7 @@ def occupied(folder: Path, say: Callable[[str], None] = lambda text: None) -> It
     """
     with ExitStack() as stack:
         try:
+            _refuse_file(folder)
             folder.mkdir(parents=True, exist_ok=True)
             locked = stack.enter_context(claimed(folder / RUNNING))
             _wait_for_core(folder, say)

@@ -4,12 +4,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from qlora_profiles.errors import UserError
-from qlora_profiles.run_folder import ADAPTER_CONFIG, BASE_RECORD, COMPLETE_MARK
+from qlora_profiles.run_folder import ADAPTER_CONFIG, BASE_RECORD, COMPLETE_MARK, DIGESTS
 from qlora_run.report.formatting import shown_path
 
 WRITTEN = (
     BASE_RECORD,
     COMPLETE_MARK,
+    DIGESTS,
     "README.md",
     "*.safetensors",
     "*.safetensors.index.json",
@@ -18,14 +19,15 @@ WRITTEN = (
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",
     "merges.txt",
-    "spiece.model",
-    "sentencepiece*",
+    "*.model",
     "*.tiktoken",
+    "tekken.json",
     "chat_template.*",
     "additional_chat_templates",
     "*.jinja",

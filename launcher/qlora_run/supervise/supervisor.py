@@ -66,7 +66,7 @@ def supervise(
     """
     output.mkdir(parents=True, exist_ok=True)
     tuner = Tuner(plan_path)
-    command = command or _core(plan_path, tuner)
+    command = command or core_command(plan_path, tuner)
     log_path = output / run_folder.LOG
     tail = Tail(output / run_folder.EVENTS)
     with log_path.open("ab") as log:
@@ -90,11 +90,11 @@ def supervise(
     return end
 
 
-def _core(plan_path: Path, tuner: Tuner) -> list[str]:
+def core_command(plan_path: Path, tuner: Tuner) -> list[str]:
     """The command of the core; it need not measure what was measured before. The plan is one of our own making."""
     trusted = ["--trust-remote-code"] if tuner.plan.run_values().trust_remote_code else []
     known = ["--measured"] if tuner.measured_before() else []
-    return [sys.executable, "-m", "qlora_core", str(plan_path), "--supervised", *known, *trusted]
+    return [sys.executable, "-m", "qlora_core", str(plan_path.absolute()), "--supervised", *known, *trusted]
 
 
 def child_environment(plan: RunPlan, extra: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from qlora_run.terminal.glyphs import Glyphs, glyphs_for
 if TYPE_CHECKING:
     from rich.console import Console
 
+NARROWEST, WIDEST = 20, 1000
 PLAIN_WIDTH = 80
 """Cells of a line where no terminal tells."""
 
@@ -27,13 +28,19 @@ def make_console(stream: Any = None) -> "Console":
     terminal = stream.isatty()
     return SafeConsole(
         file=stream,
-        width=None if terminal or os.environ.get("COLUMNS", "").isdigit() else PLAIN_WIDTH,
+        width=_columns() or (None if terminal else PLAIN_WIDTH),
         force_terminal=None if terminal else False,
         markup=False,
         highlight=False,
         emoji=False,
         soft_wrap=True,
     )
+
+
+def _columns() -> int | None:
+    """The width that a person set, as far as lines can have it; rich would take 0, or a number of twenty digits."""
+    said = os.environ.get("COLUMNS", "")
+    return min(max(int(said[:9]), NARROWEST), WIDEST) if said.isdecimal() and said.strip("0") else None
 
 
 def console_glyphs(console: "Console") -> Glyphs:

@@ -1,14 +1,16 @@
 """The best adapter is put back, whatever became of it later."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from support.models import tiny_model
 
 from qlora_core.backends.peft.backend import add_adapters
 from qlora_core.train.best_checkpoint import BestCheckpoint
-from qlora_profiles import events
+from qlora_profiles import events, run_folder
 from qlora_profiles.settings import Recipe
 
 
@@ -43,8 +45,33 @@ def test_the_lowest_loss_is_kept_and_put_back(tmp_path: Path) -> None:
 
 def test_a_resumed_run_knows_what_was_best(tmp_path: Path) -> None:
     past = [events.EvalEvent(time_s=1.0, step=step, loss=loss, rows=1) for step, loss in ((0, 0.1), (2, 0.7), (4, 0.9))]
-    best, model = BestCheckpoint(tmp_path, past), adapted()
+    model = adapted()
+    BestCheckpoint(tmp_path, []).offer(model, 2, 0.7)
+    best = BestCheckpoint(tmp_path, past)
+    assert not best.lost
     best.offer(model, 6, 0.8)
     assert (best.step, best.loss) == (2, 0.7)
     best.offer(model, 8, 0.6)
     assert best.step == 8
+
+
+@pytest.mark.parametrize("damage", ["gone", "zeroed", "record cut"])
+def test_a_best_adapter_that_is_lost_is_told_and_never_taken(tmp_path: Path, damage: str) -> None:
+    model, past = adapted(), [events.EvalEvent(time_s=1.0, step=2, loss=0.7, rows=1)]
+    BestCheckpoint(tmp_path, []).offer(model, 2, 0.7)
+    folder = tmp_path / run_folder.BEST_ADAPTER
+    weights = folder / run_folder.ADAPTER_WEIGHTS
+    if damage == "gone":
+        shutil.rmtree(folder)
+    elif damage == "zeroed":
+        weights.write_bytes(bytes(weights.stat().st_size))
+    else:
+        (folder / run_folder.DIGESTS).write_text("{", encoding="utf-8")
+    said: list[str] = []
+    best = BestCheckpoint(tmp_path, past, said.append)
+    assert best.lost
+    assert [text.partition(" (")[0] for text in said] == ["the best adapter so far, of step 2, is lost"]
+    assert not best.restore(model, last_step=6), "the last step's is kept, the same command ends"
+    best.offer(model, 6, 0.8)
+    assert (best.step, best.loss) == (6, 0.8), "worse than what is lost, and the best that there is"
+    assert not BestCheckpoint(tmp_path, []).lost

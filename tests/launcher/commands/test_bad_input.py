@@ -307,8 +307,8 @@ def test_names_that_no_disk_holds(capsys: Caught) -> None:
 
 
 def test_an_output_folder_that_cannot_be_written(here: Path, capsys: Caught) -> None:
-    for folder in ("rows.jsonl", "rows.jsonl/below"):
-        assert f"{folder}: cannot be written" in refused(capsys, *BOTH, "--output", folder)
+    for folder, more in (("rows.jsonl", ["--dry-run"]), ("rows.jsonl/below", [])):
+        assert f"--output {folder}: rows.jsonl is a file" in refused(capsys, *BOTH, "--output", folder, *more)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root and Windows write anywhere")
@@ -336,7 +336,7 @@ def test_an_output_folder_that_holds_something_else(here: Path, capsys: Caught) 
 def test_a_disk_too_small_for_the_checkpoints(capsys: Caught, monkeypatch: pytest.MonkeyPatch) -> None:
     report = msgspec.structs.replace(load_machine("cpu-only"), disk=Disk(output_free_bytes=2**20))
     monkeypatch.setattr(make_plan, "probe", lambda output, cache: report)
-    text = refused(capsys, *BOTH)
+    text = refused(capsys, *BOTH, code=3)
     assert "not enough disk: the run writes" in text
     assert "-> --output on another disk" in text, "keeping fewer checkpoints would not help"
 

@@ -16,7 +16,7 @@ from qlora_core.execution.limits import Limits
 from qlora_core.memory.device_memory import DeviceMemory
 from qlora_core.model.packing import Packed
 from qlora_core.train.execution import RunningExecution
-from qlora_profiles.errors import UserError
+from qlora_profiles.errors import QloraRunError, UserError
 from qlora_profiles.hardware import HardwareReport, Platform
 from qlora_profiles.machines import load_machine
 from qlora_profiles.plan import RunPlan
@@ -40,7 +40,7 @@ def verdict(made: CheckContext, id: str) -> str:
 
 
 def refuses(words: str, report: HardwareReport | None = None, **given: Any) -> bool:
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(QloraRunError, match=words):
         planned(report, **given)
     return True
 

@@ -1,5 +1,6 @@
 import math
 
+import msgspec
 import pytest
 from support.run_events import eval_event, falling, run_event, run_events, step_event
 from support.run_plans import run_plan
@@ -124,6 +125,33 @@ def test_a_loss_that_falls_from_guessing_and_stays_high_is_no_learning() -> None
     assert high.outcome == "unclear"
     assert "began at guessing" in high.evidence
     assert verdict_of(trained(*FALLING, evals=(LN_VOCAB + 0.8, 1.2)), PLAN).outcome == "learned"
+
+
+def test_a_base_that_is_surely_wrong_and_comes_down_is_not_called_damaged() -> None:
+    high = tuple(LN_VOCAB + 2 + 0.05 * (n % 7) for n in range(40))
+    bases: list[Event] = [eval_event(0, LN_VOCAB + 2, high), *(step_event(step, LN_VOCAB + 3) for step in range(1, 11))]
+    fell = tuple(loss - 0.5 for loss in high)
+    came_down = verdict_of(fold([run_event(10), *bases, eval_event(10, LN_VOCAB + 1.5, fell)]), PLAN)
+    assert came_down.outcome == "unclear"
+    assert "began at guessing" in came_down.evidence
+    stayed = verdict_of(fold([run_event(10), *bases, eval_event(10, LN_VOCAB + 2, high)]), PLAN)
+    assert (stayed.outcome, stayed.fix) == ("not learned", "another --model")
+    assert "untrained or damaged, or its tokenizer another's" in stayed.cause
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_few_steps_of_a_base_that_guesses_are_too_few_to_tell(steps: int) -> None:
+    few = verdict_of(trained(*[LN_VOCAB + 1] * steps, evals=(LN_VOCAB + 1, LN_VOCAB)), PLAN)
+    assert few.outcome == "unclear"
+    assert few.evidence.startswith(f"val loss {LN_VOCAB + 1:.2f} -> {LN_VOCAB:.2f}: "), "batches differ, rows do not"
+    assert "too few to tell" in few.evidence
+
+
+def test_a_single_step_that_the_warm_up_took_taught_nothing() -> None:
+    only = msgspec.structs.replace(step_event(1, 2.0), learning_rate=0.0)
+    verdict = verdict_of(fold([run_event(1), only]), PLAN)
+    assert (verdict.outcome, verdict.fix) == ("not learned", "--warmup-ratio 0, or more steps")
+    assert verdict_of(fold([run_event(2), only, step_event(2, 1.9)]), PLAN).outcome == "unclear"
 
 
 def test_too_few_steps_prove_nothing() -> None:

@@ -150,6 +150,7 @@ def test_a_base_that_was_exchanged_is_refused_by_name(named: str, here: Path, ca
         text = refused(capsys, *argv)
         assert named in text
         assert "--output" in text or argv[0] == "replay"
+        assert "qlora-run resume r" not in text, "that would be refused as well"
     if named == "tiny with other weights":  # an automatic restart plans nothing anew: the core looks, too
         assert process("r/plan.json", cwd=here, command=(sys.executable, "-m", "qlora_core")).returncode == 2
     assert {name: d for name, d in contents(here).items() if "r/" not in name} == {

@@ -10,11 +10,13 @@ import pytest
 from support.command_line import contents, leave_run
 from support.run_plans import run_plan
 
+from qlora_core.export.tokenizer_copy import NAMES, PATTERNS
 from qlora_profiles import codec
 from qlora_profiles.errors import UserError
 from qlora_profiles.file_lock import claimed
 from qlora_profiles.plan import Resolved, RunPlan
-from qlora_profiles.run_folder import CORE_RUNNING, RUNNING
+from qlora_profiles.run_folder import CORE_RUNNING, DIGESTS, RUNNING
+from qlora_run.commands.train import tell_finished
 from qlora_run.runs import folder as folder_module
 from qlora_run.runs.folder import (
     check_free,
@@ -29,6 +31,7 @@ from qlora_run.runs.folder import (
     with_full_paths,
     with_output,
 )
+from qlora_run.runs.own_files import WRITTEN
 
 
 @pytest.fixture(autouse=True)
@@ -129,10 +132,25 @@ def test_a_run_that_never_took_a_step_gives_way(here: Path) -> None:
 def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(here: Path) -> None:
     folder = leave_run(here / "r", to("r"))
     (folder / "mine.txt").write_text("x", encoding="utf-8")
-    (folder / "lora_adapter").mkdir()
-    (folder / "lora_adapter" / "adapter_model.safetensors").write_text("x", encoding="utf-8")
+    for name in ("lora_adapter", "final_model", "final_model.part", "best_adapter", "checkpoint-4"):
+        (folder / name).mkdir(exist_ok=True)
+        for pattern in {*WRITTEN, *NAMES, *PATTERNS} - {"additional_chat_templates"}:  # the last is a folder
+            inside = folder / name / pattern.replace("*", "x")
+            inside.parent.mkdir(exist_ok=True)
+            inside.write_text("x", encoding="utf-8")
+        (folder / name / DIGESTS).write_text("x", encoding="utf-8")
+    (folder / "checkpoint-mine").mkdir()
+    (folder / "checkpoint-mine" / "notes.txt").write_text("x", encoding="utf-8")
     assert claim(folder, to("r", overwrite=True)).state == "new"
-    assert [p.name for p in folder.iterdir()] == ["mine.txt"]
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-mine", "mine.txt"]
+
+
+def test_no_name_of_a_folder_steers_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leave_run(here / "\x1b[2J", to("\x1b[2J"))
+    tell_finished(Path("\x1b[2J"))
+    told = capsys.readouterr().err
+    assert told.startswith("\\x1b[2J: finished already, at step 4")
+    assert "\x1b" not in told
 
 
 def test_overwrite_refuses_before_it_deletes_anything(here: Path) -> None:
@@ -258,10 +276,18 @@ def test_a_mark_left_by_a_kill_holds_nothing(here: Path, mark: str) -> None:
 
 def test_a_folder_that_cannot_be_written(here: Path) -> None:
     (here / "file").write_text("x", encoding="utf-8")
-    for folder in (here / "file", here / "file" / "below"):
-        with pytest.raises(UserError, match="cannot be written") as caught, occupied(folder):
+    (here / "nowhere").symlink_to("gone")
+    (here / "elsewhere").mkdir()
+    (here / "linked").symlink_to("elsewhere")
+    said = {"file": "file is a file", "file/below/deep": "file is a file", "nowhere": "nowhere is a link that leads"}
+    for name, words in said.items():
+        with pytest.raises(UserError, match=f"--output {name}: {words}") as caught, occupied(here / name):
             pass
         assert caught.value.fix == "--output ANOTHER-FOLDER"
+        with pytest.raises(UserError, match=words):
+            check_free(here / name, to(name))
+        check_free(here / "linked", to("linked"))
+    assert (here / "file").read_text(encoding="utf-8") == "x"
 
 
 def test_a_stored_plan_is_found_from_any_folder(here: Path) -> None:

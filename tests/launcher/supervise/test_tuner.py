@@ -23,7 +23,7 @@ from qlora_run.machine.run_key import run_key
 from qlora_run.machine.selftest_results import Trial, remember
 from qlora_run.planner import as_measured, resolve
 from qlora_run.supervise.restarts import REASON
-from qlora_run.supervise.supervisor import run_core
+from qlora_run.supervise.supervisor import core_command, run_core
 from qlora_run.supervise.tuner import Tuner
 
 REPORT = card_report(24, packages={"bitsandbytes": "0.50.2", "torch": "2.13.0"})
@@ -244,3 +244,14 @@ def test_a_measurement_that_no_execution_can_meet_leaves_the_plan_alone(tmp_path
     plan = plan_in(tmp_path)
     event = measured(plan, 1.0, outside_bytes=int(1.9 * GIB), reserved_bytes=20_000 * GIB)
     assert json.loads(Tuner(tmp_path / "plan.json").answer(event)) == event.limits
+
+
+def test_a_folder_that_begins_with_a_dash_is_no_option_of_the_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("-supervised")
+    folder.mkdir()
+    plan_in(folder)
+    command = core_command(folder / "plan.json", Tuner(folder / "plan.json"))
+    assert command[:4] == [sys.executable, "-m", "qlora_core", str(tmp_path / folder / "plan.json")]

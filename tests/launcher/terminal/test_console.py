@@ -125,3 +125,16 @@ def test_our_signs_are_spelled_out_in_ascii() -> None:
     assert ASCII.spell("±0.2 · 5 × 3 ≥ 1 → “a” …") == '+/-0.2 | 5 x 3 >= 1 -> "a" ...'
     assert ASCII.spell("退款") == "退款"
     assert console_glyphs(make_console(stream("gbk"))) is ASCII
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"),
+    [("0", 80), ("000", 80), ("", 80), ("-5", 80), ("x", 80), ("1", 20), ("20", 20), ("132", 132), ("9" * 20, 1000)],
+)
+def test_a_width_that_no_line_can_have_is_not_taken(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    out = stream("utf-8")
+    console = make_console(out)
+    assert console.width == width
+    console.print("seen")
+    assert written(out) == "seen\n"

@@ -1,5 +1,6 @@
 import io
 import shlex
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -231,6 +232,8 @@ def test_runs_are_not_mixed_and_both_ways_on_are_offered() -> None:
         "Refusing to mix."
     )
     assert error.fix == 'qlora-run resume "runs/a b" (old settings)   or   --output runs/c'
+    stored = run_plan({"data": (str(Path("my.jsonl").absolute()),)})  # a plan on disk names it in full
+    assert "data (other content in my.jsonl)" in mixing_error(stored, run_plan(data=data), "a", 1, "b").message
 
 
 def test_a_finished_run_did_not_stop_and_cannot_be_gone_on_with() -> None:

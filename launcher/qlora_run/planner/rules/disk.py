@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from qlora_profiles.errors import UserError
+from qlora_profiles.errors import EnvironmentProblem
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.units import MIB, in_gib
 
@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def check_disk(free_bytes: int | None, model: ModelFacts, trained_params: int, value: Callable[[str], Any]) -> None:
-    """Raises: UserError when the output folder's disk is too small; names what would be small enough."""
+    """Raises EnvironmentProblem when the output folder's disk is too small; names what would be small enough."""
 
     def needed(changed: dict[str, Any]) -> int:
         return written_bytes(model, trained_params, lambda name: changed[name] if name in changed else value(name))
@@ -36,7 +36,7 @@ def check_disk(free_bytes: int | None, model: ModelFacts, trained_params: int, v
     if free_bytes is None or needed({}) <= free_bytes:
         return
     enough = [way for way, changed in WAYS.items() if needed(changed) <= free_bytes][:1]
-    raise UserError(
+    raise EnvironmentProblem(
         f"not enough disk: the run writes {in_gib(needed({}))}, {in_gib(free_bytes)} are free",
         " or ".join([*enough, "--output on another disk"]),
     )

@@ -8,7 +8,7 @@ from support.planning_facts import asking, card_report, cpu_report, data_of, giv
 
 from qlora_profiles.catalogue import load_profile
 from qlora_profiles.codec import from_json, to_json
-from qlora_profiles.errors import UserError
+from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.hardware import Disk
 from qlora_profiles.plan import Profile, Request, RunPlan, strongest
@@ -217,15 +217,15 @@ def test_checkpoints_that_are_quantised_already() -> None:
 
 def test_a_disk_that_is_too_small() -> None:
     report = card_report(24, disk=Disk(output_free_bytes=1 * GIB))
-    with pytest.raises(UserError, match="not enough disk: the run writes"):
+    with pytest.raises(EnvironmentProblem, match="not enough disk: the run writes"):
         resolve(report, asking(), MODEL, data_of())
     enough = card_report(24, disk=Disk(output_free_bytes=4 * GIB))
     resolve(enough, asking(), MODEL, data_of())
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(EnvironmentProblem) as caught:
         resolve(enough, asking(merge="yes"), MODEL, data_of())
     assert str(caught.value.fix) == "--merge no or --output on another disk"
     tight = card_report(24, disk=Disk(output_free_bytes=int(1.5 * GIB)))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(EnvironmentProblem) as caught:
         resolve(tight, asking(), MODEL, data_of())
     assert str(caught.value.fix).startswith("--save-total-limit 1")
     resolve(tight, asking(save_total_limit=1), MODEL, data_of())
