@@ -98,6 +98,8 @@ class Architecture(Struct, frozen=True, kw_only=True):
         routed: parts of tensors' names that say that not every token meets them, or that they choose who does.
         never_adapted: in a mixture, last names of layers that belong to experts and routers, or that PEFT takes for
             those and would adapt as a whole. There "all linear layers" are the others, those that every token meets.
+        left_alone: last names of layers whose weight alone is handed to a kernel: an adapter on one would be learned
+            and never computed, so PEFT refuses it.
         logit_scales: the config's names of what scales logits. Where one is set, only the model's own forward makes
             them.
         logit_cap: the config's name of a cap on logits (by tanh).
@@ -124,6 +126,7 @@ class Architecture(Struct, frozen=True, kw_only=True):
     expert_counts: tuple[str, ...] = ()
     routed: tuple[str, ...] = ("experts", "gate", "router", "shared_expert_gate")
     never_adapted: tuple[str, ...] = EXPERTS_AND_ROUTERS
+    left_alone: tuple[str, ...] = ()
     logit_scales: tuple[str, ...] = ()
     logit_cap: str | None = None
     template: str | None = None
@@ -229,6 +232,10 @@ UNKNOWN = Architecture(
     logit_cap="final_logit_softcapping",
 )
 """A family that is not listed: names as many families have them, and no claim that a wrong step could follow from."""
+RECURRENT = dict.fromkeys(
+    ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), replace(UNKNOWN, left_alone=("out_proj", "conv1d"))
+)
+"""Not listed, but for what PEFT (0.21, tuners_utils.py: ``_check_lora_target_modules_mamba``) refuses to adapt."""
 
 
 def architecture_of(*model_types: str) -> Architecture:
@@ -236,4 +243,5 @@ def architecture_of(*model_types: str) -> Architecture:
 
     A model that also sees or hears has two, its own and its text part's: the first that is listed counts.
     """
-    return next((ARCHITECTURES[each] for each in model_types if each in ARCHITECTURES), UNKNOWN)
+    known = ARCHITECTURES | RECURRENT
+    return next((known[each] for each in model_types if each in known), UNKNOWN)

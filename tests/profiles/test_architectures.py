@@ -339,3 +339,16 @@ def test_without_the_entry_it_is_planned_with_care(
     plan = resolve(card_report(packages=LIGER), asking(), facts, data_of())
     assert plan.execution["layer_kernels"].value == "plain"
     assert "made_up" in plan.execution["layer_kernels"].reason
+
+
+def test_layers_whose_weight_a_kernel_takes_get_no_adapter(tmp_path: Path) -> None:
+    sizes = {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 16}
+    folder = save_tiny_model(tmp_path / "m", "falcon_h1", **sizes)
+    planned = {
+        shape.name.rsplit(".", 1)[-1] for shape in discover_targets(read_model_facts(str(folder)), ["all-linear"])
+    }
+    adapted = add_adapters(tiny_model("falcon_h1", **sizes), Recipe(model="m", method="lora", max_length=64))
+    names = {name.rsplit(".", 2)[-2] for name, _ in adapted.named_modules() if name.endswith(".lora_A")}
+    assert names == planned
+    assert "in_proj" in names
+    assert "out_proj" not in names

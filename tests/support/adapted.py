@@ -49,3 +49,11 @@ def assert_same(got: tuple[float, torch.Tensor], expected: tuple[float, torch.Te
     assert got[1].shape == expected[1].shape
     assert expected[1].norm() > 1e-3
     assert float((got[1] - expected[1]).norm() / expected[1].norm()) < tolerance
+
+
+def difference(adapted: Any, merged: Any) -> float:
+    """Relative distance of two models' logits on a fixed row of tokens."""
+    ids = torch.arange(5, 37)[None] % adapted.config.get_text_config().vocab_size
+    with torch.inference_mode():
+        a, b = (m.eval()(input_ids=ids).logits.float() for m in (adapted, merged))
+    return float((a - b).norm() / a.norm())

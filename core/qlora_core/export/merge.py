@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qlora_core.data import ChatTokenizer
 from qlora_core.export.artifacts import BaseRecord, remove_own
 from qlora_core.export.model_config import CONFIG
 from qlora_core.export.model_folder import Base, save_model
-from qlora_core.export.readable import readable
+from qlora_core.export.readable import readable, saved_chat
 from qlora_core.export.sealed import check_whole, seal
 from qlora_core.export.tokenizer_copy import Trained, copy_tokenizer
 from qlora_profiles import codec, run_folder
@@ -52,7 +51,7 @@ def merge(
     """
     if (output / "config.json").exists():
         raise UserError(f"{output}: holds a model already", "--output ANOTHER-FOLDER")
-    record = read_record(adapter)
+    record, chat = read_record(adapter), saved_chat(adapter)
     loading: dict[str, Any] = {"cache": cache, "trust_remote_code": trust_remote_code}
     model = load_adapted(adapter, record, base, dtype=dtype, in_16_bits=True, **loading)
     if witness:
@@ -62,7 +61,7 @@ def merge(
         witness.merged(model)
     part = _empty_part(output, record)
     save_model(model, base_of(record, base, cache), part, adapter, record.stop_ids)
-    trained = Trained(ChatTokenizer.from_folder(adapter).template, record.stop_ids[0])
+    trained = Trained(chat.template, record.stop_ids[0])
     if fault := copy_tokenizer(adapter, part, trained, trust_remote_code=trust_remote_code):
         warn(f"{output}: {fault}")
     seal(part)

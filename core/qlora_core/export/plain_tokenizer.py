@@ -9,6 +9,8 @@ from qlora_core.data.chat.tokenizer_files import TokenizerFiles, read_json, read
 
 PLAIN_CLASS = "PreTrainedTokenizerFast"
 """Takes tokenizer.json as it is, in transformers 4 and 5."""
+OWN_CODE = "plain_tokenizer"
+"""Name of the Python file that hands transformers ``PLAIN_CLASS`` where it is told to run a folder's own code."""
 UNKNOWN_TO_OLDER = (None, "TokenizersBackend", "PythonBackend")
 TEXTS = (
     "Hello  world, 1234567.89 is it?",
@@ -22,7 +24,8 @@ TOKENS_TRIED = 64
 def read_alike(folder: Path, trust_remote_code: bool = False) -> str | None:
     """Let ``AutoTokenizer`` give the tokens of tokenizer.json: name another class where that helps.
 
-    transformers 5 builds parts of a tokenizer anew from the class that tokenizer_config.json names.
+    transformers 5 builds parts of a tokenizer anew from the class that tokenizer_config.json names. For some
+    architectures (Qwen 2) it takes their own class whatever is named, unless the folder has code of its own.
 
     Returns:
         What is still different, ``None`` if nothing is.
@@ -30,24 +33,49 @@ def read_alike(folder: Path, trust_remote_code: bool = False) -> str | None:
     path = folder / "tokenizer_config.json"
     config, files = read_json(path), read_tokenizer(folder)
     own_code = "auto_map" in config
-    if not own_code and (config.get("tokenizer_class") in UNKNOWN_TO_OLDER or _is_unknown(config["tokenizer_class"])):
+    if not own_code and _is_unknown(config.get("tokenizer_class")):
         config = _name_class(path, config)
     if _reads(folder, files, trust_remote_code):
         return None
     if not own_code or not trust_remote_code:
-        _name_class(path, config)
+        config = _name_class(path, config)
         if _reads(folder, files, trust_remote_code):
             return None
+    if not own_code and _reads_by_code(folder, config, files):
+        return None
     return f"AutoTokenizer does not give the tokens of tokenizer.json, which were trained on; {PLAIN_CLASS} does"
 
 
 def _name_class(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     named = config | {"tokenizer_class": PLAIN_CLASS}
-    path.write_text(json.dumps(named, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    _write(path, named)
     return named
 
 
-def _is_unknown(name: str) -> bool:
+def _write(path: Path, settings: dict[str, Any]) -> None:
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+def _reads_by_code(folder: Path, config: dict[str, Any], files: TokenizerFiles) -> bool:
+    """Name the class as code of the folder's own, if that helps: it is run by those alone who allow a folder's code.
+
+    Everybody else gets ``PLAIN_CLASS`` by its name, as transformers then forces none.
+    """
+    code, path = folder / f"{OWN_CODE}.py", folder / "tokenizer_config.json"
+    before = path.read_bytes()
+    _write(path, config | {"auto_map": {"AutoTokenizer": [None, f"{OWN_CODE}.{PLAIN_CLASS}"]}})
+    code.write_text(f"from transformers import {PLAIN_CLASS}  # noqa: F401\n", encoding="utf-8", newline="\n")
+    if _reads(folder, files, trust_remote_code=False):
+        return True
+    path.write_bytes(before)
+    code.unlink()
+    return False
+
+
+def _is_unknown(name: Any) -> bool:
+    """Whether transformers 4 knows no such class."""
+    if name in UNKNOWN_TO_OLDER or not isinstance(name, str):
+        return True
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     return tokenizer_class_from_name(name) is None and tokenizer_class_from_name(f"{name}Fast") is None

@@ -3,9 +3,27 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from qlora_core.data import ChatTokenizer
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError, first_line
 from qlora_profiles.machine_errors import problem_of
+
+ANOTHER_COPY = "a copy of the folder, or the run that wrote it once more"
+
+
+def saved_chat(folder: Path, **how: Any) -> ChatTokenizer:
+    """The tokenizer and template beside something trained; ``how`` as ``ChatTokenizer.from_folder``.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    try:
+        with readable(folder):
+            return ChatTokenizer.from_folder(folder, **how)
+    except UserError as error:
+        where = "" if str(folder) in error.message else f"{folder}: "
+        raise UserError(f"{where}{error.message}", ANOTHER_COPY) from error
 
 
 @contextmanager
@@ -26,4 +44,4 @@ def readable(folder: str | Path) -> Iterator[None]:
             raise problem from error
         name = type(error).__name__
         said = f"{folder}: cannot be loaded, its files are damaged ({name}: {first_line(error)[:160]})"
-        raise UserError(said, "a copy of the folder, or the run that wrote it once more") from error
+        raise UserError(said, ANOTHER_COPY) from error

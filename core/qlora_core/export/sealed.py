@@ -8,10 +8,21 @@ from qlora_profiles import codec
 from qlora_profiles.digests import digests_of, first_changed
 from qlora_profiles.durable import sync_tree
 from qlora_profiles.errors import UserError
-from qlora_profiles.run_folder import DIGESTS
+from qlora_profiles.run_folder import ADAPTER_CONFIG, BASE_RECORD, DIGESTS
 
-COUNTED = ("*.safetensors", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-"""Weights and tokenizer. Settings, templates and cards are for people to edit."""
+TEMPLATE = "chat_template.jinja"
+COUNTED = (
+    "*.safetensors",
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    ADAPTER_CONFIG,
+    BASE_RECORD,
+    TEMPLATE,
+)
+"""Weights, tokenizer, and what says how strongly an adapter acts and where answers end. A model's own settings and
+cards are for people to edit, and so is the template, which must be there."""
 
 
 class Digests(Struct, frozen=True, kw_only=True):
@@ -41,9 +52,14 @@ def check_whole(folder: Path, fix: str) -> None:
     if not record.is_file():
         return
     try:
-        changed = first_changed(folder, codec.load(record, Digests).files)
+        digests = codec.load(record, Digests).files
+        counted = {
+            name: digest for name, digest in digests.items() if name != TEMPLATE or not (folder / name).is_file()
+        }
+        changed = first_changed(folder, counted)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror or error})", fix) from error
     if changed is not None:
         own = f"{fix}   or, if you changed it yourself: delete {record}"
-        raise UserError(f"{folder / changed}: damaged since it was written", own)
+        what = "damaged" if (folder / changed).is_file() else "gone"
+        raise UserError(f"{folder / changed}: {what} since it was written", own)

@@ -7,7 +7,7 @@ from typing import Any
 from qlora_core.data import ChatTokenizer
 from qlora_core.export.artifacts import BaseRecord
 from qlora_core.export.merge import load_adapted, read_record
-from qlora_core.export.readable import readable
+from qlora_core.export.readable import readable, saved_chat
 from qlora_core.export.sealed import check_whole
 from qlora_core.session.ranks import SINGLE
 from qlora_profiles import codec
@@ -52,8 +52,7 @@ def load(job: ChatJob) -> ChatModel:
     folder = find(Path(job.target), job.merged)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     record, model = _load_adapter(folder, job) if is_adapter else _load_whole(folder, job)
-    with readable(folder):
-        chat = ChatTokenizer.from_folder(folder, asked_as=record.asked_as if record else "chat")
+    chat = saved_chat(folder, asked_as=record.asked_as if record else "chat")
     return ChatModel(
         model=model.eval(),
         chat=chat,

@@ -2,31 +2,27 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from qlora_core.data import ChatTokenizer
 from qlora_core.data.pipeline import TEMPLATE_DATE
-from qlora_core.export.merge import base_of, is_bitsandbytes, load_adapted, merge, read_record
+from qlora_core.export.merge import base_of, is_bitsandbytes, merge, read_record
 from qlora_core.export.merge_witness import MergeWitness, merged_folder
 from qlora_core.export.read_back import KeptRows, ReadBackJob, Reader, greeting, job_file, problem, row_for_weights
+from qlora_core.export.readable import saved_chat
 from qlora_core.jobs.command import run_command
 from qlora_profiles import codec, run_folder
-from qlora_profiles.errors import EnvironmentProblem
+from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.jobs import ChatJob, MergeJob
 from qlora_profiles.visible import visible
 
-TOLERANCE = 0.02
-"""Largest relative difference of logits: rounding the sum to 16 bits makes some."""
-
 
 def run_merge(job: MergeJob) -> None:
-    """Merge; then compare and answer if asked.
+    """Merge, compare, and answer if asked.
 
     Raises:
         UserError: as ``export.merge.merge``.
-        EnvironmentProblem: the merged model's logits are not the adapter's.
+        EnvironmentProblem: the merged model is not the adapted one, or could not be compared as ``validate`` asks.
     """
     target = Path(job.target)
     adapter = target / run_folder.ADAPTER if (target / run_folder.ADAPTER).is_dir() else target
@@ -39,11 +35,9 @@ def run_merge(job: MergeJob) -> None:
         merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=trust, witness=witness)
         print(visible(f"merged model: {output}"))
         _say_dequantised(adapter, job)
-        _read_back(reader, kept, witness, adapter, output, trust)
+        _read_back(reader, kept, witness, adapter, output, job)
     finally:
         reader.end()
-    if job.validate:
-        _validate(adapter, output, job)
     if job.test_prompt:
         from qlora_core.jobs.chat import chat
 
@@ -61,58 +55,41 @@ def _kept_rows(adapter: Path) -> KeptRows:
     """Rows that the adapter was trained on, as its run kept them; else one of our own."""
     file = adapter.parent / run_folder.READ_BACK_ROWS
     if file.is_file():
-        return codec.load(file, KeptRows)
-    chat = ChatTokenizer.from_folder(adapter, today=TEMPLATE_DATE)
+        try:
+            return codec.load(file, KeptRows)
+        except UserError as error:
+            raise UserError(error.message, f"delete {file}: the merge is then checked with a row of our own") from error
+    read_record(adapter)
+    chat = saved_chat(adapter, today=TEMPLATE_DATE)
     today = TEMPLATE_DATE if chat.tells_date else None
     return KeptRows(rows=greeting(chat), adapter_sums={}, stop_id=None, today=today)
 
 
 def _read_back(
-    reader: Reader, kept: KeptRows, witness: MergeWitness, adapter: Path, output: Path, trust_remote_code: bool
+    reader: Reader, kept: KeptRows, witness: MergeWitness, adapter: Path, output: Path, job: MergeJob
 ) -> None:
-    """Say that the merged model, as plain transformers loads it, is the adapted one. Raises EnvironmentProblem."""
+    """Say that the merged model, as plain transformers loads it, is the adapted one.
+
+    Raises:
+        EnvironmentProblem: it is not, or ``job.validate`` wants it known and its logits could not be compared.
+    """
     import torch
 
-    job = ReadBackJob(
+    asked = ReadBackJob(
         rows=kept.rows,
         folders=[merged_folder(output, witness, read_record(adapter).stop_ids)],
         stop_id=kept.stop_id,
         today=kept.today,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=job.trust_remote_code,
         threads=torch.get_num_threads(),
     )
-    found = reader.read(job, job_file(output.parent), known={output.name: witness.faults()})
+    found = reader.read(asked, job_file(output.parent), known={output.name: witness.faults()})
     if found is not None and found.state == "different":
         raise problem(found)
+    if job.validate and not (found and found.state == "same" and found.logits):
+        why = "; ".join(found.unchecked) if found else "interrupted"
+        raise EnvironmentProblem(f"{output}: written, but it could not be compared ({why})", "qlora-run doctor")
     print(f"checked: {found.words}" if found else "not checked")
-
-
-def _validate(adapter: Path, output: Path, job: MergeJob) -> None:
-    """Refuse a merged model whose logits are not the adapted model's."""
-    loading: dict[str, Any] = {"dtype": "auto", "trust_remote_code": job.trust_remote_code}
-    adapted = load_adapted(adapter, read_record(adapter), job.base, cache=job.cache, **loading)
-    apart = difference(adapted, _plain(output, loading))
-    if apart > TOLERANCE:
-        raise EnvironmentProblem(
-            f"{output}: its logits are {apart:.1%} from the adapter's; do not use it", "qlora-run doctor"
-        )
-    print(f"checked: logits differ by {apart:.2%} (rounding)")
-
-
-def difference(adapted: Any, merged: Any) -> float:
-    """Relative distance of two models' logits on a fixed row of tokens."""
-    import torch
-
-    ids = torch.arange(5, 37)[None] % adapted.config.get_text_config().vocab_size
-    with torch.inference_mode():
-        a, b = (m.eval()(input_ids=ids).logits.float() for m in (adapted, merged))
-    return float((a - b).norm() / a.norm())
-
-
-def _plain(folder: Path, loading: dict[str, Any]) -> Any:
-    from qlora_core.model.whole_weights import load_causal_lm
-
-    return load_causal_lm(str(folder), **loading)
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from qlora_core.export.read_back import Finding, Forward, ReadBackJob, SavedFolder, SavedRow
+from qlora_core.model.bitsandbytes import import_bitsandbytes
 
 Fault = str
 
@@ -235,6 +236,8 @@ def _import(adapter: bool) -> None:
     import transformers.models.auto.tokenization_auto  # noqa: F401
 
     if adapter:
+        with suppress(Exception):  # PEFT imports it, and it may be missing where nothing is quantised
+            import_bitsandbytes("cpu")
         import peft  # noqa: F401
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from qlora_core.model.watched_weights import WatchedWeights, counted
 from qlora_profiles.errors import UserError, first_line
-from qlora_profiles.run_folder import ADAPTER_WEIGHTS
+from qlora_profiles.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 WEIGHTS = (ADAPTER_WEIGHTS, "adapter_model.bin")
 TRAIN_AGAIN = "the adapter as it was saved, or one of another checkpoint"
@@ -23,30 +23,32 @@ def put_on(model: Any, folder: Path) -> Any:
 
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise UserError(f"{folder}: an adapter's config without its weights ({WEIGHTS[0]})", TRAIN_AGAIN)
+    file = folder / ADAPTER_CONFIG
     try:
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = True
         adapted = get_peft_model(model, config)
+        file = next(folder / name for name in WEIGHTS if (folder / name).is_file())
         found = adapted.load_adapter(str(folder), "default")
     except Exception as error:  # damaged json, headers, shapes: each is an error of another library
-        raise _explained(folder, error) from error
+        raise _explained(file, error) from error
     _check_names(folder, found)
     _check_numbers(folder, adapted)
     return adapted
 
 
-def _explained(folder: Path, error: Exception) -> Exception:
-    """One line for what PEFT and safetensors raise; memory that ran out stays what it is."""
+def _explained(file: Path, error: Exception) -> Exception:
+    """One line for what PEFT and safetensors raise of a file; memory that ran out stays what it is."""
     text = str(error)
     if isinstance(error, MemoryError | ImportError) or "out of memory" in text or "not enough memory" in text:
         return error
     if "size mismatch" in text:
         where = next((line.strip() for line in text.splitlines() if "size mismatch" in line), "")
         return UserError(
-            f"{folder}: the adapter is of a model of another shape ({where.split(' with ')[0]})",
+            f"{file}: the adapter is of a model of another shape ({where.split(' with ')[0]})",
             "--base MODEL, with the one that it is for",
         )
-    return UserError(f"{folder}: the adapter cannot be read ({type(error).__name__}: {first_line(error)})", TRAIN_AGAIN)
+    return UserError(f"{file}: the adapter cannot be read ({type(error).__name__}: {first_line(error)})", TRAIN_AGAIN)
 
 
 def _check_names(folder: Path, found: Any) -> None:

@@ -4,7 +4,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from qlora_core.model.parts import family_of
@@ -24,6 +24,18 @@ def counted(names: Sequence[str]) -> str:
 def of_other_senses(name: str, model: Any) -> bool:
     """Whether a weight belongs to a part that no text passes."""
     return any(part in name for part in (*family_of(model).beside_text, "multi_modal", "mtp"))
+
+
+def lets_nothing_through(name: str, model: Any) -> bool:
+    """Whether a weight of zeros is that of a norm which makes zeros of everything; in some families 0 stands for 1."""
+    import torch
+
+    with suppress(Exception), torch.no_grad():  # no module of this name, or one that takes more than one input
+        module = model.get_submodule(name.removesuffix(".weight"))
+        weight = module.weight
+        passed = torch.linspace(1, 2, weight.numel(), device=weight.device).to(weight.dtype)
+        return "Norm" in type(module).__name__ and not bool(module(passed[None]).any())
+    return False
 
 
 class WatchedWeights:
@@ -83,7 +95,7 @@ class WatchedWeights:
             raise UserError(f"{source}: {said}", "--compute-dtype bfloat16, or float32")
 
     def _check_zeros(self, source: str, model: Any) -> list[str]:
-        """Refuse an embedding or a layer of nothing but zeros; returns the other matrices that are."""
+        """Refuse an embedding, a layer or a last norm of nothing but zeros; returns what else is and should not be."""
         family = family_of(model)
         tables = tuple(f".{name}.weight" for name in (*family.embedding, *family.head))
         layers: dict[str, list[str]] = defaultdict(list)
@@ -92,11 +104,13 @@ class WatchedWeights:
             if found or f".{name}".endswith(tables):
                 layers[found["layer"] if found else name].append(name)
         zero = {name for names in layers.values() for name in names if self.ranges[name] == (0.0, 0.0)}
+        norms = [name for name, ends in self.ranges.items() if ends == (0.0, 0.0) and lets_nothing_through(name, model)]
         empty = sorted(layer for layer, names in layers.items() if zero.issuperset(names))
+        empty += [name for name in norms if not ANY_LAYER.match(name)]
         if empty:
             shown = ", ".join(empty[:SHOWN])
             raise UserError(f"{source}: the base itself is damaged: nothing but zeros in {shown}", AGAIN)
-        return sorted(name for name in zero if not name.endswith("bias"))
+        return sorted([*(name for name in zero if not name.endswith("bias")), *norms])
 
 
 @contextmanager

@@ -160,7 +160,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("seed", Annotated[int, Meta(ge=0)], "make sampling repeatable", *_CHATTING),
     _option("output", str, "folder of the merged model; else FOLDER/final_model", "merge", short="-o"),
     _option("dtype", Literal["bfloat16", "float16", "float32"], "number format of the merged model", "merge"),
-    _option("validate", bool, "load the merged model and compare its answers", "merge"),
+    _option("validate", bool, "fail, too, where the merged model cannot be compared with the adapter", "merge"),
     _option("test_prompt", str, "let the merged model answer this", "merge"),
     _option("trust_remote_code", bool, "run Python code that comes with the model", *_AFTER),
 )

@@ -19,7 +19,8 @@ def discover_targets(facts: ModelFacts, target_modules: Sequence[str]) -> list[L
         UserError: a name that no layer has; lists those that exist.
     """
     if ALL_LINEAR in target_modules:
-        others = architecture_of(facts.model_type).never_adapted if facts.experts_per_token else ()
+        family = architecture_of(facts.model_type)
+        others = (*family.left_alone, *(family.never_adapted if facts.experts_per_token else ()))
         return [shape for shape in facts.linears if short_name(shape) not in others]
     for name in target_modules:
         if not any(_named(shape, name) for shape in facts.linears):

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import save_tiny_model, tiny_model
+from support.models import CHATML, save_tiny_model, tiny_model
 
 from qlora_core.export.artifacts import BaseRecord
 from qlora_core.export.merge import load_adapted, merge, read_record
+from qlora_core.export.sealed import seal
 from qlora_core.inference.load import load
 from qlora_core.jobs.merge import run_merge
 from qlora_core.model.loading import explained
 from qlora_profiles import codec, run_folder
-from qlora_profiles.errors import UserError
+from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.jobs import ChatJob, MergeJob
 
 OWN_CODE = """
@@ -86,6 +87,46 @@ def test_a_base_with_code_of_its_own_is_merged_only_when_allowed(own_base: Path,
     run_merge(job)
     chat_model = load(ChatJob(target=str(tmp_path / "merged"), trust_remote_code=True))
     assert type(chat_model.model).__name__ == "OwnForCausalLM"
+
+
+DAMAGES: dict[str, tuple[str, bytes | None, str]] = {
+    "another scale": ("adapter_config.json", b"{}", r"adapter_config\.json: damaged since"),
+    "another end": ("base.json", b"{}", r"base\.json: damaged since"),
+    "no template": ("chat_template.jinja", None, r"chat_template\.jinja: gone since"),
+    "no text": ("chat_template.jinja", b"\x9e\xff", r"chat_template\.jinja  is not UTF-8"),
+    "half a template": ("chat_template.jinja", b"{% for m in messages %}{{ m", r"/a: the chat template cannot be read"),
+    "nested": ("tokenizer_config.json", b"[" * 20_000, r"tokenizer_config\.json  is not JSON"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_beside_an_adapter_is_named_before_anything_is_written(damage: str, base: Path, tmp_path: Path) -> None:
+    adapter = adapter_for(str(base), tmp_path / "a", base)
+    seal(adapter)
+    name, bad, said = DAMAGES[damage]
+    (adapter / name).unlink() if bad is None else (adapter / name).write_bytes(bad)
+    with pytest.raises(UserError, match=said) as caught:
+        merge(adapter, tmp_path / "merged")
+    assert caught.value.fix
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_template_that_somebody_changed_is_no_damage(base: Path, tmp_path: Path) -> None:
+    adapter = adapter_for(str(base), tmp_path / "a", base)
+    seal(adapter)
+    own = CHATML.replace("<|im_start|>", "<|im_start|> ")
+    (adapter / "chat_template.jinja").write_text(own, encoding="utf-8")
+    assert load(ChatJob(target=str(adapter))).chat.template == own
+
+
+def test_a_merge_to_be_validated_fails_where_nothing_can_be_compared(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = adapter_for(str(base), tmp_path / "a", base)
+    monkeypatch.setattr(sys, "executable", shutil.which("false") or sys.executable)  # a reader that dies at once
+    with pytest.raises(EnvironmentProblem, match=r"could not be compared \(merged: the reading process died"):
+        run_merge(MergeJob(target=str(adapter), output=str(tmp_path / "merged"), validate=True))
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
 def test_only_that_value_error_is_explained() -> None:

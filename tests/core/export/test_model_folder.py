@@ -143,11 +143,11 @@ def test_parts_of_a_base_that_nobody_loaded_are_in_the_model_too(tmp_path: Path)
 
 def test_a_base_published_in_4_bits_is_merged_into_what_the_adapter_was_trained_on(tmp_path: Path) -> None:
     from peft import LoraConfig, PeftModel, get_peft_model
+    from support.adapted import difference
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     from qlora_core.export.artifacts import BaseRecord
     from qlora_core.export.merge import merge
-    from qlora_core.jobs.merge import difference
     from qlora_profiles import codec
 
     whole, base = save_tiny_model(tmp_path / "tiny", "llama"), tmp_path / "tiny-bnb-4bit"

@@ -1,6 +1,7 @@
 """The base's tokenizer files beside what was trained: as they are, and read by plain transformers as in training."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,27 @@ def test_plain_transformers_gives_the_tokens_that_were_trained_on(
     assert not isinstance(settings(folder).get("extra_special_tokens"), list)  # transformers 4 fails on a list
     if kind == "space in front":
         assert settings(folder)["add_prefix_space"] is True  # which transformers 4 takes from here
+
+
+@pytest.mark.parametrize("kind", ["digits", "always"])
+def test_an_architecture_whose_class_transformers_forces_reads_its_own_tokens_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from transformers import AutoTokenizer, dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", list(sys.path))
+    raw = tokenizer_of(kind)
+    base = base_of(tmp_path / "base", raw, NAMED | {"tokenizer_class": "LlamaTokenizerFast"})
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "config.json").write_text('{"model_type": "qwen2"}', encoding="utf-8")
+    folder, _ = copied(base)
+    wanted = [raw.encode(text, add_special_tokens=False).ids for text in TEXTS]
+    for trusted in (False, True):
+        theirs = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trusted)
+        assert [theirs(text, add_special_tokens=False)["input_ids"] for text in TEXTS] == wanted
+    assert not list(base.glob("*.py"))
 
 
 def test_files_that_need_no_word_changed_are_equal_to_the_byte(tmp_path: Path) -> None:

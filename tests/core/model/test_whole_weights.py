@@ -105,6 +105,7 @@ VALUES = {
     "nan in a matrix": (_set(UP, float("nan")), rf"NaN in 1 weight \({UP}\)"),
     "infinite": (_set("model.embed_tokens.weight", float("-inf")), "infinite values in .*embed_tokens"),
     "zero layer": (_zero_layer, r"damaged: nothing but zeros in model\.layers\.1"),
+    "zero last norm": (lambda t: t["model.norm.weight"].zero_(), r"nothing but zeros in model\.norm\.weight"),
     "zero embedding": (
         lambda t: t["model.embed_tokens.weight"].zero_(),
         "nothing but zeros in .*embed_tokens",
@@ -145,12 +146,13 @@ def test_what_a_model_has_no_use_for_is_told(base: Path, tmp_path: Path) -> None
         tensors["mtp.layers.0.mlp.up_proj.weight"] = torch.zeros(128, 64)
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
         tensors["model.layers.0.mlp.down_proj.weight"].zero_()
+        tensors["model.layers.0.self_attn.q_norm.weight"].zero_()
 
     said: list[str] = []
     load_causal_lm(str(changed(base, tmp_path / "m", change)), said.append)
     assert [line.partition(": ")[2].partition(": put")[0] for line in said] == [
         "not used, for no part of this model: 1 weight (score.weight)",
-        "nothing but zeros in 1 weight (model.layers.0.mlp.down_proj.weight)",
+        "nothing but zeros in 2 weights (model.layers.0.mlp.down_proj.weight, model.layers.0.self_attn.q_norm.weight)",
     ]
 
 
@@ -217,7 +219,7 @@ def test_an_adapter_that_fits_computes_what_it_was_saved_with(adapter: Path, tmp
 def test_a_damaged_adapter_is_one_line(file: str, bad: bytes, adapter: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(adapter, tmp_path / "a"))
     (folder / file).write_bytes(bad)
-    with pytest.raises(UserError, match="the adapter cannot be read"):
+    with pytest.raises(UserError, match=f"{file}: the adapter cannot be read"):
         put_on(tiny_model("qwen3"), folder)
     (folder / ADAPTER_FILE).unlink()
     with pytest.raises(UserError, match="without its weights"):

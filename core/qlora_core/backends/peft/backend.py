@@ -172,16 +172,19 @@ def _leave_inputs_alone(layer: Any) -> None:
 
 
 def target_names(recipe: Recipe, model: Any) -> str | list[str]:
-    """PEFT's form of the target modules. All linear layers of a mixture of experts are those that every token meets."""
+    """PEFT's form of the target modules. All linear layers of a mixture of experts are those that every token meets;
+    layers that the family leaves alone are none of them."""
     import torch
 
     names = list(recipe.target_modules)
     if names != ["all-linear"]:
         return names
-    decoder = text_decoder(model)
-    if not any(".experts." in name for name, _ in decoder.named_parameters()):
+    decoder, family = text_decoder(model), family_of(model)
+    mixture = any(".experts." in name for name, _ in decoder.named_parameters())
+    if not mixture and not family.left_alone:
         return "all-linear"
+    others = (*family.left_alone, *(family.never_adapted if mixture else ()))
     linear = {
         name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)
     }
-    return sorted(linear.difference(family_of(model).never_adapted))
+    return sorted(linear.difference(others))

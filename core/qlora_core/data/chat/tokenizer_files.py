@@ -95,7 +95,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}  is not JSON: {error}", "copy or download the model again") from error
     return value if isinstance(value, dict) else {}
 
@@ -192,11 +192,18 @@ def _make_neutral(tokenizer: "Tokenizer") -> None:
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
 
 
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}  is not UTF-8: {error}", "copy or download the model again") from error
+
+
 def _template(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, str]:
     """The tokenizer's own chat template and the file it is in; a file of its own wins."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8"), file.name
+        return _text_of(file), file.name
     stored = config.get("chat_template")
     if isinstance(stored, list):
         stored = {entry.get("name"): entry.get("template") for entry in stored if isinstance(entry, Mapping)}
