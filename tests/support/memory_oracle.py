@@ -321,7 +321,7 @@ def _fake_model(
             return model
         model = add_adapters(model, Recipe(model="", method="lora", max_length=1, lora_dropout=dropout))
     if dropout:
-        key_dropout(model, 0, torch.device("cpu"), print).tokens = torch.zeros(1, dtype=torch.int32)
+        key_dropout(model, 0, torch.device("cpu"), print).rows = torch.zeros(4096, 1, dtype=torch.int32)
     if method in PRODUCTS:
         _quantise(model, method, fused)
     return model

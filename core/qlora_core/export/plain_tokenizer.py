@@ -11,6 +11,13 @@ PLAIN_CLASS = "PreTrainedTokenizerFast"
 """Takes tokenizer.json as it is, in transformers 4 and 5."""
 OWN_CODE = "plain_tokenizer"
 """Name of the Python file that hands transformers ``PLAIN_CLASS`` where it is told to run a folder's own code."""
+CODE = f"""import transformers
+
+
+class {PLAIN_CLASS}(transformers.{PLAIN_CLASS}):
+    pass
+"""
+"""A class of its own: transformers marks what it loads from a folder's code, and would mark its own class for good."""
 UNKNOWN_TO_OLDER = (None, "TokenizersBackend", "PythonBackend")
 TEXTS = (
     "Hello  world, 1234567.89 is it?",
@@ -64,7 +71,7 @@ def _reads_by_code(folder: Path, config: dict[str, Any], files: TokenizerFiles) 
     code, path = folder / f"{OWN_CODE}.py", folder / "tokenizer_config.json"
     before = path.read_bytes()
     _write(path, config | {"auto_map": {"AutoTokenizer": [None, f"{OWN_CODE}.{PLAIN_CLASS}"]}})
-    code.write_text(f"from transformers import {PLAIN_CLASS}  # noqa: F401\n", encoding="utf-8", newline="\n")
+    code.write_text(CODE, encoding="utf-8", newline="\n")
     if _reads(folder, files, trust_remote_code=False):
         return True
     path.write_bytes(before)

@@ -35,19 +35,29 @@ MOST_HASHED = {"cpu": 2**18, "cuda": 2**22}
 
 
 class Places:
-    """Where the tokens of the micro-batch in hand stand in a recipe of this ``seed``: one number a token."""
+    """Where the tokens of the micro-batch in hand stand in a recipe of this ``seed``: a number a token in each layer.
+
+    ``rows`` (layers x T) holds them, for all layers at once: each alone would be a dozen launches of tiny kernels.
+    """
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._seed, self._device = seed, device
-        self.tokens: Tensor | None = None
+        self._salts: list[int] = []
+        self.rows: Tensor | None = None
+
+    def layer(self, name: str) -> int:
+        """The place in ``rows`` of the layer of this name, which is known from now on."""
+        self._salts.append(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little", signed=True))
+        return len(self._salts) - 1
 
     def at(self, packed: Packed) -> None:
         """Look at another micro-batch. Without places in a step, as when something is only tried, nothing is known."""
-        if packed.places:
-            numbers = _token_numbers(self._seed, packed.step, packed.places, packed.lengths)
-            self.tokens = torch.from_numpy(numbers).to(self._device)
-        else:
-            self.tokens = None
+        if not packed.places:
+            self.rows = None
+            return
+        numbers = _token_numbers(self._seed, packed.step, packed.places, packed.lengths)
+        salts = torch.tensor(self._salts, dtype=torch.int32, device=self._device)
+        self.rows = lowbias(salts[:, None] + torch.from_numpy(numbers).to(self._device))
 
 
 def _token_numbers(seed: int, step: int, places: tuple[int, ...], lengths: tuple[int, ...]) -> NDArray[np.int32]:
@@ -126,19 +136,17 @@ class KeyedDropout(nn.Module):
         super().__init__()
         self.p = share
         self._places, self._how = places, how
-        self._salt = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little", signed=True)
+        self._layer = places.layer(name)
 
     def forward(self, x: Tensor) -> Tensor:
         """The values, some of them zero while training."""
         if not self.training or self.p == 0.0:
             return x
-        tokens = self._places.tokens
-        if tokens is None:
+        if self._places.rows is None:
             return nn.functional.dropout(x, self.p)
-        flat = x.reshape(-1, x.shape[-1])
-        if len(flat) != len(tokens):
-            tokens = torch.arange(len(flat), dtype=torch.int32, device=x.device) * GOLDEN + tokens[0]
-        rows = lowbias(tokens + self._salt)
+        flat, rows = x.reshape(-1, x.shape[-1]), self._places.rows[self._layer]
+        if len(flat) != len(rows):
+            rows = lowbias(torch.arange(len(flat), dtype=torch.int32, device=x.device) * GOLDEN + rows[0])
         dropped: Tensor = _Dropped.apply(flat, rows, self.p, self._how)  # type: ignore[no-untyped-call]
         return dropped.view(x.shape)
 

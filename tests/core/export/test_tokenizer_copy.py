@@ -132,7 +132,7 @@ def test_plain_transformers_gives_the_tokens_that_were_trained_on(
 def test_an_architecture_whose_class_transformers_forces_reads_its_own_tokens_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    from transformers import AutoTokenizer, dynamic_module_utils
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast, dynamic_module_utils
 
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("sys.path", list(sys.path))
@@ -146,6 +146,8 @@ def test_an_architecture_whose_class_transformers_forces_reads_its_own_tokens_to
     for trusted in (False, True):
         theirs = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trusted)
         assert [theirs(text, add_special_tokens=False)["input_ids"] for text in TEXTS] == wanted
+        theirs.save_pretrained(str(tmp_path / f"again-{trusted}"))
+    assert PreTrainedTokenizerFast._auto_class is None  # transformers' own class is not marked
     assert not list(base.glob("*.py"))
 
 

@@ -57,11 +57,9 @@ def test_the_share_of_zeros_is_the_one_asked_for_and_nothing_repeats() -> None:
 
 def test_what_stays_is_scaled_and_gradients_go_the_same_way() -> None:
     places = Places(3, CPU)
-    places.at(placed((0, 1)))
-    assert places.tokens is not None
     layer = KeyedDropout(SHARE, places, "layer").train()
-    tokens = len(places.tokens)
-    x = torch.randn(1, tokens, 64, requires_grad=True)
+    places.at(placed((0, 1)))
+    x = torch.randn(1, 12, 64, requires_grad=True)
     out = layer(x)
     stays = out != 0
     assert torch.equal(out[stays], (x * (1 / (1 - SHARE)))[stays])
@@ -73,9 +71,9 @@ def test_what_stays_is_scaled_and_gradients_go_the_same_way() -> None:
 def test_numbers_differ_by_seed_step_place_position_and_layer() -> None:
     def of(seed: int = 3, places: tuple[int, ...] = (0, 1), step: int = 1, name: str = "a") -> torch.Tensor:
         held = Places(seed, CPU)
+        layer = KeyedDropout(SHARE, held, name).train()
         held.at(placed(places, step))
-        assert held.tokens is not None
-        dropped: torch.Tensor = KeyedDropout(SHARE, held, name).train()(torch.ones(len(held.tokens), 64))
+        dropped: torch.Tensor = layer(torch.ones(12, 64))
         return dropped
 
     first = of()
@@ -88,9 +86,10 @@ def test_numbers_differ_by_seed_step_place_position_and_layer() -> None:
 def test_a_row_drops_the_same_wherever_it_lies_in_a_micro_batch() -> None:
     def of(places: tuple[int, ...], lengths: tuple[int, ...]) -> torch.Tensor:
         held = Places(3, CPU)
+        held.layer("a")
         held.at(placed(places, lengths=lengths))
-        assert held.tokens is not None
-        return held.tokens
+        assert held.rows is not None
+        return held.rows[0]
 
     whole = of((0, 1, 2), (5, 7, 3))
     assert torch.equal(of((2, 0), (3, 5)), torch.cat([whole[12:], whole[:5]]))

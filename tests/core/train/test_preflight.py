@@ -149,10 +149,10 @@ def test_a_run_does_not_grow_back_to_what_did_not_fit(
         def answer(self, patience_seconds: float) -> str | None:
             return json.dumps(asdict(seen[0].limits)) if supervised else None
 
-    def tight(self: StepRunner, examples: Any, loss: Any, token_budget: int) -> Any:
+    def tight(self: StepRunner, examples: Any, loss: Any, token_budget: int, step: int) -> Any:
         if token_budget >= 256:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return compute(self, examples, loss, token_budget)
+        return compute(self, examples, loss, token_budget, step)
 
     def begun(self: RunningExecution) -> None:
         seen.append(self)
