@@ -132,7 +132,7 @@ class Resolved(Struct, frozen=True, forbid_unknown_fields=True):
 class RunPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole truth of a run: the core needs nothing else.
 
-    ``runner_up`` is the best execution that was not taken, and why not; ``recipe_name`` the prepared recipe that was named.
+    ``runner_up`` is the best execution that was not taken, and why not; ``recipe_name`` the prepared recipe.
     """
 
     schema: Literal[1] = 1

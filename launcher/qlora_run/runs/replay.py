@@ -65,7 +65,7 @@ def _is_there(name: str, value: Any) -> bool:
 
 
 def held(resolved: Mapping[str, Resolved]) -> dict[str, Given]:
-    """Values of a plan to be kept, by whom they were decided; a profile or recipe that decided one is not asked again."""
+    """Values of a plan to be kept, by whom they were decided; no profile or recipe is asked again."""
     return {name: _held(name, r) for name, r in resolved.items()}
 
 
