@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from rich.cells import cell_len
 
 from qlora_profiles.errors import UserError
 from qlora_profiles.own_files import own_folder
@@ -163,7 +164,8 @@ def test_each_recipe_says_what_it_is_in_two_languages(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.about.isascii()
-    assert len(recipe.about) <= 90
+    assert cell_len(f"  {recipe.about}") <= 80
+    assert cell_len(f"  {recipe.about_zh}") <= 80
     assert any("\u4e00" <= letter <= "\u9fff" for letter in recipe.about_zh)
     recipe.about_zh.encode("gbk")
     assert recipe.source.isascii()

@@ -80,6 +80,7 @@ def test_what_is_unknown_is_told_in_one_line(here: Path, capsys: Caught) -> None
     assert "did you mean gemma3-4b-belle?" in refused(capsys, "--recipe", "gemma-4b-belle")
     assert "did you mean gemma3-4b-belle?" in refused(capsys, "recipes", "show", "gemma-4b-belle")
     assert "-> --profile windows-12gb" in refused(capsys, "--recipe", "windows-12gb")
+    assert "-> --recipe gemma3-4b-belle" in refused(capsys, "--profile", "gemma3-4b-belle")
     assert "recipes show NAME" in refused(capsys, "recipes", "keep", "mine")
     assert "it belongs to qlora-run train" in refused(capsys, "demo", *BELLE)
     folder = here.parent / "settings" / "recipes"
@@ -187,6 +188,9 @@ def test_a_run_of_a_recipe_is_saved_as_a_recipe(here: Path, capsys: Caught) -> N
     assert "yours, in " in said(capsys, "recipes")
     again = planned(capsys, "--recipe", "mine", "--output", "other")
     assert again.recipe_digest() == plan.recipe_digest()
+    replayed = codec.from_json(said(capsys, "replay", "out", "--dry-run", "--json"), RunPlan, "out")
+    assert replayed.recipe_digest() == plan.recipe_digest()
+    assert (replayed.recipe["lora_alpha"].source, replayed.recipe_name) == ("config", None)
     assert "--yes replaces it" in refused(capsys, "recipes", "save", "mine", "--from", "out")
 
 
