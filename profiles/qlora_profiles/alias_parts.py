@@ -50,7 +50,8 @@ def _examples_per_step(parts: Mapping[str, Given]) -> _Whole:
     rows = batch.value if batch else ASSUMED_BATCH
     assumed = ACCUMULATION_OF.get(batch.written.name if batch else "", ASSUMED_ACCUMULATION)
     times = accumulation.value if accumulation else assumed
-    reason = f"your batch {rows} x accumulation {times}"
+    whose = "the recipe's" if {part.source for part in parts.values()} == {"recipe"} else "your"
+    reason = f"{whose} batch {rows} x accumulation {times}"
     alone = batch or accumulation
     if alone is None or (batch and accumulation):
         return _Whole(rows * times, reason)

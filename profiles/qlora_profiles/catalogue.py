@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
-from qlora_profiles.own_profiles import load_own, own_names, save_own
+from qlora_profiles.own_files import own_names, read_own, save_own
 from qlora_profiles.plan import Profile
-from qlora_profiles.profile_file import read_profile
+from qlora_profiles.profile_file import read_profile, write_profile
 from qlora_profiles.settings import FIRST_CARD
 from qlora_profiles.suggest import hint
 from qlora_profiles.units import GIB
@@ -52,10 +52,10 @@ def load_profile(name: str, extended_by: tuple[str, ...] = ()) -> Profile:
         raise UserError(f"profile {name}: extends itself ({' -> '.join((*extended_by, name))})", "remove one extends")
     if name in profile_names():
         return _shipped(name)
-    if name not in own_names():
-        known = (*profile_names(), *own_names())
+    if name not in own_names("profile"):
+        known = (*profile_names(), *own_names("profile"))
         raise UserError(f"unknown profile {name}{hint(name, known)}", f"one of {', '.join(known)}")
-    return load_own(name, lambda base: load_profile(base, (*extended_by, name)))
+    return read_profile(read_own("profile", name), name, lambda base: load_profile(base, (*extended_by, name)))
 
 
 @cache
@@ -67,7 +67,7 @@ def save_profile(profile: Profile, *, replace: bool = False) -> Path:
     """Store a person's profile. Raises UserError for a name that is shipped, or as ``save_own``."""
     if profile.name in profile_names():
         raise UserError(f"profile {profile.name}: one that comes with the program is called that", "another name")
-    return save_own(profile, replace=replace)
+    return save_own("profile", profile.name, write_profile(profile), replace=replace)
 
 
 def check_profile(profile: Profile, report: HardwareReport, devices: Sequence[int] = FIRST_CARD) -> list[Difference]:

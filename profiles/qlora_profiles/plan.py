@@ -1,7 +1,7 @@
 """The values that flow from what a person wrote to a run: Written, Given, Request, Resolved, RunPlan. All frozen.
 
 Every resolved setting says where it comes from; later sources win:
-default < probe / tuner < profile < config file < command line.
+default < probe / tuner < profile < recipe < config file < command line.
 """
 
 import hashlib
@@ -18,10 +18,15 @@ from qlora_profiles.hardware import Gpu, HardwareReport
 from qlora_profiles.registry import lookup
 from qlora_profiles.settings import Execution, Recipe, Run
 
-Source = Literal["default", "probe", "tuner", "data", "profile", "config", "cli"]
-PERSON: tuple[Source, ...] = ("profile", "config", "cli")
+Source = Literal["default", "probe", "tuner", "data", "profile", "recipe", "config", "cli"]
+PERSON: tuple[Source, ...] = ("profile", "recipe", "config", "cli")
 """Sources that are somebody's decision: such a value is kept or refused, never changed."""
-WHY_GIVEN = {"cli": "you asked for it", "config": "your config file says so", "profile": "the profile says so"}
+WHY_GIVEN = {
+    "cli": "you asked for it",
+    "config": "your config file says so",
+    "recipe": "the recipe says so",
+    "profile": "the profile says so",
+}
 
 S = TypeVar("S")
 
@@ -83,11 +88,13 @@ class Given(Struct, frozen=True, kw_only=True):
 class Request(Struct, frozen=True, kw_only=True):
     """Everything given, merged: of each setting what counts, never ``None`` where that leaves it to the planner.
 
-    The values of ``profile`` are among them; it is kept to be compared with the machine.
+    The values of ``profile`` are among them; it is kept to be compared with the machine. So are those of the prepared
+    recipe called ``recipe_name``.
     """
 
     given: dict[str, Given] = field(default_factory=dict)
     profile: Profile | None = None
+    recipe_name: str | None = None
     notes: tuple[str, ...] = ()
 
     def value(self, name: str, otherwise: Any = None) -> Any:
@@ -125,7 +132,7 @@ class Resolved(Struct, frozen=True, forbid_unknown_fields=True):
 class RunPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole truth of a run: the core needs nothing else.
 
-    ``runner_up`` is the best execution that was not taken, and why not.
+    ``runner_up`` is the best execution that was not taken, and why not; ``recipe_name`` the prepared recipe.
     """
 
     schema: Literal[1] = 1
@@ -138,6 +145,7 @@ class RunPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     memory: MemoryEstimate
     time: TimeEstimate
     profile: str | None = None
+    recipe_name: str | None = None
     runner_up: str | None = None
     notes: tuple[str, ...] = ()
 

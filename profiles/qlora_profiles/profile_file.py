@@ -7,10 +7,10 @@ import msgspec
 from msgspec import Struct
 
 from qlora_profiles.codec import explain
-from qlora_profiles.errors import UserError, first_line
+from qlora_profiles.errors import UserError
 from qlora_profiles.plan import MachineClass, Profile
 from qlora_profiles.registry import lookup, parse
-from qlora_profiles.small_file import check_levels
+from qlora_profiles.yaml_text import read_yaml
 
 Loader = Callable[[str], Profile]
 
@@ -38,15 +38,7 @@ def read_profile(text: str, name: str, load: Loader | None = None) -> Profile:
     Raises:
         UserError: not YAML, an unknown key or setting, or a value that its setting does not allow.
     """
-    import yaml
-
-    check_levels(text, f"profile {name}")
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise UserError(f"profile {name}: anchors and aliases are not read", "every value where it belongs")
-        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter of values like a 99th month
-        raise UserError(f"profile {name}: not YAML ({first_line(error)})") from error
+    found = read_yaml(text, f"profile {name}")
     kind: type[_File | _Extension] = _Extension if isinstance(found, dict) and "extends" in found and load else _File
     try:
         written: _File | _Extension = msgspec.convert(found, kind)

@@ -27,6 +27,8 @@ COMMANDS = {
     "version": (["version"], 0),
     "profiles": (["profiles"], 0),
     "profile": (["profiles", "show", "linux-12gb"], 0),
+    "recipes": (["recipes"], 0),
+    "recipe": (["plan", "--recipe", "gemma3-4b-belle", *BOTH], 0),
     "plan": (["plan", *BOTH], 0),
     "plan without anything": (["plan"], 0),
     "plan as json": (["plan", *BOTH, "--json"], 0),

@@ -9,7 +9,7 @@ import pytest
 from qlora_profiles.catalogue import load_profile, nearest_profile, profile_names, save_profile
 from qlora_profiles.errors import EnvironmentProblem, UserError
 from qlora_profiles.machines import load_machine
-from qlora_profiles.own_profiles import own_folder, own_names
+from qlora_profiles.own_files import own_folder, own_names
 from qlora_profiles.places import config_folder
 from qlora_profiles.plan import MachineClass, Profile
 
@@ -36,10 +36,10 @@ MINE = Profile(
 
 
 def test_what_is_saved_is_read_back(folder: Path) -> None:
-    assert own_names() == ()
+    assert own_names("profile") == ()
     path = save_profile(MINE)
     assert path == folder / "mine.yaml"
-    assert own_names() == ("mine",)
+    assert own_names("profile") == ("mine",)
     assert load_profile("mine") == MINE
     assert [file.name for file in folder.iterdir()] == ["mine.yaml"]
 
@@ -135,12 +135,12 @@ def test_a_folder_that_cannot_be_written(folder: Path) -> None:
 def test_a_file_in_the_way_of_the_folder(folder: Path) -> None:
     folder.parent.mkdir()
     folder.write_text("x", encoding="utf-8")
-    assert own_names() == ()
+    assert own_names("profile") == ()
     with pytest.raises(EnvironmentProblem, match=r"mine\.yaml"):
         save_profile(MINE)
 
 
 def test_where_they_lie_without_a_wish(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert own_folder() == config_folder("profiles")
+    assert own_folder("profile") == config_folder("profiles")
     monkeypatch.delenv("QLORA_RUN_CONFIG")
     assert "qlora-run" in str(config_folder("profiles"))

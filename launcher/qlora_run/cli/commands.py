@@ -71,6 +71,11 @@ _COMMANDS = (
         usage="[show NAME | save NAME --from FOLDER]",
     ),
     CommandSpec(
+        name="recipes",
+        about="prepared recipes (what is learned) and your own; show or save one",
+        usage="[list | show NAME | save NAME --from FOLDER]",
+    ),
+    CommandSpec(
         name="resume",
         about="go on with a run that was stopped",
         usage="FOLDER [execution and run settings]",
@@ -132,19 +137,25 @@ _AFTER = ("chat", "infer", "merge")
 OPTIONS: tuple[Option, ...] = (
     _option("auto", bool, "work out every setting that is not given", "train", "plan"),
     _option("profile", str, "start from a prepared profile", *_PLANNING),
+    _option(
+        "recipe",
+        str,
+        "start from a prepared recipe; stronger than --profile, weaker than a config file and every option",
+        *("train", "doctor", "plan"),
+    ),
     _option("config", str, "read settings from a .yaml or .json file", *_PLANNING),
     _option("as", str, "plan for another machine: a profile's name or a saved report", "train", "doctor", "plan"),
-    _option("from", str, "a plan.json or a run's folder: to compare with, or to save as a profile", "plan", "profiles"),
+    _option("from", str, "a plan.json or a run's folder: to compare with, or to save", "plan", "profiles", "recipes"),
     _option("dry_run", bool, "plan, write nothing and train nothing", "train", "demo", "resume", "replay"),
-    _option("yes", bool, "do not ask", *_RUNNING, "merge", "profiles"),
+    _option("yes", bool, "do not ask", *_RUNNING, "merge", "profiles", "recipes"),
     _option("full", bool, "every setting of the plan", "plan"),
     _option("quick", bool, "look only: try nothing, ask no network", "doctor"),
     _option("fix", bool, "print the fixes as a script for this system", "doctor"),
     _option("apply", bool, "with --fix: run those that change this Python environment alone", "doctor"),
     _option("report", str, "write a file for a bug report, without anything private", "doctor"),
-    _option("json", bool, "print JSON instead of text", *_PLANNING, "profiles", "resume", "replay"),
-    _option("show", str, "a profile in full", "profiles"),
-    _option("save", str, "keep a plan as a profile of this name", "profiles"),
+    _option("json", bool, "print JSON instead of text", *_PLANNING, "profiles", "recipes", "resume", "replay"),
+    _option("show", str, "one in full", "profiles", "recipes"),
+    _option("save", str, "keep a plan under this name", "profiles", "recipes"),
     _option("topic", str, "what to explain", "help"),
     _option("folder", str, "folder of the run", "resume", "replay"),
     _option("adapter", str, "folder of a run, or of an adapter", *_AFTER),
@@ -164,7 +175,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("test_prompt", str, "let the merged model answer this", "merge"),
     _option("trust_remote_code", bool, "run Python code that comes with the model", *_AFTER),
 )
-CONFIG_OPTIONS = ("profile", "auto", "as", "yes")
+CONFIG_OPTIONS = ("profile", "recipe", "auto", "as", "yes")
 """Options that a config file may hold too."""
 
 SHORT_SETTINGS = {"output": "-o"}

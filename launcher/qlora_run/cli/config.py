@@ -100,7 +100,7 @@ class _Reader:
             UserError: an unknown or repeated key, or a value that is no text, number or list; with the line.
         """
         for key, node in self._items(root, "a config file"):
-            if key.value not in SECTIONS:
+            if key.value not in SECTIONS or _names_an_option(key, node):
                 yield self._written(key, node, None)
             elif not _is_null(node):
                 for inner, leaf in self._items(node, f"section {key.value}"):
@@ -160,6 +160,11 @@ class _Reader:
 
     def _error(self, node: yaml.Node, message: str) -> UserError:
         return UserError(located(self._place(node), message))
+
+
+def _names_an_option(key: yaml.ScalarNode, node: yaml.Node) -> bool:
+    """``recipe: NAME`` is an option, ``recipe:`` with names below it a section."""
+    return key.value in CONFIG_OPTIONS and isinstance(node, yaml.ScalarNode) and not _is_null(node)
 
 
 def _is_null(node: yaml.Node) -> bool:

@@ -5,8 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qlora_run.cli.markdown import compatibility_markdown, settings_markdown
+from qlora_run.cli.recipe_page import recipes_markdown
 
-PAGES = {"settings.md": settings_markdown, "compatibility.md": compatibility_markdown}
+PAGES = {
+    "settings.md": settings_markdown,
+    "compatibility.md": compatibility_markdown,
+    "recipes.md": recipes_markdown,
+}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -39,11 +39,13 @@ when it has trained
 options
   --model M        a folder or a hub id        --data F    .jsonl .json .csv ...
   --output FOLDER  where the run goes          --config F  settings from a file
-  --profile NAME   a prepared set of settings  --as NAME   for another machine
+  --profile NAME   prepared for a machine      --recipe NAME  prepared learning
+  --as NAME        plan for another machine
   --dry-run        write and train nothing     --json --yes for scripts
 
 more
-  qlora-run profiles [show|save NAME]     the prepared profiles, and yours
+  qlora-run profiles [show|save NAME]     prepared for machines, and yours
+  qlora-run recipes [show|save NAME]      prepared recipes, and yours
   qlora-run help SETTINGS                 every setting, with its default
   qlora-run help NAME                     one setting, group or command
 Options of other training scripts are understood: docs/compatibility.md"""

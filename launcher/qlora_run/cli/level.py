@@ -1,4 +1,4 @@
-"""Levels of settings (a profile, a config file, the command line) read as typed values and merged, each exactly once.
+"""Levels of settings (profile, recipe, config file, command line) read as typed values and merged, each exactly once.
 
 Own and foreign names are taken together here, so this is where two of them are found to contradict each other.
 """

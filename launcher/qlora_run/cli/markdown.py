@@ -16,8 +16,9 @@ MADE = "<!-- Made by `python -m qlora_run.cli.docs`; change the definitions, not
 
 SETTINGS_INTRO = f"""\
 Every setting can be given on the command line (`--lora-r 32` or `--lora_r 32`), in a config file (`lora_r: 32`) or in
-a profile. What is given later wins: default, profile, config file, command line. A default of "worked out" depends
-on the machine, the model and the data; `qlora-run plan` shows the value and why. `auto` hands such a setting back.
+a profile or a recipe. What is given later wins: default, profile, recipe, config file, command line. A default of
+"worked out" depends on the machine, the model and the data; `qlora-run plan` shows the value and why. `auto` hands such
+a setting back.
 
 - A config file is YAML or JSON, read with `--config FILE`; `{FOUND_NAME}` in the working folder is read without
   being named. It may also hold {", ".join(f"`{name}`" for name in CONFIG_OPTIONS)}.
@@ -92,9 +93,9 @@ def settings_markdown() -> str:
     for scope, about in SCOPES.items():
         parts.append(f"## {scope.capitalize()}: {about}")
         for group, found in by_group(scope).items():
-            parts += [f"### {group.capitalize()}", _table(_SETTING_HEAD, map(_setting_row, found))]
-    parts += ["## What may change in mid-run", RUNGS_INTRO, _table(_RUNG_HEAD, _rung_rows())]
-    parts += ["## Options that are no settings", _table(("option", "of", "what it does"), _option_rows())]
+            parts += [f"### {group.capitalize()}", table(_SETTING_HEAD, map(_setting_row, found))]
+    parts += ["## What may change in mid-run", RUNGS_INTRO, table(_RUNG_HEAD, _rung_rows())]
+    parts += ["## Options that are no settings", table(("option", "of", "what it does"), _option_rows())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -103,9 +104,9 @@ def compatibility_markdown() -> str:
     parts = [MADE, "# Names of other scripts", COMPATIBILITY_INTRO, "## Sections of config files", _sections()]
     for title, where in (("Training", "train"), ("chat and infer", "infer"), ("merge", "merge")):
         rows = [row for row in ROWS if where in row.where]
-        parts += [f"## {title}", _table(("name", "read as", "note"), _alias_rows(rows))]
+        parts += [f"## {title}", table(("name", "read as", "note"), _alias_rows(rows))]
     head = ("setting", "often elsewhere", "here", "why")
-    parts += ["## Defaults that differ", UNREAD, _table(head, map(_difference_row, DIFFERENCES))]
+    parts += ["## Defaults that differ", UNREAD, table(head, map(_difference_row, DIFFERENCES))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -163,6 +164,7 @@ def _sections() -> str:
     return f"Keys may stand at the top of a file or in a section called\n\n{lines}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

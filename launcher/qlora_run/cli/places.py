@@ -48,11 +48,13 @@ def _merge(spec: CommandSpec, words: list[str]) -> list[Pair]:
     return list(zip(("--base", "--adapter", "--output", "--dtype", "--validate"), words, strict=False))
 
 
-def _profiles(spec: CommandSpec, words: list[str]) -> list[Pair]:
-    """Nothing, ``show NAME``, or ``save NAME``."""
-    if words and (words[0] not in ("show", "save") or len(words) != 2):
-        raise UserError(f"profiles: unexpected word {words[-1]}", "qlora-run profiles show NAME, or save NAME")
-    return [(f"--{words[0]}", words[1])] if words else []
+def _catalogue(spec: CommandSpec, words: list[str]) -> list[Pair]:
+    """Nothing or ``list``, ``show NAME``, or ``save NAME``."""
+    if words in ([], ["list"]):
+        return []
+    if words[0] not in ("show", "save") or len(words) != 2:
+        raise UserError(f"{spec.name}: unexpected word {words[-1]}", f"qlora-run {spec.name} show NAME, or save NAME")
+    return [(f"--{words[0]}", words[1])]
 
 
 def _one(option: str) -> Callable[[CommandSpec, list[str]], list[Pair]]:
@@ -66,7 +68,8 @@ def _one(option: str) -> Callable[[CommandSpec, list[str]], list[Pair]]:
 _POSITIONALS: dict[str, Callable[[CommandSpec, list[str]], list[Pair]]] = {
     "train": _train,
     "merge": _merge,
-    "profiles": _profiles,
+    "profiles": _catalogue,
+    "recipes": _catalogue,
     "chat": _one("--adapter"),
     "infer": _one("--adapter"),
     "resume": _one("--folder"),

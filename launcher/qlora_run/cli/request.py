@@ -1,12 +1,14 @@
-"""Profile, config file and command line, merged into one ``Request``, here and nowhere else: later ones win."""
+"""Profile, recipe, config file and command line, merged into one ``Request``, here and nowhere else: later ones win."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from qlora_profiles.alias import shown
 from qlora_profiles.aliases import find
 from qlora_profiles.plan import Given, Profile, Request, Written
+from qlora_profiles.recipe_file import NamedRecipe
 from qlora_profiles.registry import settings
 from qlora_run.cli.commands import Command
 from qlora_run.cli.level import Levels
@@ -19,6 +21,10 @@ FOUND_NAME = "qlora-run.yaml"
 """The config file that is read when none is named and it lies in the working folder."""
 
 TRUST = "trust_remote_code"
+
+OF_ITS_MODEL = ("local_dir", "revision", "chat_template")
+OF_ITS_DATA = ("max_samples", "data_format", "field", "ignore", "encoding", "skip_bad_rows")
+"""What a recipe says of its own model or data, and of no other one."""
 
 READS_FOUND_CONFIG = ("train", "doctor", "plan")
 """Commands that read ``qlora-run.yaml`` of the working folder without being told."""
@@ -40,7 +46,7 @@ def config_of(command: Command, cwd: Path) -> "ConfigFile | None":
 
 
 def with_config_options(command: Command, cwd: Path) -> Command:
-    """``command`` with the options that its config file sets (``profile``, ``auto``) and it did not say itself.
+    """``command`` with the options that its config file sets (``profile``, ``recipe``) and it did not say itself.
 
     Raises:
         UserError: as :func:`config_of`.
@@ -53,7 +59,9 @@ def with_config_options(command: Command, cwd: Path) -> Command:
     )
 
 
-def build_request(command: Command, profile: Profile | None, cwd: Path) -> Request:
+def build_request(
+    command: Command, profile: Profile | None, cwd: Path, *, recipe: NamedRecipe | None = None
+) -> Request:
     """Everything given, each value typed and with its source; foreign names are explained in ``notes``.
 
     Raises:
@@ -62,12 +70,15 @@ def build_request(command: Command, profile: Profile | None, cwd: Path) -> Reque
     config = config_of(command, cwd)
     levels = Levels()
     levels.read(_of_profile(profile), "profile")
+    levels.read(_of_recipe(recipe), "recipe")
     levels.read(config.written if config else (), "config")
     levels.read(_of_command_line(command), "cli")
     given, untold = _typed_trust(levels.given, bool(command.options.get("config")))
+    given, others = _of_its_own(given, recipe)
     found = [f"settings are read from {FOUND_NAME} in this folder"] if config and config.name == FOUND_NAME else []
-    told = (*found, *levels.notes, *untold, *(each.note for each in given.values() if each.note))
-    return Request(given=given, profile=profile, notes=tuple(dict.fromkeys(told)))
+    told = (*found, *levels.notes, *untold, *others, *(each.note for each in given.values() if each.note))
+    name = recipe.name if recipe else None
+    return Request(given=given, profile=profile, recipe_name=name, notes=tuple(dict.fromkeys(told)))
 
 
 def _typed_trust(given: dict[str, Given], config_named: bool) -> tuple[dict[str, Given], list[str]]:
@@ -88,6 +99,28 @@ def _of_profile(profile: Profile | None) -> list[Written]:
         return []
     place = f"profile {profile.name}"
     return [Written(name=name, raw=raw, label=name, place=place) for name, raw in profile.settings.items()]
+
+
+def _of_recipe(recipe: NamedRecipe | None) -> list[Written]:
+    if recipe is None:
+        return []
+    place = f"recipe {recipe.name}"
+    return [Written(name=name, raw=raw, label=name, place=place) for name, raw in recipe.settings.items()]
+
+
+def _of_its_own(given: dict[str, Given], recipe: NamedRecipe | None) -> tuple[dict[str, Given], list[str]]:
+    """``given`` without what a recipe says of its own model or data, where another one is named; and notes of it."""
+    if recipe is None:
+        return given, []
+    notes = []
+    for about, names in {"model": OF_ITS_MODEL, "data": OF_ITS_DATA}.items():
+        if about not in recipe.settings or given[about].source == "recipe":
+            continue
+        dropped = {name: given[name].value for name in names if name in given and given[name].source == "recipe"}
+        given = {name: each for name, each in given.items() if name not in dropped}
+        said = ", ".join(f"{name} {shown(value)}" for name, value in dropped.items() if value)
+        notes += [f"{said} of recipe {recipe.name} is for its own {about}, and set aside"] if said else []
+    return given, notes
 
 
 def _of_command_line(command: Command) -> list[Written]:

@@ -10,6 +10,7 @@ MODULES = {
     "plan": "plan",
     "doctor": "doctor",
     "profiles": "profiles",
+    "recipes": "recipes",
     "resume": "replay",
     "replay": "replay",
     "chat": "chat",

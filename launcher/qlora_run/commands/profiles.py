@@ -6,7 +6,7 @@ import msgspec
 
 from qlora_profiles.catalogue import load_profile, profile_names, save_profile
 from qlora_profiles.errors import UserError
-from qlora_profiles.own_profiles import own_folder, own_names
+from qlora_profiles.own_files import own_folder, own_names
 from qlora_profiles.plan import Profile
 from qlora_profiles.visible import visible
 from qlora_run.cli.commands import Command
@@ -36,7 +36,7 @@ def run(command: Command) -> int:
 def _all() -> tuple[list[Profile], list[str]]:
     """Every profile that can be read, and what is wrong with the others: one mistake must not hide the rest."""
     readable, problems = [], []
-    for name in (*profile_names(), *own_names()):
+    for name in (*profile_names(), *own_names("profile")):
         try:
             readable.append(load_profile(name))
         except UserError as error:
@@ -50,7 +50,7 @@ def _list(profiles: list[Profile], problems: list[str]) -> None:
     own = [p for p in profiles if p not in shipped]
     print("\n".join(f"{p.name:<{width}}  {p.about}" for p in shipped))
     if own or problems:
-        print(f"\nyours, in {own_folder()}")
+        print(f"\nyours, in {own_folder('profile')}")
         print(visible("\n".join([*(f"{p.name:<{width}}  {p.about}" for p in own), *problems])))
     print("\nqlora-run profiles show NAME     qlora-run --profile NAME --data FILE")
     print("qlora-run profiles save NAME --from FOLDER-OF-A-RUN")

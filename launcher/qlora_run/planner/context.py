@@ -22,6 +22,7 @@ class PlanningContext:
     given: Mapping[str, Given]
     backends: Mapping[str, str | None]
     profile: str | None = None
+    recipe_name: str | None = None
     targets: tuple[LinearShape, ...] = ()
     calibration: Calibration = field(default_factory=Calibration)
     selftest_results: SelftestResults = field(default_factory=SelftestResults)

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.machines import load_machine
@@ -75,7 +77,13 @@ def check_data_named(request: Request) -> None:
 
     (usual,) = map(Path, lookup("data").default)
     for source in request.value("data", ()):
-        check_there(Path(source).expanduser())
+        try:
+            check_there(Path(source).expanduser())
+        except UserError as error:
+            if request.given["data"].source != "recipe":
+                raise
+            fix = error.fix or "--data FILE, or put it there"
+            raise UserError(f"recipe {request.recipe_name}: {error.message}", fix) from error
     if "data" in request.given or usual.exists():
         return
     here = sorted(path.name for path in Path.cwd().glob("*.jsonl"))
@@ -167,11 +175,21 @@ def read_data_facts(request: Request, model: "ModelFacts", only_planning: bool) 
     from qlora_core.data.pipeline import assumed_facts, estimated_facts, read_facts
 
     recipe, run = _recipe(request, usual_length(model), model.max_positions), _run(request)
-    if only_planning and "data" not in request.given and not all_there(recipe):
-        return assumed_facts(recipe.max_length)
+    named = request.given.get("data")
+    if only_planning and (named is None or named.source == "recipe") and not all_there(recipe):
+        assumed = assumed_facts(recipe.max_length)
+        return awaited(assumed, recipe) if named else assumed
     if only_planning and not model.exact and tokenizer_on_disk(recipe, run) is None:
         return estimated_facts(recipe)
     return read_facts(recipe, run, embedding_rows=model.vocab_size)
+
+
+def awaited(assumed: "DataFacts", recipe: Recipe) -> "DataFacts":
+    """``assumed`` as facts of the data that a prepared recipe names and that is not on this disk yet."""
+    name, rows = ", ".join(recipe.data), recipe.max_samples or assumed.rows
+    note = f"{name} is not on this disk: planned for {rows:,} usual rows, the longest of {recipe.max_length:,} tokens"
+    sources = tuple(msgspec.structs.replace(each, path=name, rows=rows) for each in assumed.sources)
+    return msgspec.structs.replace(assumed, sources=sources, rows=rows, train_rows=rows, notes=(note,))
 
 
 def _recipe(request: Request, length: int, most: int | None = None) -> Recipe:

@@ -65,6 +65,7 @@ def resolve(
         given=request.given,
         backends=backends,
         profile=profile.name if profile else None,
+        recipe_name=request.recipe_name,
         calibration=calibration,
         selftest_results=selftest_results or SelftestResults(),
     )
@@ -144,6 +145,7 @@ def _plan(s: PlanningContext, fit: Fit) -> RunPlan:
         memory=fit.found.best.memory,
         time=plan_time(s, fit),
         profile=s.profile,
+        recipe_name=s.recipe_name,
         runner_up=runner_up(s, fit),
         notes=tuple(s.notes),
     )

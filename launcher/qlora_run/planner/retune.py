@@ -79,6 +79,7 @@ def _context(
         given={name: r.given() for name, r in resolved.items() if name not in free},
         backends={plan.execution_values().backend: None},
         profile=plan.profile,
+        recipe_name=plan.recipe_name,
         targets=tuple(discover_targets(plan.model, plan.recipe_values().target_modules)),
         calibration=calibration,
         selftest_results=selftest_results,

@@ -19,8 +19,11 @@ def on_run(verb: str, output: str | Path) -> str:
 def start_command(plan: RunPlan) -> str:
     """What starts this plan: everything that somebody decided, as options."""
     every = {**plan.recipe, **plan.execution, **plan.run}
-    words = ["qlora-run", "--auto"] + (["--profile", plan.profile] if plan.profile else [])
+    words = ["qlora-run", "--auto"] + (["--recipe", plan.recipe_name] if plan.recipe_name else [])
+    words += ["--profile", plan.profile] if plan.profile else []
     for name in dict.fromkeys((*NAMED_FIRST, *every)):
+        if every[name].source == "recipe":
+            continue
         if name in NAMED_FIRST or every[name].source in ("config", "cli"):
             words += _option_words(name, every[name].value)
     return " ".join(quoted(word) for word in words)

@@ -65,12 +65,12 @@ def _is_there(name: str, value: Any) -> bool:
 
 
 def held(resolved: Mapping[str, Resolved]) -> dict[str, Given]:
-    """Values of a plan to be kept, by whom they were decided; a profile that decided one is not asked again."""
+    """Values of a plan to be kept, by whom they were decided; no profile or recipe is asked again."""
     return {name: _held(name, r) for name, r in resolved.items()}
 
 
 def _held(name: str, resolved: Resolved) -> Given:
     given = (each_path(resolved, shown_path) if name in PATHS_IN_RECIPE else resolved).given()
-    if resolved.source == "profile":
+    if resolved.source in ("profile", "recipe"):
         given = structs.replace(given, source="config", reason=f"as in {PLAN}")
     return given
