@@ -55,6 +55,11 @@ def _profiles(spec: CommandSpec, words: list[str]) -> list[Pair]:
     return [(f"--{words[0]}", words[1])] if words else []
 
 
+def _data(spec: CommandSpec, words: list[str]) -> list[Pair]:
+    """``FILE``, any number of times."""
+    return [("--data", word) for word in words]
+
+
 def _one(option: str) -> Callable[[CommandSpec, list[str]], list[Pair]]:
     def places(spec: CommandSpec, words: list[str]) -> list[Pair]:
         _nowhere(spec, words[1:])
@@ -67,6 +72,7 @@ _POSITIONALS: dict[str, Callable[[CommandSpec, list[str]], list[Pair]]] = {
     "train": _train,
     "merge": _merge,
     "profiles": _profiles,
+    "data": _data,
     "chat": _one("--adapter"),
     "infer": _one("--adapter"),
     "resume": _one("--folder"),

@@ -20,7 +20,7 @@ FOUND_NAME = "qlora-run.yaml"
 
 TRUST = "trust_remote_code"
 
-READS_FOUND_CONFIG = ("train", "doctor", "plan")
+READS_FOUND_CONFIG = ("train", "doctor", "plan", "data")
 """Commands that read ``qlora-run.yaml`` of the working folder without being told."""
 
 

@@ -166,12 +166,17 @@ def read_data_facts(request: Request, model: "ModelFacts", only_planning: bool) 
     from qlora_core.data.chat.tokenizer_source import tokenizer_on_disk
     from qlora_core.data.pipeline import assumed_facts, estimated_facts, read_facts
 
-    recipe, run = _recipe(request, usual_length(model), model.max_positions), _run(request)
+    recipe, run = data_recipe(request, model)
     if only_planning and "data" not in request.given and not all_there(recipe):
         return assumed_facts(recipe.max_length)
     if only_planning and not model.exact and tokenizer_on_disk(recipe, run) is None:
         return estimated_facts(recipe)
     return read_facts(recipe, run, embedding_rows=model.vocab_size)
+
+
+def data_recipe(request: Request, model: "ModelFacts | None" = None) -> tuple[Recipe, Run]:
+    """A request as far as reading data needs one; rows are cut at the usual length unless it says else."""
+    return _recipe(request, usual_length(model), model.max_positions if model else None), _run(request)
 
 
 def _recipe(request: Request, length: int, most: int | None = None) -> Recipe:
