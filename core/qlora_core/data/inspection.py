@@ -25,6 +25,8 @@ SET_ASIDE_SHOWN = 100
 """Rows set aside that are told one by one; all are counted."""
 DECODED_BEFORE = 16
 """Tokens in front of a stretch that are decoded with it: how a token reads may hang on those before it."""
+HALF = "\N{REPLACEMENT CHARACTER}"
+"""What tokens read as that hold a part of a character."""
 NO_MODEL = "no --model: rows are shown as messages, and lengths in letters; with --model as its template writes them"
 
 
@@ -279,11 +281,21 @@ def _joined(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
 
 
 def _decoded(chat: ChatTokenizer, ids: Sequence[int], start: int, end: int) -> str:
-    """What the tokens [start, end) add to the text."""
-    before = max(0, start - DECODED_BEFORE)
-    lead = chat.decode(ids[before:start], skip_special_tokens=False) if start else ""
+    """What the tokens [start, end) add to the text; a character that ends behind them belongs to what follows."""
+    before, lead = _lead(chat, ids, start)
     text = chat.decode(ids[before:end], skip_special_tokens=False)
+    text = text if end == len(ids) else text.rstrip(HALF)
     return text[len(lead) :] if text.startswith(lead) else chat.decode(ids[start:end], skip_special_tokens=False)
+
+
+def _lead(chat: ChatTokenizer, ids: Sequence[int], start: int) -> tuple[int, str]:
+    """Where to begin to decode, not inside a character, and the text from there to ``start``."""
+    before = max(0, start - DECODED_BEFORE)
+    lead = chat.decode(ids[before:start], skip_special_tokens=False)
+    while before and lead.startswith(HALF):
+        before = max(0, 2 * before - start)
+        lead = chat.decode(ids[before:start], skip_special_tokens=False)
+    return before, lead.rstrip(HALF)
 
 
 def _pieces_of(row: Conversation) -> tuple[Piece, ...]:

@@ -21,28 +21,30 @@ def title(found: Inspection) -> str:
 def facts(found: Inspection) -> Iterator[tuple[str, str]]:
     """A label and a sentence for everything that is known of the rows but the rows themselves."""
     yield "rows", _rows(found)
-    yield from (("from", f"{shown_path(source.path)}: {source.rows:,} {_form(source)}") for source in found.sources)
+    if len(found.sources) > 1:
+        yield from (("from", f"{shown_path(source.path)}: {source.rows:,} {_form(source)}") for source in found.sources)
     if found.learned:
         yield "template", found.learned
     if found.stop_token and found.template:
-        yield "ends on", found.stop_token
+        yield "stop token", found.stop_token
     yield "learned", f"{_share(found.learned_share)} of {found.lengths.unit}"
     yield "lengths", _lengths(found)
     if found.cuts:
         yield "cut", _cut(found)
     yield "columns", _columns(found)
-    yield "twice", _duplicates(found)
+    yield "duplicates", _duplicates(found)
     yield "answers", _answers(found)
 
 
 def _rows(found: Inspection) -> str:
     held_out = f"{found.held_out_rows:,} held out" if found.held_out_rows else "none held out"
     aside = f"; {found.rows_set_aside:,} set aside" if found.rows_set_aside else ""
-    return f"{found.rows:,}: {found.train_rows:,} to train on, {held_out}{aside}"
+    form = f" {_form(found.sources[0])}" if len(found.sources) == 1 else ""
+    return f"{found.rows:,}{form}: {found.train_rows:,} to train on, {held_out}{aside}"
 
 
 def _form(source: SourceFacts) -> str:
-    return f"rows of {source.row_shape} ({source.file_format})"
+    return f"of {source.row_shape} ({source.file_format})"
 
 
 def _share(share: float) -> str:
@@ -53,6 +55,8 @@ def _lengths(found: Inspection) -> str:
     lengths = found.lengths
     at = lengths.quantiles
     unit = lengths.unit
+    if at[0] == at[10]:
+        return f"{at[0]:,} {unit}, every row"
     said = f"{at[0]:,} to {at[10]:,} {unit}; half up to {at[5]:,}, 9 of 10 up to {at[9]:,}; mean {lengths.mean:,.0f}"
     if lengths.counted_rows is None:
         return said
@@ -67,7 +71,7 @@ def _cut(found: Inspection) -> str:
         return f"none at --max-length {cuts.max_length:,}"
     share = cuts.learned_lost / max(cuts.learned, 1)
     lost = f"{about}{cuts.learned_lost:,} of {cuts.learned:,} learned tokens ({_share(share)})"
-    said = f"{_counted(cuts.rows)} at --max-length {cuts.max_length:,}; they lose {lost}"
+    said = f"{about}{_counted(cuts.rows)} at --max-length {cuts.max_length:,}; they lose {lost}"
     return f"{said}; {_counted(cuts.rows_dropped)} with nothing left to learn dropped" if cuts.rows_dropped else said
 
 
@@ -84,12 +88,11 @@ def _duplicates(found: Inspection) -> str:
     twice = found.duplicates
     if not twice.rows:
         return "no row stands twice"
-    said = f"{_counted(twice.rows)} that equal an earlier one, to the letter"
+    said = f"{_counted(twice.rows)} {'equals' if twice.rows == 1 else 'equal'} an earlier one, to the letter"
     if not twice.held_out:
         return said
-    return (
-        f"{said}; {twice.held_out:,} of {found.held_out_rows:,} held-out rows are trained on, too: their loss flatters"
-    )
+    of = f"{twice.held_out:,} of {found.held_out_rows:,} held-out rows {'is' if twice.held_out == 1 else 'are'}"
+    return f"{said}; {of} trained on as well, so the held-out loss flatters"
 
 
 def _answers(found: Inspection) -> str:

@@ -1,6 +1,5 @@
 """An inspection of data on a terminal: what is learned stands between {+ and +}, what is cut off between [- and -]."""
 
-import io
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
@@ -10,12 +9,12 @@ from qlora_core.data import Inspection, Piece, ShownRow
 from qlora_profiles.visible import visible
 from qlora_run.report.data_words import bin_labels, facts, row_title, set_aside, title
 from qlora_run.report.formatting import one_line
-from qlora_run.terminal.cells import wrapped
+from qlora_run.terminal.cells import folded, wrapped
 from qlora_run.terminal.console import console_glyphs
 from qlora_run.terminal.glyphs import Glyphs
 
 NARROWEST = 60
-LABEL, INDENT, BAR_CELLS = 10, 2, 30
+LABEL, INDENT, BAR_CELLS = 12, 2, 30
 """Terminal cells: of the narrowest screen, of labels, in front of a row's text, and of the longest bar."""
 HEAD_LETTERS, HEAD_LINES = 320, 8
 TAIL_LETTERS, TAIL_LINES = 100, 3
@@ -40,7 +39,7 @@ def inspection_lines(found: Inspection, glyphs: Glyphs, width: int) -> Iterator[
         yield from _hanging("WARNING", glyphs.spell(one_line(warning)), width, "bold red")
     for label, said in facts(found):
         yield from _hanging(label, glyphs.spell(one_line(said)), width)
-        if label == "lengths":
+        if label == "lengths" and len(found.lengths.histogram) > 1:
             yield from _bars(found, glyphs)
     for said in set_aside(found):
         yield from _hanging("set aside", glyphs.spell(one_line(said)), width, "yellow")
@@ -74,15 +73,20 @@ def _row(row: ShownRow, found: Inspection, width: int) -> Iterator[Text]:
     yield from (Text(line, style="bold cyan") for line in wrapped(row_title(row, found), width))
     text = Text(tab_size=4)
     for piece in _fewer(row.pieces):
-        begins, ends = MARKS[piece.kind]
-        head = f"[{piece.role}] " if piece.role else ""
-        text.append(head, style="bold").append(begins + _shortened(visible(piece.text)) + ends, STYLES[piece.kind])
-        text.append("\n" if piece.role else "")
+        text.append(f"[{piece.role}] " if piece.role else "", style="bold")
+        text.append(_marked(piece), STYLES[piece.kind]).append("\n" if piece.role else "")
     text.rstrip()
-    paper = Console(file=io.StringIO(), width=width - INDENT)
-    for line in text.wrap(paper, width - INDENT):
+    for line in folded(text, width - INDENT):
         line.rstrip()
         yield Text(" " * INDENT).append_text(line)
+
+
+def _marked(piece: Piece) -> str:
+    """Its text between its marks; line breaks at its end stand behind them."""
+    begins, ends = MARKS[piece.kind]
+    text = _shortened(visible(piece.text))
+    core = text.rstrip("\n")
+    return begins + core + ends + text[len(core) :]
 
 
 def _fewer(pieces: Sequence[Piece]) -> Sequence[Piece]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 MOST_BINS = 10
+ROWS_A_BIN = 4
+"""Few rows get few bins."""
 TAIL = 3
 """Lengths beyond so many times the 90th percentile share the last bin: a few giants leave the others their bars."""
 
@@ -19,10 +21,10 @@ class Bin(Struct, frozen=True, kw_only=True):
 
 
 def histogram(ordered: Sequence[int]) -> tuple[Bin, ...]:
-    """Ordered lengths in at most ten bins of one width, and one more for a long tail."""
+    """Ordered lengths in at most ten bins of one width, fewer for few rows, and one more for a long tail."""
     low, last = ordered[0], ordered[-1]
     most = min(last, TAIL * ordered[(len(ordered) - 1) * 9 // 10])
-    step = round_step(low, most)
+    step = round_step(low, most, min(MOST_BINS, 1 + len(ordered) // ROWS_A_BIN))
     begin, end = low // step * step, most // step * step + step
     bins = [_bin(ordered, edge, edge + step) for edge in range(begin, end, step)]
     tail = len(ordered) - bisect_left(ordered, end)
@@ -33,11 +35,11 @@ def _bin(ordered: Sequence[int], low: int, end: int) -> Bin:
     return Bin(low=low, high=end - 1, rows=bisect_left(ordered, end) - bisect_left(ordered, low))
 
 
-def round_step(low: int, most: int) -> int:
-    """The smallest of 1, 2, 5, 10, 20, ... that lays [low, most] into at most ten bins."""
+def round_step(low: int, most: int, bins: int) -> int:
+    """The smallest of 1, 2, 5, 10, 20, ... that lays [low, most] into at most so many bins, or two across a border."""
     scale = 1
     while True:
         for step in (scale, 2 * scale, 5 * scale):
-            if most // step - low // step < MOST_BINS:
+            if most // step - low // step < max(bins, 2):
                 return step
         scale *= 10
