@@ -15,7 +15,7 @@ def lines(text: str, width: int) -> list[str]:
 
 def test_words_stay_whole_and_chinese_breaks_between_signs() -> None:
     assert lines("one two three", 8) == ["one two ", "three"]
-    assert lines("1. 你好世界，再见", 9) == ["1. 你好", "世界，再", "见"]
+    assert lines("1. 你好世界，再见", 9) == ["1. 你好世", "界，再见"]
     assert lines("再见再见，好", 8) == ["再见再", "见，好"]
     assert lines("a\n\n  b\n", 8) == ["a", "", "  b", ""]
     assert lines("abcdefghijkl", 5) == ["abcde", "fghij", "kl"]
