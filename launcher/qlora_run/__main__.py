@@ -15,7 +15,7 @@ from qlora_run.machine.bytecode_cache import keep_compiled
 OWN_PACKAGES = ("qlora_run", "qlora_core", "qlora_profiles")
 INSTALL = "install it again with all that it needs: pip install -c constraints.txt .  (in its own folder)"
 
-PRINTING = [[name] for name in ("plan", "profiles", "recipes", "doctor", "help", "version")]
+PRINTING = [[name] for name in ("plan", "data", "profiles", "recipes", "doctor", "help", "version")]
 """Commands whose work is what they print; a training is done all the same."""
 
 

@@ -34,6 +34,8 @@ COMMANDS = {
     "plan as json": (["plan", *BOTH, "--json"], 0),
     "plan for a card": (["plan", "--as", "windows-12gb"], 0),
     "plan in 4 bits": (["plan", *BOTH, "--method", "qlora-4"], 0),
+    "data": (["data", *BOTH], 0),
+    "data without a model": (["data", "--data", "rows.jsonl", "--html", "rows.html", "--overwrite"], 0),
     "dry run": (["--auto", *BOTH, "--dry-run"], 0),
     "doctor": (["doctor", "--as", "linux-12gb"], 0),
     "demo": (["demo", "--dry-run"], 0),

@@ -14,6 +14,7 @@ from qlora_core.data.chat.tokenizer_source import tokenizer_folder
 from qlora_core.data.duplicates import duplicate_notes
 from qlora_core.data.examples import TokenizedExample
 from qlora_core.data.facts import describe, quantiles, source_facts
+from qlora_core.data.lengths.token_counts import TokenCounts
 from qlora_core.data.read import read_data
 from qlora_core.data.rendered_rows import rendered_warnings
 from qlora_core.data.schema import Conversation, DataSet, Message, ReadOptions
@@ -36,6 +37,15 @@ OTHER_LETTERS_PER_TOKEN = 1.4
 """About what tokenizers of today make of a text: English words, and Chinese. Set by hand, for plans alone."""
 
 Item = TypeVar("Item")
+
+
+class CountedData(NamedTuple):
+    """The rows of a recipe that can be used, how many tokens each has, uncut, and what a plan needs to know of them."""
+
+    dataset: DataSet
+    chat: ChatTokenizer
+    token_counts: list[TokenCounts]
+    facts: DataFacts
 
 
 class TokenizedData(NamedTuple):
@@ -71,6 +81,11 @@ def read_facts(recipe: Recipe, run: Run, *, embedding_rows: int | None = None) -
     Raises:
         UserError: as ``tokenize`` does, and where nothing would be left to train on.
     """
+    return count_rows(recipe, run, embedding_rows=embedding_rows).facts
+
+
+def count_rows(recipe: Recipe, run: Run, *, embedding_rows: int | None = None) -> CountedData:
+    """The facts of the recipe's data with the rows that they are of. Raises ``UserError`` as ``read_facts`` does."""
     dataset, chat, refused = _opened(recipe, run)
     name = Path(dataset.path).name
     found = chat.count_tokens(dataset.conversations, recipe.max_length, recipe.seed, file=name, rejected=refused)
@@ -80,10 +95,12 @@ def read_facts(recipe: Recipe, run: Run, *, embedding_rows: int | None = None) -
         dataset, token_counts, recipe.max_length, tokenizer=chat, val_size=recipe.val_size, seed=recipe.seed
     )
     facts = replace(facts, notes=(*facts.notes, *_unused_tokens(recipe, dataset, chat, embedding_rows)))
-    if found.counted == len(found.token_counts):
-        return facts
-    note = f"tokens were counted in {found.counted:,} rows, the longest among them; the others are taken to be alike"
-    return replace(facts, counted_rows=found.counted, notes=(*facts.notes, note))
+    if found.counted < len(found.token_counts):
+        note = (
+            f"tokens were counted in {found.counted:,} rows, the longest among them; the others are taken to be alike"
+        )
+        facts = replace(facts, counted_rows=found.counted, notes=(*facts.notes, note))
+    return CountedData(dataset, chat, token_counts, facts)
 
 
 def _unused_tokens(
@@ -112,13 +129,13 @@ def _check_ids(
 
 def _opened(recipe: Recipe, run: Run) -> tuple[DataSet, ChatTokenizer, list[BadRow] | None]:
     """The rows, the tokenizer, and where to put rows that the template refuses: ``None`` where that is an error."""
-    dataset = _read(recipe)
+    dataset = read_rows(recipe)
     chat = ChatTokenizer.from_folder(tokenizer_folder(recipe, run), recipe.chat_template, today=TEMPLATE_DATE)
     warnings = [*dataset.warnings, *rendered_warnings(dataset.conversations, chat.special_tokens)]
     return replace(dataset, warnings=warnings), chat, [] if recipe.skip_bad_rows else None
 
 
-def _read(recipe: Recipe) -> DataSet:
+def read_rows(recipe: Recipe) -> DataSet:
     """The rows of the recipe's sources, of which there is one for now. Raises ``UserError`` as ``read_data`` does."""
     (source,) = recipe.data
     return read_data(ReadOptions.from_recipe(recipe, source))
@@ -144,7 +161,7 @@ def estimated_facts(recipe: Recipe) -> DataFacts:
     Raises:
         UserError: the file or rows of it cannot be read, or ``val_size`` leaves no row to train on.
     """
-    dataset = _read(recipe)
+    dataset = read_rows(recipe)
     lengths = sorted(guessed_tokens(row) for row in dataset.conversations)
     train, held_out = split(lengths, recipe.val_size, recipe.seed)
     mean = sum(min(tokens, recipe.max_length) for tokens in train) / len(train)

@@ -55,6 +55,7 @@ def read_data(options: ReadOptions) -> DataSet:
         file_format=file_format,
         row_shape=" + ".join(shape for shape, _ in reader.shapes.most_common()),
         columns_used=list(reader.used),
+        columns_not_used=[name for name in reader.columns_seen if name not in reader.used],
         fingerprint=hashlib.sha256(data).hexdigest(),
         notes=_lines([*notes, *_notes(reader, options, len(good)), *cells.notes(), *perhaps_empty(good)]),
         warnings=_lines([*_read_past([row for row in bad_rows if row.between]), *swallowed]),

@@ -111,6 +111,7 @@ class DataSet(Struct, frozen=True, kw_only=True):
     """A file that was read: its good rows, the rows set aside, and what a person should know of it.
 
     ``fingerprint`` is the SHA-256 of the file's bytes in hexadecimal. ``warnings`` are louder than ``notes``.
+    ``columns_not_used`` are left out, whatever they say.
     """
 
     path: str
@@ -122,6 +123,7 @@ class DataSet(Struct, frozen=True, kw_only=True):
     fingerprint: str
     notes: list[str]
     warnings: list[str] = field(default_factory=list)
+    columns_not_used: list[str] = field(default_factory=list)
 
 
 def parse_fields(items: Iterable[str]) -> dict[str, str]:

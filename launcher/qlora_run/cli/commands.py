@@ -66,6 +66,12 @@ _COMMANDS = (
         scopes=ALL_SCOPES,
     ),
     CommandSpec(
+        name="data",
+        about="what would be learned of the rows, shown before any training",
+        usage="[--model MODEL] --data FILE [settings]",
+        scopes=ALL_SCOPES,
+    ),
+    CommandSpec(
         name="profiles",
         about="the prepared profiles and your own; show or save one",
         usage="[show NAME | save NAME --from FOLDER]",
@@ -135,15 +141,15 @@ _CHATTING = ("chat", "infer")
 _AFTER = ("chat", "infer", "merge")
 
 OPTIONS: tuple[Option, ...] = (
-    _option("auto", bool, "work out every setting that is not given", "train", "plan"),
-    _option("profile", str, "start from a prepared profile", *_PLANNING),
+    _option("auto", bool, "work out every setting that is not given", "train", "plan", "data"),
+    _option("profile", str, "start from a prepared profile", *_PLANNING, "data"),
     _option(
         "recipe",
         str,
         "start from a prepared recipe; stronger than --profile, weaker than a config file and every option",
-        *("train", "doctor", "plan"),
+        *("train", "doctor", "plan", "data"),
     ),
-    _option("config", str, "read settings from a .yaml or .json file", *_PLANNING),
+    _option("config", str, "read settings from a .yaml or .json file", *_PLANNING, "data"),
     _option("as", str, "plan for another machine: a profile's name or a saved report", "train", "doctor", "plan"),
     _option("from", str, "a plan.json or a run's folder: to compare with, or to save", "plan", "profiles", "recipes"),
     _option("dry_run", bool, "plan, write nothing and train nothing", "train", "demo", "resume", "replay"),
@@ -153,7 +159,10 @@ OPTIONS: tuple[Option, ...] = (
     _option("fix", bool, "print the fixes as a script for this system", "doctor"),
     _option("apply", bool, "with --fix: run those that change this Python environment alone", "doctor"),
     _option("report", str, "write a file for a bug report, without anything private", "doctor"),
-    _option("json", bool, "print JSON instead of text", *_PLANNING, "profiles", "recipes", "resume", "replay"),
+    _option("json", bool, "print JSON instead of text", *_PLANNING, "data", "profiles", "recipes", "resume", "replay"),
+    _option("rows", Annotated[int, Meta(ge=0, le=1000)], "rows shown in full; else 4", "data"),
+    _option("html", str, "write what is shown as one page for a browser", "data"),
+    _option("write", str, "write the rows as messages into a .jsonl file", "data"),
     _option("show", str, "one in full", "profiles", "recipes"),
     _option("save", str, "keep a plan under this name", "profiles", "recipes"),
     _option("topic", str, "what to explain", "help"),

@@ -26,6 +26,7 @@ Turns your rows and the computer you have into a model you can talk to.
 
   qlora-run demo                          see it work here, no download
   qlora-run doctor                        what this machine can train
+  qlora-run data --model M --data F       the rows, and what is learned of them
   qlora-run plan --model M --data F       what a run would do, and why
   qlora-run --auto --model M --data F     plan, then train
 

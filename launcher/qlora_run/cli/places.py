@@ -57,6 +57,11 @@ def _catalogue(spec: CommandSpec, words: list[str]) -> list[Pair]:
     return [(f"--{words[0]}", words[1])]
 
 
+def _data(spec: CommandSpec, words: list[str]) -> list[Pair]:
+    """``FILE``, any number of times."""
+    return [("--data", word) for word in words]
+
+
 def _one(option: str) -> Callable[[CommandSpec, list[str]], list[Pair]]:
     def places(spec: CommandSpec, words: list[str]) -> list[Pair]:
         _nowhere(spec, words[1:])
@@ -70,6 +75,7 @@ _POSITIONALS: dict[str, Callable[[CommandSpec, list[str]], list[Pair]]] = {
     "merge": _merge,
     "profiles": _catalogue,
     "recipes": _catalogue,
+    "data": _data,
     "chat": _one("--adapter"),
     "infer": _one("--adapter"),
     "resume": _one("--folder"),

@@ -26,7 +26,7 @@ OF_ITS_MODEL = ("local_dir", "revision", "chat_template")
 OF_ITS_DATA = ("max_samples", "data_format", "field", "ignore", "encoding", "skip_bad_rows")
 """What a recipe says of its own model or data, and of no other one."""
 
-READS_FOUND_CONFIG = ("train", "doctor", "plan")
+READS_FOUND_CONFIG = ("train", "doctor", "plan", "data")
 """Commands that read ``qlora-run.yaml`` of the working folder without being told."""
 
 

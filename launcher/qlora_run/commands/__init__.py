@@ -8,6 +8,7 @@ from qlora_run.cli.commands import Command
 MODULES = {
     "train": "train",
     "plan": "plan",
+    "data": "data",
     "doctor": "doctor",
     "profiles": "profiles",
     "recipes": "recipes",

@@ -174,7 +174,7 @@ def read_data_facts(request: Request, model: "ModelFacts", only_planning: bool) 
     from qlora_core.data.chat.tokenizer_source import tokenizer_on_disk
     from qlora_core.data.pipeline import assumed_facts, estimated_facts, read_facts
 
-    recipe, run = _recipe(request, usual_length(model), model.max_positions), _run(request)
+    recipe, run = data_recipe(request, model)
     named = request.given.get("data")
     if only_planning and (named is None or named.source == "recipe") and not all_there(recipe):
         assumed = assumed_facts(recipe.max_length)
@@ -190,6 +190,11 @@ def awaited(assumed: "DataFacts", recipe: Recipe) -> "DataFacts":
     note = f"{name} is not on this disk: planned for {rows:,} usual rows, the longest of {recipe.max_length:,} tokens"
     sources = tuple(msgspec.structs.replace(each, path=name, rows=rows) for each in assumed.sources)
     return msgspec.structs.replace(assumed, sources=sources, rows=rows, train_rows=rows, notes=(note,))
+
+
+def data_recipe(request: Request, model: "ModelFacts | None" = None) -> tuple[Recipe, Run]:
+    """A request as far as reading data needs one; rows are cut at the usual length unless it says else."""
+    return _recipe(request, usual_length(model), model.max_positions if model else None), _run(request)
 
 
 def _recipe(request: Request, length: int, most: int | None = None) -> Recipe:

@@ -1,7 +1,14 @@
 """Texts laid into lines of so many terminal cells; a Chinese sign takes two."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+NEVER_FIRST = frozenset("，。、；：！？）》」』】”’…,.;:!?)]}")
+"""Signs that begin no line where the text has no spaces."""
 
 
 def fit(text: str, width: int) -> str:
@@ -20,6 +27,33 @@ def wrapped(text: str, width: int) -> list[str]:
 
     paper = Console(file=io.StringIO(), width=width)
     return [line.plain.rstrip() for line in Text(text).wrap(paper, width)]
+
+
+def folded(text: "Text", width: int) -> Iterator["Text"]:
+    """``text`` in lines of at most ``width`` cells, its own line breaks kept; Chinese is broken between signs."""
+    text.expand_tabs()
+    for line in text.split("\n", allow_blank=True):
+        yield from line.divide(_breaks(line.plain, width))
+
+
+def _breaks(line: str, width: int) -> list[int]:
+    """Where a line is cut: behind spaces, beside wide signs, else where it is full; spaces may stand over its end."""
+    from rich.cells import cell_len
+
+    found: list[int] = []
+    start = best = filled = before = 0
+    for at, sign in enumerate(line):
+        cells = cell_len(sign)
+        if at > start and sign not in NEVER_FIRST and (2 in (cells, before) or line[at - 1] == " "):
+            best = at
+        before = cells
+        if filled + cells <= width:
+            filled += cells
+        elif sign != " ":
+            start = best if best > start else at
+            found.append(start)
+            filled = cell_len(line[start : at + 1])
+    return found
 
 
 def join_fitting(parts: Iterable[str], separator: str, width: int, indent: str = "") -> list[str]:
