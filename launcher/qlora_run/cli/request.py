@@ -100,4 +100,4 @@ def _of_command_line(command: Command) -> list[Written]:
 def _is_list(name: str) -> bool:
     row = find(name)
     setting = settings().get(row.to[0] if row and row.to else name)
-    return setting is not None and setting.kind is tuple and setting.most_entries != 1
+    return setting is not None and setting.kind is tuple

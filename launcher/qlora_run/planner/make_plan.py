@@ -6,12 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qlora_profiles.data_source import parse_source
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.machines import load_machine
 from qlora_profiles.plan import Given, Request, RunPlan
 from qlora_profiles.registry import lookup
 from qlora_profiles.settings import Recipe, Run
+from qlora_run.fetch import bring_hub_sets
 from qlora_run.machine.measurements.records import Calibration
 from qlora_run.machine.measurements.store import load
 from qlora_run.machine.selftest_results import SelftestResults, load_results
@@ -50,6 +52,7 @@ def make_plan(inputs: PlanInput) -> RunPlan:
     if not inputs.only_planning:
         check_data_named(inputs.request)
     report = machine_report(inputs)
+    bring_hub_sets(_recipe(inputs.request, usual_length()))
     devices = devices_given(inputs.request.given)
     calibration, known = load(report, devices=devices), inputs.selftest_results or load_results(report)
     request = with_model(inputs.request, report, calibration, known)
@@ -71,11 +74,12 @@ def make_plan(inputs: PlanInput) -> RunPlan:
 
 def check_data_named(request: Request) -> None:
     """Raise UserError where the data is not there, or none was named and none lies where it is looked for."""
-    from qlora_core.data.read import check_there
+    from qlora_core.data.sources.data_file import check_there
 
     (usual,) = map(Path, lookup("data").default)
-    for source in request.value("data", ()):
-        check_there(Path(source).expanduser())
+    for source in map(parse_source, request.value("data", ())):
+        if not source.hub and not source.is_pattern:
+            check_there(source.path)
     if "data" in request.given or usual.exists():
         return
     here = sorted(path.name for path in Path.cwd().glob("*.jsonl"))
@@ -117,8 +121,9 @@ def rows_without_model(request: Request) -> "DataFacts | None":
 
 
 def all_there(recipe: Recipe) -> bool:
-    """Whether all of the recipe's data lies on this disk."""
-    return all(Path(source).exists() for source in recipe.data)
+    """Whether all of the recipe's data lies on this disk, copies of hub sets among it."""
+    sources = map(parse_source, recipe.data)
+    return all(source.hub or source.is_pattern or source.path.exists() for source in sources)
 
 
 def model_folder(request: Request) -> Path | None:

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from qlora_profiles import codec, events
+from qlora_profiles.data_source import parse_source
 from qlora_profiles.errors import UserError
 from qlora_profiles.file_lock import Taken, claimed
 from qlora_profiles.machine_errors import FULL, disk_full
@@ -343,7 +344,7 @@ def _held_by(folder: Path, pid: int | None) -> UserError:
 
 def with_full_paths(plan: RunPlan) -> RunPlan:
     """The plan as it is stored: what lies on this disk is named in full, so that it is found from any folder."""
-    recipe = {name: _if_there(plan.recipe[name]) for name in MADE_OF}
+    recipe = {"model": _if_there(plan.recipe["model"]), "data": each_path(plan.recipe["data"], _source_in_full)}
     run = {name: _full(plan.run[name]) for name in ("output", "local_dir", "cache") if plan.run[name].value}
     return _replaced(_replaced(plan, "recipe", recipe), "run", run | {"resume": _if_there(plan.run["resume"])})
 
@@ -351,6 +352,10 @@ def with_full_paths(plan: RunPlan) -> RunPlan:
 def _if_there(given: Resolved) -> Resolved:
     """``model`` may be a hub id, ``resume`` a word."""
     return each_path(given, lambda path: _absolute(path) if Path(path).expanduser().exists() else path)
+
+
+def _source_in_full(text: str) -> str:
+    return parse_source(text).in_full().text
 
 
 def _full(given: Resolved) -> Resolved:
