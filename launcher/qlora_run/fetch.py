@@ -42,9 +42,7 @@ def _bring(source: DataSource, recipe: Recipe, name: str, revision: str | None) 
     commit = _commit(source, name, revision, record)
     if record is not None and record.revision == commit:
         return
-    job = FetchDataJob(
-        source=source.whole, revision=commit, most=wanted.most, sample=wanted.sample, seed=wanted.seed
-    )
+    job = FetchDataJob(source=source.whole, revision=commit, most=wanted.most, sample=wanted.sample, seed=wanted.seed)
     print(f"fetching {source.whole} ...", file=sys.stderr, flush=True)
     _run(job)
 

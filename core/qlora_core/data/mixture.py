@@ -11,7 +11,6 @@ from qlora_core.data.facts import source_facts
 from qlora_core.data.read import OpenSource, read_data
 from qlora_core.data.schema import Conversation, DataSet, ReadOptions
 from qlora_profiles.errors import UserError
-from qlora_profiles.facts import SourceFacts
 from qlora_profiles.settings import Recipe
 
 

@@ -143,7 +143,7 @@ class OpenSource:
             return [f"{options.path}: it holds {rows:,} rows only"]
         if limit is None or limit >= rows:
             return []
-        why = f"{options.path}: " if share is not None else ""
+        why = f"{options.path}: " if share is not None or self._name_files else ""
         how = " (--max-samples)" if options.max_samples is not None else ""
         if options.sample == "first":
             return [f"{why}the first {taken:,} rows in file order{how}"]

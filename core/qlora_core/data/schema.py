@@ -100,7 +100,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     ``line`` counts from 1 in the file (rows, for Parquet), ``number`` the rows where several may begin on one line.
     ``supervise_all`` supervises everything but the messages that say otherwise, template included; plain text always
     has it. ``tools`` are JSON schemas of the functions that the assistant may call; the template writes them.
-    Of several sources, ``source`` counts from 0; of several files, ``file`` is the name that a person knows this one by.
+    Of several sources, ``source`` counts from 0; of several files, ``file`` is the name of this row's.
     """
 
     line: int

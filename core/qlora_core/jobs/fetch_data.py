@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from qlora_core.data.sources.stored import RECORD, ROWS, Stored, Wanted, folder_of, make_room
-from qlora_core.jobs.command import run_command
+from qlora_core.session.stop_signals import install, interrupt
 from qlora_profiles.data_source import DataSource, parse_source
 from qlora_profiles.durable import write_whole
-from qlora_profiles.errors import QloraRunError, UserError, first_line
+from qlora_profiles.errors import EXIT_INTERRUPTED, EXIT_OK, QloraRunError, UserError, first_line
 from qlora_profiles.jobs import FetchDataJob
 from qlora_profiles.machine_errors import internal, problem_of
 from qlora_profiles.suggest import hint
@@ -45,9 +45,7 @@ def fetch(job: FetchDataJob) -> None:
         if not rows:
             raise UserError(f"--data {source.whole}  its split {split} holds no rows", "another split")
         name = source.hub[0] if source.hub else source.place
-        record = Stored(
-            name=name, revision=job.revision, config=config, split=split, rows=rows, seen=seen, notes=notes
-        )
+        record = Stored(name=name, revision=job.revision, config=config, split=split, rows=rows, seen=seen, notes=notes)
         write_whole(part / RECORD, msgspec.json.encode(record).decode("utf-8"))
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
@@ -155,18 +153,18 @@ def _plain(value: Any) -> Any:
 
 
 def main() -> int:
-    """Run the job given as JSON on the command line."""
-
-    def work(text: str) -> None:
-        answer: dict[str, Any] = {}
-        try:
-            fetch(msgspec.json.decode(text, type=FetchDataJob))
-        except Exception as error:
-            problem = problem_of(error) or internal(error)
-            answer = {"error": problem.message, "fix": problem.fix, "exit_code": problem.exit_code}
-        sys.stdout.write(json.dumps(answer) + "\n")
-
-    return run_command(work)
+    """Run the job given as JSON on the command line; without the other jobs' frame, which loads transformers."""
+    install(interrupt)
+    answer: dict[str, Any] = {}
+    try:
+        fetch(msgspec.json.decode(sys.argv[1], type=FetchDataJob))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        problem = problem_of(error) or internal(error)
+        answer = {"error": problem.message, "fix": problem.fix, "exit_code": problem.exit_code}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from qlora_run.runs.own_files import check_own
 RUNS = Path("runs")
 FOREIGN = (ADAPTER_CONFIG, "config.json", "*.safetensors", "pytorch_model*.bin")
 """What another program leaves in a folder, beside names that are ours, too."""
-MADE_OF = ("model", "data")
 CORE_PATIENCE_SECONDS = 30.0
 """Set by hand: a step and its checkpoint, of a core whose launcher was killed."""
 
@@ -292,9 +291,8 @@ def _clear(folder: Path, plan: RunPlan) -> None:
 
 def _made_of(plan: RunPlan) -> Iterator[tuple[str, str]]:
     """What a run is made of, as (setting, path or hub id)."""
-    for name in MADE_OF:
-        value = plan.recipe[name].value
-        yield from ((name, each) for each in ([value] if isinstance(value, str) else value))
+    yield "model", plan.recipe["model"].value
+    yield from (("data", parse_source(text).place) for text in plan.recipe["data"].value)
 
 
 @contextmanager

@@ -53,7 +53,11 @@ def plan_view(plan: RunPlan, glyphs: Glyphs, width: int, full: bool = False) -> 
 
 
 def _head(plan: RunPlan, glyphs: Glyphs, width: int, full: bool) -> Iterator[Text]:
-    names = [plan.model.name, ", ".join(shown_path(source.path) for source in plan.data.sources), *([f"profile {plan.profile}"] if plan.profile else [])]
+    names = [
+        plan.model.name,
+        ", ".join(shown_path(source.path) for source in plan.data.sources),
+        *([f"profile {plan.profile}"] if plan.profile else []),
+    ]
     yield from _lines(glyphs.spell(" · ".join(map(one_line, names))), width, "bold")
     yield from _lines(", ".join(_data_facts(plan.data)), width)
     if plan.data.learned:

@@ -56,7 +56,7 @@ def locate(source: DataSource, wanted: Wanted) -> Located:
 
 
 def _of_pattern(source: DataSource) -> Located:
-    found = sorted(Path(name) for name in glob.glob(str(source.path), recursive=True))
+    found = sorted(Path(name) for name in glob.glob(str(source.path), recursive=True))  # noqa: PTH207: a pattern may begin anywhere
     files = [path for path in found if path.is_file()]
     if not files:
         raise UserError(f"--data {source.place}  no file is called like that", f"a file, or a folder: {ALLOWED}")

@@ -55,9 +55,7 @@ def open_file(file: DataFile, options: ReadOptions) -> OpenFile:
     return _of_bytes(file, inner, wanted, data, digest, options)
 
 
-def _of_bytes(
-    file: DataFile, inner: Path, wanted: str, data: bytes, digest: str, options: ReadOptions
-) -> OpenFile:
+def _of_bytes(file: DataFile, inner: Path, wanted: str, data: bytes, digest: str, options: ReadOptions) -> OpenFile:
     name = file.name
     check_magic(inner, data, wanted)
     if wanted == "table":

@@ -27,9 +27,9 @@ def _zstandard(file: BinaryIO) -> Any:
 
 
 _OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
-    ".gz": lambda file: gzip.open(file, "rb"),
-    ".bz2": lambda file: bz2.open(file, "rb"),
-    ".xz": lambda file: lzma.open(file, "rb"),
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
     ".zst": _zstandard,
 }
 UNPACKED_HERE = (*_OPENERS, ".zip")

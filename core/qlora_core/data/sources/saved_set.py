@@ -1,4 +1,4 @@
-"""A data set as ``datasets`` saves it with ``save_to_disk``: a folder of Arrow files, or a folder of such for each split."""
+"""A data set as ``save_to_disk`` of ``datasets`` writes it: a folder of Arrow files, or one for each split."""
 
 import json
 from collections.abc import Iterator
