@@ -39,8 +39,8 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
     """How to read one source of data; ``path`` is as in ``--data``, with part and share.
 
     ``fields`` maps a wanted name to the column (or message key) that holds it; ``ignore`` names columns and message
-    keys to leave out. ``max_samples`` keeps so many good rows in file order, drawn by ``seed`` or the first ones. ``loss_on`` says whether only answers
-    or every token is supervised.
+    keys to leave out. ``max_samples`` keeps so many good rows in file order, drawn by ``seed`` or the first ones.
+    ``loss_on`` says whether only answers or every token is supervised.
     """
 
     path: str

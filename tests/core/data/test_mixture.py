@@ -64,10 +64,7 @@ def test_a_sample_keeps_the_proportions_and_the_seed_decides(mix: Mix) -> None:
 
 
 def test_a_known_sample_is_the_same_on_every_machine() -> None:
-    assert drawn_order(10, 42)[:5] == [9, 3, 6, 8, 2] or drawn_order(10, 42)[:5] == KNOWN
-
-
-KNOWN: list[int] = []
+    assert drawn_order(10, 42)[:5] == [1, 9, 7, 3, 2]
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=6), st.integers(1, 20_000))
@@ -85,7 +82,7 @@ def test_a_fraction_is_within_one_row(share: float, rows: int) -> None:
 
 
 @given(st.integers(0, 500), st.integers(0, 2**32 - 1))
-def test_a_smaller_sample_lies_within_a_larger_one(rows: int, seed: int) -> None:
+def test_every_row_is_drawn_once(rows: int, seed: int) -> None:
     assert sorted(drawn_order(rows, seed)) == list(range(rows))
 
 

@@ -65,7 +65,7 @@ def test_no_data(here: Path, capsys: Caught) -> None:
     )
     assert "--data row.jsonl no such file; did you mean rows.jsonl?" in refused(capsys, *TINY, "--data", "row.jsonl")
     assert "no folder nowhere" in refused(capsys, *TINY, "--data", "nowhere/rows.jsonl")
-    assert "--data tiny is a folder" in refused(capsys, *TINY, "--data", "tiny")
+    assert "--data tiny a model's folder" in refused(capsys, *TINY, "--data", "tiny")
     assert "--data needs a value" in refused(capsys, *TINY, "--data")
 
 

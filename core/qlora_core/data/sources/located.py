@@ -12,7 +12,7 @@ from qlora_core.data.sources.stored import Wanted, stored_rows
 from qlora_profiles.data_source import DataSource
 from qlora_profiles.errors import UserError
 
-NO_ROWS = (INFO, STATE, SPLITS, "config.json", "dataset_infos.json", "package.json")
+NO_ROWS = (INFO, STATE, SPLITS, "dataset_infos.json", "package.json")
 """Files of a folder that end like data and are none."""
 SHOWN = 5
 
@@ -56,7 +56,7 @@ def locate(source: DataSource, wanted: Wanted) -> Located:
 
 
 def _of_pattern(source: DataSource) -> Located:
-    found = sorted(Path(name) for name in glob.glob(str(source.path), recursive=True))  # noqa: PTH207: a pattern may begin anywhere
+    found = sorted(Path(name) for name in glob.glob(str(source.path), recursive=True))  # noqa: PTH207
     files = [path for path in found if path.is_file()]
     if not files:
         raise UserError(f"--data {source.place}  no file is called like that", f"a file, or a folder: {ALLOWED}")
@@ -68,6 +68,8 @@ def _of_folder(source: DataSource) -> Located:
     if is_saved_set(folder):
         chosen, notes = split_folder(folder, source.part)
         return Located([DataFile(file, f"{folder.name}/{file.name}", "", True) for file in arrow_files(chosen)], notes)
+    if (folder / "config.json").is_file():
+        raise UserError(f"--data {folder}  a model's folder", "a file, or a folder of data files")
     if source.part:
         raise UserError(f"--data {source.whole}  a folder of files has no parts", f"--data {source.place}")
     try:
