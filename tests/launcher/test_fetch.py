@@ -76,7 +76,7 @@ def test_a_sample_is_fetched_once_and_read_without_the_hub(
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("org/rowz", "neither on this disk nor a set on the hub; did you mean org/rows?  -> check the name"),
+        ("org/rowz", "neither on this disk nor a set on the hub; did you mean org/rows or org/two?  -> check the name"),
         (GATED, "gated: its owners must let your account in"),
         ("org/rows@v9", "has no revision v9"),
         ("org/two", "has several configs: en, de  -> --data org/two#en"),

@@ -56,6 +56,7 @@ def fetch(job: FetchDataJob) -> None:
 
 def _opened(source: DataSource, revision: str) -> tuple[str, str, Rows, tuple[str, ...]]:
     """The config, the split, a stream of its rows, and what was left out."""
+    os.environ["USE_TORCH"] = "0"  # datasets would load torch, which no row needs here
     from datasets import get_dataset_config_names, load_dataset
 
     name = (source.hub or (source.place, None))[0]
