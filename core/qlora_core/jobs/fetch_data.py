@@ -115,11 +115,10 @@ def _listed(names: list[str]) -> str:
 
 def _write(path: Path, stream: Iterable[dict[str, Any]], wanted: Wanted) -> tuple[int, int]:
     """Write the wanted rows in their order, one a line; how many those are, and how many were seen."""
+    kept: Iterable[str] = map(_line, stream)
+    seen = rows = 0
     if wanted.most is not None and wanted.sample == "random":
-        kept, seen = sampled(map(_line, stream), wanted.most, wanted.seed)
-    else:
-        kept, seen = map(_line, stream), 0
-    rows = 0
+        kept, seen = sampled(kept, wanted.most, wanted.seed)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for line in kept:
             file.write(line)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from qlora_core.data.bad_rows import BadRow, RowRejected
@@ -30,6 +31,13 @@ def is_line_file(path: Path) -> bool:
 
 def digest_and_rows(path: Path) -> tuple[str, int]:
     """SHA-256 of the bytes in hexadecimal, and the number of rows: lines that are not blank."""
+    about = path.stat()
+    return _digest_and_rows(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest_and_rows(path: Path, size_bytes: int, changed_ns: int) -> tuple[str, int]:
+    """The same, once for a file as it is: it is asked for often, and costs seconds."""
     digest, rows = hashlib.sha256(), 0
     with path.open("rb") as file:
         for line in file:

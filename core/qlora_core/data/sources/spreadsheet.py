@@ -47,15 +47,11 @@ def _rows(lines: list[list[Any]], name: str) -> Rows:
     while names and not names[-1]:
         names.pop()
     columns = unique_header(names, name, first)
-    return (Row(number, dict(zip(columns, map(_value, line), strict=False))) for number, line in rest)
+    return (Row(number, dict(zip(columns, map(_text, line), strict=False))) for number, line in rest)
 
 
 def _text(cell: Any) -> str:
-    return str(_value(cell)).strip()
-
-
-def _value(cell: Any) -> Any:
-    """A cell as JSON has it: whole numbers without a point, days and times as ISO text."""
+    """A cell as a CSV file would have it: whole numbers without a point, days and times as ISO text."""
     if isinstance(cell, float) and cell.is_integer():
-        return int(cell)
-    return cell.isoformat() if hasattr(cell, "isoformat") else cell
+        return str(int(cell))
+    return str(cell.isoformat() if hasattr(cell, "isoformat") else cell)
