@@ -185,7 +185,7 @@ _DATA = [
         refused={"sample": "qlora-run demo"},
         note="rows are read from the file itself, no prepared copy is written; sample data is in the demo",
     ),
-    *_same("max_samples", "num_samples", "max_train_samples", note="the first N rows"),
+    *_same("max_samples", "num_samples", "max_train_samples", note="N rows drawn by the seed; else: sample first"),
     *(
         Alias(name=f"{role}_col", to=("field",), convert=_column(role), adds=True, note=f"field {role}=NAME")
         for role in ("messages", "instruction", "input", "output", "system", "text")

@@ -145,7 +145,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class SourceFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One of the files that the data comes from: what it is, and how many of its rows can be used.
 
-    ``path`` is as it was written in the recipe, ``fingerprint`` of the content alone.
+    ``path`` is as it was written in the recipe, ``fingerprint`` of the content alone. ``share`` is the fraction or the
+    number of its rows that is taken, where not all are.
     """
 
     path: str
@@ -154,6 +155,7 @@ class SourceFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     row_shape: str
     rows: int
     rows_rejected: int
+    share: int | float | None = None
 
 
 class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -195,9 +197,11 @@ class DataFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of all content: of a single source its own, else that of the list of theirs."""
-        each = [source.fingerprint for source in self.sources]
-        return each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode("utf-8")).hexdigest()
+        """Identity of all content: of a single whole source its own, else that of the list of theirs with shares."""
+        if len(self.sources) == 1 and self.sources[0].share is None:
+            return self.sources[0].fingerprint
+        each = [f"{source.fingerprint} {source.share}" for source in self.sources]
+        return hashlib.sha256("\n".join(each).encode("utf-8")).hexdigest()
 
 
 class MemoryPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -42,6 +42,20 @@ class MergeJob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     test_prompt: str | None = None
 
 
+class FetchDataJob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bring a hub set to this disk.
+
+    ``source`` names it as a person writes it, without a share; ``revision`` is the commit to fetch. ``most`` rows are
+    kept, by ``seed`` or the first ones (``sample``); ``None`` keeps all.
+    """
+
+    source: str
+    revision: str
+    most: int | None = None
+    sample: str = "random"
+    seed: int = 42
+
+
 class ExactMatchJob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Count how often models give exactly the answers of ``data``; ``models`` by a name for each."""
 

@@ -41,11 +41,6 @@ class Setting(Struct, frozen=True, kw_only=True):
         return next((k for k in known for p in _parts(self.annotation) if p is k or get_origin(p) is k), str)
 
     @property
-    def most_entries(self) -> int | None:
-        """How many entries a list may hold, where that is limited."""
-        return next((m.max_length for m in _metas(self.annotation) if m.max_length is not None), None)
-
-    @property
     def optional(self) -> bool:
         """True where "not set" is a value: a tuned setting, or one that may be ``None``."""
         return self.tuned or NoneType in _parts(self.annotation)
@@ -148,7 +143,7 @@ def allowed(setting: Setting) -> str:
     if setting.choices:
         text = "one of " + ", ".join(setting.choices)
     if setting.doc.sentences:
-        text = "text" if setting.most_entries == 1 else "text, or a list of texts"
+        text = "text, or a list of texts"
     text += "".join(f", {bound}" for bound in _bounds(setting.annotation))
     return text + (" or auto" if setting.tuned else " or none" if setting.optional else "")
 

@@ -28,8 +28,6 @@ class Doc(Struct, frozen=True):
 
 Positive = Meta(gt=0)
 NotNegative = Meta(ge=0)
-ONE_ENTRY = Meta(min_length=1, max_length=1)
-"""A list that holds one entry for now."""
 MOST_COUNT = 10**9
 """Steps, examples, rows, tokens: more than anybody has, and what every library still takes."""
 AtLeastOne = Meta(ge=1, le=MOST_COUNT)
@@ -65,7 +63,14 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     double_quant: Annotated[bool, Doc("quantise the 4-bit scales too", "model")] = True
 
     data: Annotated[
-        tuple[str, ...], ONE_ENTRY, Doc("training data: .jsonl, .json, .csv or .parquet", "data", sentences=True)
+        tuple[str, ...],
+        Meta(min_length=1),
+        Doc(
+            "training data: a file, folder, pattern or hub set OWNER/NAME; :0.3 or :500 behind it takes a share"
+            " (repeatable)",
+            "data",
+            sentences=True,
+        ),
     ] = ("training_data.jsonl",)
     data_format: Annotated[
         Literal["auto", "jsonl", "json", "csv", "parquet"], Doc("file format, if the name does not tell", "data")
@@ -75,7 +80,11 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[str, ...], Doc("leave out a column or key of messages that could matter (repeatable)", "data")
     ] = ()
     encoding: Annotated[str, Doc("text encoding of the data file", "data")] = "utf-8"
-    max_samples: Annotated[Count | None, Doc("use the first N rows only", "data", "rows")] = None
+    max_samples: Annotated[Count | None, Doc("use N rows only", "data", "rows")] = None
+    sample: Annotated[
+        Literal["random", "first"],
+        Doc("which rows --max-samples and shares take: drawn by the seed, or the first ones", "data"),
+    ] = "random"
     skip_bad_rows: Annotated[bool, Doc("set damaged rows aside in rejected.jsonl", "data")] = False
     system_prompt: Annotated[str | None, Doc("system text for rows that have none", "data")] = None
     loss_on: Annotated[Literal["assistant", "all"], Doc("which tokens are learned", "data")] = "assistant"

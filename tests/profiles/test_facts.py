@@ -34,7 +34,7 @@ def test_a_file_may_have_a_comma_in_its_name(raw: object) -> None:
     assert parse(lookup("data"), raw) == ("a,b.jsonl",)
 
 
-@pytest.mark.parametrize("raw", [[], ["a.jsonl", "b.jsonl"]])
-def test_there_is_one_source_for_now(raw: object) -> None:
+def test_there_may_be_several_sources_and_never_none() -> None:
+    assert parse(lookup("data"), ["a.jsonl", "b.jsonl:0.5"]) == ("a.jsonl", "b.jsonl:0.5")
     with pytest.raises(UserError, match=r"data: .* is not allowed; text"):
-        parse(lookup("data"), raw)
+        parse(lookup("data"), [])

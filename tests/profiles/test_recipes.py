@@ -24,7 +24,7 @@ _SMALL_ADAPTER = _SMALL | {"lora_r": 64, "lora_alpha": 16.0, "lora_dropout": 0.1
 _CHAT = {
     "model": "Qwen/Qwen3-4B",
     "method": "lora",
-    "data": ("sft/data",),
+    "data": ("./sft/data",),
     "max_length": 4096,
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 8,
@@ -92,7 +92,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "qwen3-4b-financial": _CHAT | {"output": "sft/outputs/training/financial"},
     "qwen3-4b-lora": _CHAT | {"output": "sft/outputs/training/default"},
-    "qwen3-4b-test": _CHAT | {"output": "sft/outputs/training/test_run", "data": ("sft/data/sample_data.jsonl",)},
+    "qwen3-4b-test": _CHAT | {"output": "sft/outputs/training/test_run", "data": ("./sft/data/sample_data.jsonl",)},
     "qwen3-8b-qlora": {
         "model": "Qwen/Qwen3-8B-Base",
         "local_dir": "qwen3-8b-base",

@@ -12,7 +12,7 @@ from qlora_core.data.inspection import Inspection, Piece, SetAside, ShownRow, in
 from qlora_core.data.lengths.histogram import Bin
 from qlora_core.data.lengths.token_counts import TokenCounts
 from qlora_core.data.message_rows import jsonl
-from qlora_core.data.pipeline import read_rows
+from qlora_core.data.mixture import read_all
 from qlora_core.data.read import read_data
 from qlora_core.data.schema import Conversation, DataSet, Message, ReadOptions, parse_fields
 from qlora_core.data.split import held_out_rows, split
@@ -40,8 +40,8 @@ __all__ = [
     "jsonl",
     "parse_fields",
     "quantiles",
+    "read_all",
     "read_data",
-    "read_rows",
     "row_lengths",
     "split",
     "truncate_all",

@@ -37,7 +37,7 @@ def describe(
     check_any_supervised(train, max_length)
     kept = [one for one in train if one.supervised_within(max_length)]
     return DataFacts(
-        sources=(source_facts(dataset),),
+        sources=dataset.sources or (source_facts(dataset),),
         rows=len(token_counts),
         train_rows=len(train),
         held_out_rows=len(held_out),
@@ -63,7 +63,7 @@ def template_digest(tokenizer: ChatTokenizer) -> str:
 
 
 def source_facts(dataset: DataSet) -> SourceFacts:
-    """What a plan keeps of a file that was read."""
+    """What a plan keeps of a single source that was read."""
     return SourceFacts(
         path=dataset.path,
         fingerprint=dataset.fingerprint,
@@ -71,6 +71,7 @@ def source_facts(dataset: DataSet) -> SourceFacts:
         row_shape=dataset.row_shape,
         rows=len(dataset.conversations),
         rows_rejected=len(dataset.rejected),
+        share=dataset.share,
     )
 
 

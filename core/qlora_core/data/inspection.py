@@ -12,7 +12,8 @@ from qlora_core.data.duplicates import find_duplicates
 from qlora_core.data.facts import quantiles, source_facts
 from qlora_core.data.lengths.histogram import Bin, histogram
 from qlora_core.data.lengths.token_counts import TokenCounts
-from qlora_core.data.pipeline import count_rows, read_rows
+from qlora_core.data.mixture import read_all
+from qlora_core.data.pipeline import count_rows
 from qlora_core.data.rendered_rows import rendered_warnings
 from qlora_core.data.sample_rows import pick_rows
 from qlora_core.data.schema import Conversation, DataSet
@@ -163,14 +164,14 @@ def inspect_messages(recipe: Recipe, shown_rows: int) -> Inspection:
     Raises:
         UserError: the data cannot be read, or ``val_size`` leaves no row to train on.
     """
-    dataset = read_rows(recipe)
+    dataset = read_all(recipe)
     rows = dataset.conversations
     lengths = [_letters(_pieces_of(row)) for row in rows]
     learned = sum(_letters(_pieces_of(row), "learned") for row in rows)
     found = find_duplicates(rows, recipe.val_size, recipe.seed)
     return Inspection(
         model=None,
-        sources=(source_facts(dataset),),
+        sources=dataset.sources or (source_facts(dataset),),
         train_rows=found.rows - found.held_out,
         held_out_rows=found.held_out,
         template=None,

@@ -15,9 +15,9 @@ from qlora_core.data.duplicates import duplicate_notes
 from qlora_core.data.examples import TokenizedExample
 from qlora_core.data.facts import describe, quantiles, source_facts
 from qlora_core.data.lengths.token_counts import TokenCounts
-from qlora_core.data.read import read_data
+from qlora_core.data.mixture import read_all, without
 from qlora_core.data.rendered_rows import rendered_warnings
-from qlora_core.data.schema import Conversation, DataSet, Message, ReadOptions
+from qlora_core.data.schema import Conversation, DataSet, Message
 from qlora_core.data.split import split
 from qlora_core.data.token_ids import check_rows
 from qlora_profiles.facts import DataFacts, SourceFacts
@@ -123,36 +123,33 @@ def _check_ids(
     recipe: Recipe, dataset: DataSet, chat: ChatTokenizer, examples: Sequence[TokenizedExample], embedding_rows: int
 ) -> None:
     kept = (example.input_ids[: recipe.max_length] for example in examples)
-    lines = (row.line for row in dataset.conversations)
-    check_rows(zip(lines, kept, strict=True), embedding_rows, chat, Path(dataset.path).name)
+    name = Path(dataset.path).name
+    places = (f"{row.file or name}, row {row.line}" for row in dataset.conversations)
+    check_rows(zip(places, kept, strict=True), embedding_rows, chat)
 
 
 def _opened(recipe: Recipe, run: Run) -> tuple[DataSet, ChatTokenizer, list[BadRow] | None]:
     """The rows, the tokenizer, and where to put rows that the template refuses: ``None`` where that is an error."""
-    dataset = read_rows(recipe)
+    dataset = read_all(recipe)
     chat = ChatTokenizer.from_folder(tokenizer_folder(recipe, run), recipe.chat_template, today=TEMPLATE_DATE)
     warnings = [*dataset.warnings, *rendered_warnings(dataset.conversations, chat.special_tokens)]
     return replace(dataset, warnings=warnings), chat, [] if recipe.skip_bad_rows else None
-
-
-def read_rows(recipe: Recipe) -> DataSet:
-    """The rows of the recipe's sources, of which there is one for now. Raises ``UserError`` as ``read_data`` does."""
-    (source,) = recipe.data
-    return read_data(ReadOptions.from_recipe(recipe, source))
 
 
 def _without(refused: Sequence[BadRow] | None, dataset: DataSet, examples: list[Item]) -> tuple[DataSet, list[Item]]:
     """The rows that are left, and the refused ones among those set aside."""
     if not refused:
         return dataset, examples
-    places = {(row.line, row.number) for row in refused}
+    places = {(row.file, row.line, row.number) for row in refused}
+    name = Path(dataset.path).name
     pairs = zip(dataset.conversations, examples, strict=True)
-    kept = [pair for pair in pairs if (pair[0].line, pair[0].number) not in places]
-    rejected = sorted([*dataset.rejected, *refused], key=lambda row: (row.number, row.line))
+    kept = [pair for pair in pairs if (pair[0].file or name, pair[0].line, pair[0].number) not in places]
+    order = {file: number for number, file in enumerate(dict.fromkeys(row.file for row in dataset.conversations))}
+    rejected = [*dataset.rejected, *refused]
+    rejected.sort(key=lambda row: (order.get(row.file, 0), row.number, row.line))
     if not kept:
         raise BadRows(rejected, len(rejected))
-    dataset = replace(dataset, conversations=[row for row, _ in kept], rejected=rejected)
-    return dataset, [example for _, example in kept]
+    return without(dataset, [row for row, _ in kept], rejected), [example for _, example in kept]
 
 
 def estimated_facts(recipe: Recipe) -> DataFacts:
@@ -161,13 +158,13 @@ def estimated_facts(recipe: Recipe) -> DataFacts:
     Raises:
         UserError: the file or rows of it cannot be read, or ``val_size`` leaves no row to train on.
     """
-    dataset = read_rows(recipe)
+    dataset = read_all(recipe)
     lengths = sorted(guessed_tokens(row) for row in dataset.conversations)
     train, held_out = split(lengths, recipe.val_size, recipe.seed)
     mean = sum(min(tokens, recipe.max_length) for tokens in train) / len(train)
     return replace(
         assumed_facts(recipe.max_length),
-        sources=(source_facts(dataset),),
+        sources=dataset.sources or (source_facts(dataset),),
         rows=len(lengths),
         train_rows=len(train),
         held_out_rows=len(held_out),

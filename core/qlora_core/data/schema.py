@@ -7,6 +7,7 @@ from msgspec import Struct, field
 
 from qlora_core.data.bad_rows import BadRow
 from qlora_profiles.errors import UserError
+from qlora_profiles.facts import SourceFacts
 from qlora_profiles.settings import Recipe
 from qlora_profiles.suggest import hint
 
@@ -35,11 +36,11 @@ CONTENT_KEYS = ("content", "value")
 
 
 class ReadOptions(Struct, frozen=True, kw_only=True):
-    """How to read a data file.
+    """How to read one source of data; ``path`` is as in ``--data``, with part and share.
 
     ``fields`` maps a wanted name to the column (or message key) that holds it; ``ignore`` names columns and message
-    keys to leave out. ``max_samples`` keeps the first good rows in file order. ``loss_on`` says whether only answers
-    or every token is supervised.
+    keys to leave out. ``max_samples`` keeps so many good rows in file order, drawn by ``seed`` or the first ones.
+    ``loss_on`` says whether only answers or every token is supervised.
     """
 
     path: str
@@ -48,6 +49,7 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
     ignore: tuple[str, ...] = ()
     encoding: str = "utf-8"
     max_samples: int | None = None
+    sample: Literal["random", "first"] = "random"
     skip_bad_rows: bool = False
     system_prompt: str | None = None
     loss_on: Literal["assistant", "all"] = "assistant"
@@ -67,6 +69,7 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
             ignore=recipe.ignore,
             encoding=recipe.encoding,
             max_samples=recipe.max_samples,
+            sample=recipe.sample,
             skip_bad_rows=recipe.skip_bad_rows,
             system_prompt=recipe.system_prompt,
             loss_on=recipe.loss_on,
@@ -97,6 +100,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     ``line`` counts from 1 in the file (rows, for Parquet), ``number`` the rows where several may begin on one line.
     ``supervise_all`` supervises everything but the messages that say otherwise, template included; plain text always
     has it. ``tools`` are JSON schemas of the functions that the assistant may call; the template writes them.
+    Of several sources, ``source`` counts from 0; of several files, ``file`` is the name of this row's.
     """
 
     line: int
@@ -105,13 +109,16 @@ class Conversation(Struct, frozen=True, kw_only=True):
     tools: tuple[Mapping[str, Any], ...] = ()
     text: str | None = None
     supervise_all: bool = False
+    source: int = 0
+    file: str = ""
 
 
 class DataSet(Struct, frozen=True, kw_only=True):
-    """A file that was read: its good rows, the rows set aside, and what a person should know of it.
+    """What was read: the good rows, the rows set aside, and what a person should know of it.
 
     ``fingerprint`` is the SHA-256 of the file's bytes in hexadecimal. ``warnings`` are louder than ``notes``.
     ``columns_not_used`` are left out, whatever they say.
+    ``sources`` are those of a mixture; empty where there is one.
     """
 
     path: str
@@ -124,6 +131,8 @@ class DataSet(Struct, frozen=True, kw_only=True):
     notes: list[str]
     warnings: list[str] = field(default_factory=list)
     columns_not_used: list[str] = field(default_factory=list)
+    share: int | float | None = None
+    sources: tuple[SourceFacts, ...] = ()
 
 
 def parse_fields(items: Iterable[str]) -> dict[str, str]:

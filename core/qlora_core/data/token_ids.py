@@ -27,7 +27,7 @@ def check_ids(ids: Sequence[int], embedding_rows: int, tokens: Decoder, where: s
         raise UserError(f"{where}: {said}", FIX)
 
 
-def check_rows(rows: Iterable[tuple[int, Sequence[int]]], embedding_rows: int, tokens: Decoder, file: str) -> None:
-    """The same for rows of a file, each with the line that it is told by."""
-    for line, ids in rows:
-        check_ids(ids, embedding_rows, tokens, f"{file}, row {line}")
+def check_rows(rows: Iterable[tuple[str, Sequence[int]]], embedding_rows: int, tokens: Decoder) -> None:
+    """The same for rows, each with the place that it is told by."""
+    for place, ids in rows:
+        check_ids(ids, embedding_rows, tokens, place)

@@ -7,13 +7,14 @@ from threading import Thread
 
 from qlora_core.data import ChatTokenizer, DataSet, Message, TokenizedExample, split, truncate_all, write_rejected
 from qlora_core.data.chat.tokenizer_source import tokenizer_on_disk
-from qlora_core.data.facts import template_digest
+from qlora_core.data.facts import source_facts, template_digest
 from qlora_core.data.pipeline import tokenize
 from qlora_core.data.row_cache import CachedRows
 from qlora_core.export.read_back import SavedRow, chosen, saved_row
 from qlora_core.session.event_log import EventLog
 from qlora_profiles.base_files import base_digests
 from qlora_profiles.errors import UserError
+from qlora_profiles.facts import DataFacts
 from qlora_profiles.plan import RunPlan, other_parts
 from qlora_profiles.run_folder import REJECTED_ROWS
 from qlora_profiles.settings import Recipe
@@ -69,8 +70,7 @@ def prepare_data(
         log.phase(PHASE, done, total)
 
     data, chat, examples = tokenize(recipe, plan.run_values(), progress, embedding_rows=plan.model.vocab_size)
-    if data.fingerprint != plan.data.fingerprint:
-        raise UserError(f"{data.path}: changed since this run was planned", "--output ANOTHER-FOLDER")
+    check_data(data, plan.data)
     check_base(plan, template_digest(chat))
     if data.rejected:
         write_rejected(output / REJECTED_ROWS, data.rejected)
@@ -86,6 +86,15 @@ def prepare_data(
         system_prompt=recipe.system_prompt,
         read_back=read_back,
     )
+
+
+def check_data(data: DataSet, planned: DataFacts) -> None:
+    """Refuse data that is no longer what was planned with. Raises UserError, which names the sources that changed."""
+    now = data.sources or (source_facts(data),)
+    changed = [new.path for new, old in zip(now, planned.sources, strict=False) if new.fingerprint != old.fingerprint]
+    if changed or len(now) != len(planned.sources):
+        said = ", ".join(changed) or data.path
+        raise UserError(f"{said}: changed since this run was planned", "--output ANOTHER-FOLDER")
 
 
 def saved_rows(

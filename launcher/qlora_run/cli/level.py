@@ -56,7 +56,7 @@ class Levels:
                 found.setdefault(key, []).append(given)
         self._put_together(found, source)
         self._leave_out_prepared_file(level, found)
-        self.given = strongest(self.given, {name: _agreed(given) for name, given in found.items()})
+        self.given = strongest(self.given, {name: _agreed(given, name == "data") for name, given in found.items()})
 
     def _meant(self, written: Written, source: Source) -> Iterator[tuple[str, Given]]:
         """Setting or part, and what is given for it."""
@@ -114,11 +114,13 @@ def _whole(setting: str, parts: dict[str, Given], source: Source) -> Given:
         raise UserError(located(place, error.message), error.fix) from error
 
 
-def _agreed(found: list[Given]) -> Given:
-    """The one value that all share. Lists that add are joined; a repeated list option too."""
+def _agreed(found: list[Given], repeats: bool = False) -> Given:
+    """The one value that all share. Lists that add are joined; a repeated list option too, each entry once unless
+    ``repeats`` matter."""
     first = found[0]
     if isinstance(first.value, tuple) and _joined(found):
-        return structs.replace(first, value=tuple(dict.fromkeys(entry for given in found for entry in given.value)))
+        entries = [entry for given in found for entry in given.value]
+        return structs.replace(first, value=tuple(entries if repeats else dict.fromkeys(entries)))
     for other in found[1:]:
         if other.value != first.value:
             raise _contradiction(first, other)

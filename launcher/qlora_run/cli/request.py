@@ -23,7 +23,7 @@ FOUND_NAME = "qlora-run.yaml"
 TRUST = "trust_remote_code"
 
 OF_ITS_MODEL = ("local_dir", "revision", "chat_template")
-OF_ITS_DATA = ("max_samples", "data_format", "field", "ignore", "encoding", "skip_bad_rows")
+OF_ITS_DATA = ("max_samples", "sample", "data_format", "field", "ignore", "encoding", "skip_bad_rows")
 """What a recipe says of its own model or data, and of no other one."""
 
 READS_FOUND_CONFIG = ("train", "doctor", "plan", "data")
@@ -133,4 +133,4 @@ def _of_command_line(command: Command) -> list[Written]:
 def _is_list(name: str) -> bool:
     row = find(name)
     setting = settings().get(row.to[0] if row and row.to else name)
-    return setting is not None and setting.kind is tuple and setting.most_entries != 1
+    return setting is not None and setting.kind is tuple

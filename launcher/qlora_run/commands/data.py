@@ -1,6 +1,7 @@
 """``data``: what would be learned of the rows, before any training; and any readable data as JSONL of messages."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,14 @@ def run(command: Command) -> int:
         UserError: data or a tokenizer cannot be read, nothing would be learned, or a file is there already.
         EnvironmentProblem: a file cannot be written.
     """
-    from qlora_run.planner.make_plan import check_data_named
+    from qlora_run.fetch import bring_hub_sets
+    from qlora_run.planner.make_plan import check_data_named, data_recipe
 
     options = command.options
     request = plan_input(command, only_planning=True).request
     check_data_named(request)
     targets = {name: _free(name, options[name], request) for name in SUFFIXES if options[name]}
+    bring_hub_sets(data_recipe(request)[0])
     if "write" in targets:
         _write_rows(request, targets["write"], quiet=options["json"])
         if not (options["json"] or options["html"]):
@@ -75,10 +78,10 @@ def _show(found: "Inspection", request: Request, *, as_json: bool) -> None:
 
 
 def _write_rows(request: Request, target: Path, *, quiet: bool) -> None:
-    from qlora_core.data import jsonl, read_rows
+    from qlora_core.data import jsonl, read_all
     from qlora_run.planner.make_plan import data_recipe
 
-    dataset = read_rows(data_recipe(request)[0])
+    dataset = read_all(data_recipe(request)[0])
     _write(target, "".join(jsonl(dataset.conversations)))
     aside = f", {len(dataset.rejected):,} damaged ones left out" if dataset.rejected else ""
     said = f"{shown_path(target)}: {len(dataset.conversations):,} rows written as messages{aside}"
@@ -103,7 +106,7 @@ def _free(name: str, given: str, request: Request) -> Path:
         raise UserError(f"--{name} {given}: want a name that ends in {wanted[0]}", f"--{name} {target.stem}{wanted[0]}")
     if not target.absolute().parent.is_dir():
         raise UserError(f"--{name} {given}: there is no folder {target.parent}", "make it, or another name")
-    if any(_same(target, Path(source).expanduser()) for source in request.value("data", ())):
+    if target.exists() and any(target.samefile(file) for file in _files_of(request)):
         raise UserError(f"--{name} {given}: that is the data itself", "another name")
     if target.is_dir():
         raise UserError(f"--{name} {given}: that is a folder", f"--{name} {quoted(str(target / ('data' + wanted[0])))}")
@@ -112,8 +115,15 @@ def _free(name: str, given: str, request: Request) -> Path:
     return target
 
 
-def _same(target: Path, source: Path) -> bool:
-    return target.exists() and source.exists() and target.samefile(source)
+def _files_of(request: Request) -> Iterator[Path]:
+    """The files on this disk that the data is read from."""
+    from qlora_core.data.sources.located import locate
+    from qlora_core.data.sources.stored import Wanted
+    from qlora_profiles.data_source import parse_source
+
+    for source in map(parse_source, request.value("data", ())):
+        if not source.hub:
+            yield from (file.path for file in locate(source, Wanted()).files)
 
 
 def _write(target: Path, text: str) -> None:

@@ -49,11 +49,11 @@ def read_hub(model: str, revision: str | None) -> ModelFacts:
     Raises:
         UserError: no such model, no access to it, no safetensors, or the hub cannot be reached.
     """
-    if _offline():
+    if offline():
         raise not_here(model, "HF_HUB_OFFLINE is set")
     with _Explained(model, revision):
-        config = _within(GIVE_UP_SECONDS, lambda: _config(model, revision))
-        tensors, file_bytes = _within(HEADERS_SECONDS, lambda: _headers(model, revision))
+        config = within(GIVE_UP_SECONDS, lambda: _config(model, revision))
+        tensors, file_bytes = within(HEADERS_SECONDS, lambda: _headers(model, revision))
     return facts_of(model, config, tensors, file_bytes)
 
 
@@ -63,7 +63,8 @@ def not_here(model: str, why: str) -> UserError:
     return UserError(f"--model {model}  not on this disk, {why}", fix)
 
 
-def _offline() -> bool:
+def offline() -> bool:
+    """Whether a person forbade asking the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
@@ -100,7 +101,7 @@ def _headers(model: str, revision: str | None) -> tuple[dict[str, TensorInfo], i
     return {name: TensorInfo(info.dtype, tuple(info.shape)) for name, info in listed}, file_bytes
 
 
-def _within(seconds: float, work: Callable[[], T]) -> T:
+def within(seconds: float, work: Callable[[], T]) -> T:
     """``work()`` in a thread that is left behind when it takes longer: a name lookup obeys no timeout.
 
     Raises:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from qlora_profiles.data_source import parse_source
 from qlora_profiles.errors import UserError
 from qlora_profiles.hardware import HardwareReport
 from qlora_profiles.machines import load_machine
 from qlora_profiles.plan import Given, Request, RunPlan
 from qlora_profiles.registry import lookup
 from qlora_profiles.settings import Recipe, Run
+from qlora_run.fetch import bring_hub_sets, is_here
 from qlora_run.machine.measurements.records import Calibration
 from qlora_run.machine.measurements.store import load
 from qlora_run.machine.selftest_results import SelftestResults, load_results
@@ -52,6 +54,8 @@ def make_plan(inputs: PlanInput) -> RunPlan:
     if not inputs.only_planning:
         check_data_named(inputs.request)
     report = machine_report(inputs)
+    if not (inputs.only_planning and _data_is_prepared(inputs.request)):
+        bring_hub_sets(_recipe(inputs.request, usual_length()))
     devices = devices_given(inputs.request.given)
     calibration, known = load(report, devices=devices), inputs.selftest_results or load_results(report)
     request = with_model(inputs.request, report, calibration, known)
@@ -73,12 +77,14 @@ def make_plan(inputs: PlanInput) -> RunPlan:
 
 def check_data_named(request: Request) -> None:
     """Raise UserError where the data is not there, or none was named and none lies where it is looked for."""
-    from qlora_core.data.read import check_there
+    from qlora_core.data.sources.data_file import check_there
 
     (usual,) = map(Path, lookup("data").default)
-    for source in request.value("data", ()):
+    for source in map(parse_source, request.value("data", ())):
+        if source.hub or source.is_pattern:
+            continue
         try:
-            check_there(Path(source).expanduser())
+            check_there(source.path)
         except UserError as error:
             if request.given["data"].source != "recipe":
                 raise
@@ -124,9 +130,16 @@ def rows_without_model(request: Request) -> "DataFacts | None":
         return None  # reading it again, with a model, says what is wrong
 
 
+def _data_is_prepared(request: Request) -> bool:
+    """Whether nobody named the data but a prepared recipe: a plan then does not fetch it."""
+    given = request.given.get("data")
+    return given is not None and given.source == "recipe"
+
+
 def all_there(recipe: Recipe) -> bool:
-    """Whether all of the recipe's data lies on this disk."""
-    return all(Path(source).exists() for source in recipe.data)
+    """Whether all of the recipe's data lies on this disk, copies of hub sets among it."""
+    sources = map(parse_source, recipe.data)
+    return all(is_here(each, recipe) if each.hub else each.is_pattern or each.path.exists() for each in sources)
 
 
 def model_folder(request: Request) -> Path | None:

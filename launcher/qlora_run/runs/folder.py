@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from qlora_profiles import codec, events
+from qlora_profiles.data_source import parse_source
 from qlora_profiles.errors import UserError
 from qlora_profiles.file_lock import Taken, claimed
 from qlora_profiles.machine_errors import FULL, disk_full
@@ -27,7 +28,6 @@ from qlora_run.runs.own_files import check_own
 RUNS = Path("runs")
 FOREIGN = (ADAPTER_CONFIG, "config.json", "*.safetensors", "pytorch_model*.bin")
 """What another program leaves in a folder, beside names that are ours, too."""
-MADE_OF = ("model", "data")
 CORE_PATIENCE_SECONDS = 30.0
 """Set by hand: a step and its checkpoint, of a core whose launcher was killed."""
 
@@ -300,9 +300,8 @@ def _clear(folder: Path, plan: RunPlan) -> None:
 
 def _made_of(plan: RunPlan) -> Iterator[tuple[str, str]]:
     """What a run is made of, as (setting, path or hub id)."""
-    for name in MADE_OF:
-        value = plan.recipe[name].value
-        yield from ((name, each) for each in ([value] if isinstance(value, str) else value))
+    yield "model", plan.recipe["model"].value
+    yield from (("data", parse_source(text).place) for text in plan.recipe["data"].value)
 
 
 @contextmanager
@@ -353,7 +352,7 @@ def _held_by(folder: Path, pid: int | None) -> UserError:
 
 def with_full_paths(plan: RunPlan) -> RunPlan:
     """The plan as it is stored: what lies on this disk is named in full, so that it is found from any folder."""
-    recipe = {name: _if_there(plan.recipe[name]) for name in MADE_OF}
+    recipe = {"model": _if_there(plan.recipe["model"]), "data": each_path(plan.recipe["data"], _source_in_full)}
     run = {name: _full(plan.run[name]) for name in ("output", "local_dir", "cache") if plan.run[name].value}
     return _replaced(_replaced(plan, "recipe", recipe), "run", run | {"resume": _if_there(plan.run["resume"])})
 
@@ -361,6 +360,10 @@ def with_full_paths(plan: RunPlan) -> RunPlan:
 def _if_there(given: Resolved) -> Resolved:
     """``model`` may be a hub id, ``resume`` a word."""
     return each_path(given, lambda path: _absolute(path) if Path(path).expanduser().exists() else path)
+
+
+def _source_in_full(text: str) -> str:
+    return parse_source(text).in_full().text
 
 
 def _full(given: Resolved) -> Resolved:

@@ -55,7 +55,7 @@ def plan_view(plan: RunPlan, glyphs: Glyphs, width: int, full: bool = False) -> 
 def _head(plan: RunPlan, glyphs: Glyphs, width: int, full: bool) -> Iterator[Text]:
     named = {"recipe": plan.recipe_name, "profile": plan.profile}
     prepared = [f"{kind} {name}" for kind, name in named.items() if name]
-    names = [plan.model.name, shown_path(plan.data.path), *prepared]
+    names = [plan.model.name, ", ".join(shown_path(source.path) for source in plan.data.sources), *prepared]
     yield from _lines(glyphs.spell(" · ".join(map(one_line, names))), width, "bold")
     yield from _lines(", ".join(_data_facts(plan.data)), width)
     if plan.data.learned:

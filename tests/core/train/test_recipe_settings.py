@@ -49,6 +49,7 @@ TURNED = {
     "ignore": Turned(to=("rationale",), figure="exit_code", others={"data": ("{folder}/reasons.jsonl",)}),
     "encoding": Turned(to="gbk", figure="tokens", others={"data": ("{folder}/chinese.jsonl",), "encoding": "latin-1"}),
     "max_samples": Turned(to=8, figure="tokens"),
+    "sample": Turned(to="first", figure="tokens", others={"max_samples": 8}),
     "skip_bad_rows": Turned(to=True, figure="exit_code", others={"data": ("{folder}/damaged.jsonl",)}),
     "system_prompt": Turned(to="be brief", figure="tokens"),
     "loss_on": Turned(to="all", figure="supervised"),

@@ -304,7 +304,8 @@ def test_an_output_of_a_run_is_kept_whatever_it_is_called(tmp_path: Path) -> Non
 def test_lists_may_be_repeated_and_of_the_rest_the_last_counts(tmp_path: Path) -> None:
     line = "--target-modules q --target_modules v --sample-prompts 'a, b' --sample-prompts c --seed 1 --seed 2"
     assert values(asked(tmp_path, line)) == {"target_modules": ("q", "v"), "sample_prompts": ("a, b", "c"), "seed": 2}
-    assert values(asked(tmp_path, "--data a.csv --data b.csv")) == {"data": ("b.csv",)}
+    assert values(asked(tmp_path, "--data a.csv --data b.csv")) == {"data": ("a.csv", "b.csv")}
+    assert values(asked(tmp_path, "--data a.csv --data a.csv")) == {"data": ("a.csv", "a.csv")}  # refused when read
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_no_data(here: Path, capsys: Caught) -> None:
     )
     assert "--data row.jsonl no such file; did you mean rows.jsonl?" in refused(capsys, *TINY, "--data", "row.jsonl")
     assert "no folder nowhere" in refused(capsys, *TINY, "--data", "nowhere/rows.jsonl")
-    assert "--data tiny is a folder" in refused(capsys, *TINY, "--data", "tiny")
+    assert "--data tiny a model's folder" in refused(capsys, *TINY, "--data", "tiny")
     assert "--data needs a value" in refused(capsys, *TINY, "--data")
 
 
@@ -78,7 +78,7 @@ def test_an_empty_file(here: Path, capsys: Caught) -> None:
 def test_a_wrong_extension(here: Path, capsys: Caught) -> None:
     shutil.copy(here / "rows.jsonl", here / "rows.txt")
     text = refused(capsys, *TINY, "--data", "rows.txt")
-    assert "allowed: .jsonl, .json, .csv, .tsv or .parquet -> --data-format jsonl" in text
+    assert "allowed: .jsonl, .json, .csv, .tsv, .parquet or .xlsx, also as .gz" in text
     assert "Run: " in said(capsys, *TINY, "--data", "rows.txt", "--data-format", "jsonl", "--dry-run")
     shutil.copy(here / "rows.jsonl", here / "rows.parquet")
     assert "rows.parquet is not a Parquet file" in refused(capsys, *TINY, "--data", "rows.parquet")

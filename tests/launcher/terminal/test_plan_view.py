@@ -54,7 +54,7 @@ def test_the_plan_at_a_glance() -> None:
         "  method             qlora-4  16-bit LoRA needs 19.8 GiB                  probe\n"
         "  max-length         2,048    covers 100% of rows                         data\n"
         "  examples-per-step  16       your batch 1 x accumulation 16              config\n"
-        "  default  epochs 3, learning-rate 2e-4, lora-r 16, 30 more (plan --full)\n"
+        "  default  epochs 3, learning-rate 2e-4, lora-r 16, 31 more (plan --full)\n"
         "\n"
         "execution (how this machine does it)  why                   if changed\n"
         "  device             cuda\n"

@@ -242,7 +242,7 @@ class ChatTokenizer:
         except RowRejected as fault:
             tools = {"tools": conversation.tools} if conversation.tools else {}
             raw = json.dumps({"messages": as_dicts(conversation.messages), **tools}, ensure_ascii=False)
-            refused.append(fault.row(file, conversation.line, raw, conversation.number))
+            refused.append(fault.row(conversation.file or file, conversation.line, raw, conversation.number))
             return RenderedExample("", [], False)
 
     def _count(self, rendered: Sequence[RenderedExample]) -> list[TokenCounts]:

@@ -125,11 +125,16 @@ def _header(reader: Any, name: str) -> list[str]:
         cells: list[str] = next((row for row in reader if row), [])
     except csv.Error as error:
         raise UserError(f"{name}:1  broken CSV header: {_reason(error)}") from error
+    return unique_header(cells, name)
+
+
+def unique_header(cells: list[str], name: str, line: int = 1) -> list[str]:
+    """The names of columns, those without one by number. Raises UserError where two are the same."""
     header = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, 1)]
     twice = sorted(cell for cell, count in Counter(header).items() if count > 1)
     if twice:
         shown = ", ".join(cell[:60] for cell in twice[:5]) + (", ..." if len(twice) > 5 else "")
-        raise UserError(f"{name}:1  the header names a column twice: {shown}", "another name for one of them")
+        raise UserError(f"{name}:{line}  the header names a column twice: {shown}", "another name for one of them")
     return header
 
 

@@ -14,12 +14,11 @@ FORMATS = {
     ".tsv": "csv",
     ".parquet": "parquet",
 }
-ALLOWED = ".jsonl, .json, .csv, .tsv or .parquet"
+ALLOWED = ".jsonl, .json, .csv, .tsv, .parquet or .xlsx, also as .gz, .zip, .zst, .xz or .bz2"
 PARQUET_MAGIC = b"PAR1"
 NEARBY = 3
-TABLES = (".xlsx", ".xls", ".ods", ".numbers")
-PACKED = {".gz": "python -m gzip -d {}", ".zip": "python -m zipfile -e {} .", ".tgz": "python -m tarfile -e {} ."}
-PACKED |= {".tar": "python -m tarfile -e {} .", ".bz2": "bunzip2 {}", ".xz": "unxz {}", ".zst": "unzstd {}"}
+TABLES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+ARCHIVES = (".tgz", ".tar")
 MAGIC = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
 """What a file begins with, and the suffix that it should have."""
 KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
@@ -44,24 +43,22 @@ def bytes_of(path: Path) -> bytes:
 
 
 def check_there(path: Path) -> None:
-    """Nothing, where there is such a file.
+    """Nothing, where there is such a file, or a folder of that name.
 
     Raises:
-        UserError: there is none, or something else than a file; names those that lie there.
+        UserError: there is none, or something else than a file or a folder; names those that lie there.
     """
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         raise _not_found(path, error) from error
-    if stat.S_ISDIR(mode):
-        raise UserError(f"--data {path}  is a folder{_nearby(path, path.name)}", f"a file: {ALLOWED}")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kind = KINDS.get(stat.S_IFMT(mode), "no file")
         raise UserError(f"--data {path}  is {kind}, and data is read more than once", f"write it to a file: {ALLOWED}")
 
 
 def format_of(path: Path, wanted: str) -> str:
-    """``wanted``, or what the file's name tells.
+    """``wanted``, or what the file's name tells: ``table`` for a spreadsheet.
 
     Raises:
         UserError: its name tells no format that can be read; says how to make one of it.
@@ -72,15 +69,17 @@ def format_of(path: Path, wanted: str) -> str:
     suffix = named.suffix.lower()
     if suffix in FORMATS:
         return FORMATS[suffix]
+    if suffix in TABLES:
+        return "table"
     shown = f"{suffix} is" if suffix else "a name without a suffix is"
     raise UserError(f"--data {path.name}  {shown} no data format here; allowed: {ALLOWED}", _conversion(path, suffix))
 
 
 def _conversion(path: Path, suffix: str) -> str:
-    if suffix in TABLES:
-        return "save it as CSV (UTF-8) there, then --data FILE.csv"
-    if suffix in PACKED:
-        return "unpack it first: " + PACKED[suffix].format(path.name)
+    if suffix == ".numbers":
+        return "save it as .xlsx or CSV (UTF-8) there"
+    if suffix in ARCHIVES:
+        return f"unpack it first: python -m tarfile -e {path.name} ."
     return "--data-format jsonl, json or csv, whichever it holds"
 
 
@@ -94,9 +93,10 @@ def check_magic(path: Path, data: bytes, wanted: str) -> None:
     if is_parquet and wanted != "parquet":
         raise UserError(f"{path.name}  is a Parquet file", "--data-format parquet")
     packed = next((suffix for magic, suffix in MAGIC.items() if data.startswith(magic)), None)
-    if packed:
+    if packed and wanted != "table":
         kind = "a packed file or a spreadsheet" if packed == ".zip" else f"a packed file ({packed})"
-        way_on = "unpack it, or save it as CSV (UTF-8)" if packed == ".zip" else _conversion(path, packed)
+        ends = ".xlsx or .zip, whichever it is" if packed == ".zip" else packed
+        way_on = f"let its name end in {ends}"
         raise UserError(f"{path.name}  is {kind}", way_on)
     if wanted == "parquet" and not is_parquet:
         raise UserError(f"{path.name}  is not a Parquet file", "--data-format jsonl, json or csv")

@@ -38,9 +38,11 @@ def test_tables_and_names(read: Read, name: str, content: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.xlsx", b"PK\x03\x04", ".xlsx is no data format here"),
-        ("a.csv", b"PK\x03\x04..", "a packed file or a spreadsheet  -> unpack it, or save it as CSV"),
-        ("a.jsonl.gz", b"\x1f\x8b", "python -m gzip -d a.jsonl.gz"),
+        ("a.numbers", b"PK\x03\x04", ".numbers is no data format here"),
+        ("a.tar", b"....", "unpack it first: python -m tarfile -e a.tar ."),
+        ("a.csv", b"PK\x03\x04..", "a packed file or a spreadsheet  -> let its name end in .xlsx or .zip"),
+        ("a.jsonl.gz", b"\x1f\x8b", "a.jsonl.gz  cannot be unpacked"),
+        ("a.zip", b"PK\x03\x04", "a.zip  is no zip file, or a damaged one"),
         ("a.jsonl", b"\x1f\x8b..", "is a packed file"),
         ("a.jsonl", b"\xef\xbb\xbf", "is empty"),
         ("a.jsonl", b"\0" * 99, "nothing but zero bytes"),
