@@ -7,8 +7,8 @@ from functools import lru_cache
 from qlora_core.execution.micro_batches import make_micro_batches
 from qlora_profiles.facts import DataFacts
 
-MOST_STEPS, ROWS = 8, 128
-"""So many steps are sampled, fewer where each has many rows: set by hand."""
+MOST_STEPS, ROWS, LARGE_STEP = 8, 128, 10_000
+"""So many steps are sampled, fewer where each has many rows, and one where it is large: set by hand."""
 SCALINGS = 8
 """Until the mean is right: what is cut off at the longest is missing elsewhere. Set by hand."""
 
@@ -17,13 +17,16 @@ Steps = tuple[tuple[int, ...], ...]
 
 
 def sampled_steps(data: DataFacts, examples: int, max_length: int) -> Steps:
-    """Lengths (tokens) of the examples of a few steps; always the same ones. Their mean is the data's."""
-    return _sampled(data.length_quantiles, data.mean_tokens, examples, max_length)
+    """Lengths (tokens) of the examples of a few steps; always the same ones. Their mean is the data's.
+
+    A step has no more examples than there are rows to train on.
+    """
+    return _sampled(data.length_quantiles, data.mean_tokens, min(examples, max(1, data.train_rows)), max_length)
 
 
 @lru_cache(maxsize=64)
 def _sampled(quantiles: tuple[int, ...], mean_tokens: float, examples: int, max_length: int) -> Steps:
-    rng, count = random.Random(0), max(4, min(MOST_STEPS, ROWS // examples))
+    rng, count = random.Random(0), max(4, min(MOST_STEPS, ROWS // examples)) if examples < LARGE_STEP else 1
     drawn = [min(_at(quantiles, rng.random()), max_length) for _ in range(count * examples)]
     wanted = max(1.0, min(mean_tokens, float(max_length))) * len(drawn)
     for _ in range(SCALINGS):
