@@ -172,8 +172,8 @@ def test_overwrite_refuses_before_it_deletes_anything(here: Path) -> None:
     assert contents(here) == before
 
 
-@pytest.mark.parametrize(("setting", "value"), [("model", "r/final_model"), ("data", "r/rejected.jsonl")])
-def test_overwrite_never_deletes_what_the_run_is_made_of(here: Path, setting: str, value: str) -> None:
+@pytest.mark.parametrize(("setting", "value"), [("model", "r/final_model"), ("data", ("r/rejected.jsonl",))])
+def test_overwrite_never_deletes_what_the_run_is_made_of(here: Path, setting: str, value: Any) -> None:
     folder = leave_run(here / "r", to("r"))
     (folder / "final_model").mkdir()
     assert f"--overwrite would delete the {setting} of this run" in error_of(
