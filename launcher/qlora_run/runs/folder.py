@@ -23,6 +23,7 @@ from qlora_profiles.suggest import dangling, hint
 from qlora_run.report.commands import on_run
 from qlora_run.report.formatting import quoted, shown_path
 from qlora_run.report.plan_changes import mixing_error
+from qlora_run.runs.lost_events import lost_events
 from qlora_run.runs.own_files import check_own
 
 RUNS = Path("runs")
@@ -36,7 +37,7 @@ State = Literal["new", "unfinished", "finished", "foreign", "damaged"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What an output folder holds; ``problem`` says why a damaged one cannot be read, ``note`` that a copy was read."""
+    """What an output folder holds; ``problem`` says why a damaged one cannot be read, ``note`` what is missing."""
 
     state: State
     plan: RunPlan | None = None
@@ -62,6 +63,7 @@ def _look(folder: Path) -> Found:
     past = events.all_events(folder / EVENTS)
     ends = [e.status for e in past if isinstance(e, events.DoneEvent)]
     last = max((e.step for e in past if isinstance(e, events.StepEvent)), default=0)
+    note = "; ".join(filter(None, (note, lost_events(folder, last))))
     return Found(state="finished" if "finished" in ends else "unfinished", plan=plan, last_step=last, note=note)
 
 

@@ -173,6 +173,14 @@ def test_overwrite_refuses_before_it_deletes_anything(here: Path) -> None:
     assert contents(here) == before
 
 
+@pytest.mark.parametrize(("told", "newest", "lost"), [(4, 2, False), (4, 40, True), (0, 2, True), (38, 40, False)])
+def test_events_that_are_lost_are_told(here: Path, told: int, newest: int, lost: bool) -> None:
+    folder = leave_run(here / "r", to("r"), step=told, finished=False)
+    (folder / f"checkpoint-{newest}").mkdir(exist_ok=True)
+    note = look(folder).note
+    assert (f"checkpoint {newest} is there" in note and "is lost" in note) if lost else note == ""
+
+
 @pytest.mark.parametrize(("setting", "value"), [("model", "r/final_model"), ("data", ("r/rejected.jsonl",))])
 def test_overwrite_never_deletes_what_the_run_is_made_of(here: Path, setting: str, value: Any) -> None:
     folder = leave_run(here / "r", to("r"))
