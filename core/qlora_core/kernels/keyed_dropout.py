@@ -27,7 +27,7 @@ from qlora_core.session.fallback import Warn
 Drop = Callable[[Tensor, Tensor, float], Tensor]
 """From values (T x I), a number a row (T, int32) and a share: the values, of which that share is zero, scaled up."""
 
-GOLDEN, FIRST, SECOND = (value - 2**32 for value in (0x9E3779B9, 0x7FEB352D + 2**32, 0x846CA68B))
+GOLDEN, FIRST, SECOND = 0x9E3779B9 - 2**32, 0x7FEB352D, 0x846CA68B - 2**32
 """As signed numbers of 32 bits; products of such wrap around."""
 BLOCK, WARPS = 1024, 4
 MOST_HASHED = {"cpu": 2**18, "cuda": 2**22}

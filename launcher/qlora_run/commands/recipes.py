@@ -4,61 +4,21 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from qlora_profiles.errors import UserError
-from qlora_profiles.own_files import own_folder, own_names
+from qlora_profiles.plan import RunPlan
 from qlora_profiles.recipe_file import NamedRecipe
 from qlora_profiles.recipes import load_recipe, recipe_names, recipe_text, save_recipe
 from qlora_profiles.visible import visible
 from qlora_run.cli.commands import Command
-from qlora_run.commands.json_output import print_json
+from qlora_run.commands.catalogue import Catalogue
 
 
 def run(command: Command) -> int:
-    """List the recipes, show one as its file stands, or save one.
-
-    Raises:
-        UserError: no such recipe, none to save from, or one of this name is there and ``--yes`` was not given.
-    """
-    options = command.options
-    if options["save"]:
-        return _save(options["save"], options["from"], replace=options["yes"])
-    name, as_json = options.get("show"), options["json"]
-    if name:
-        recipe = load_recipe(name)
-        if as_json:
-            print_json(recipe)
-        else:
-            print(visible(recipe_text(name).rstrip("\n")))
-            print(f"\nNext: qlora-run --recipe {name}")
-        return 0
-    readable, problems = _all()
-    if as_json:
-        print_json(readable)
-    else:
-        _list(readable, problems)
-    return 0
+    """List the recipes, show one as its file stands, or save one. Raises UserError as ``Catalogue.run``."""
+    return RECIPES.run(command)
 
 
-def _all() -> tuple[list[NamedRecipe], list[str]]:
-    """Every recipe that can be read, and what is wrong with the others."""
-    readable, problems = [], []
-    for name in (*recipe_names(), *own_names("recipe")):
-        try:
-            readable.append(load_recipe(name))
-        except UserError as error:
-            problems.append(str(error))
-    return readable, problems
-
-
-def _list(recipes: list[NamedRecipe], problems: list[str]) -> None:
-    shipped = [recipe for recipe in recipes if recipe.name in recipe_names()]
-    own = [recipe for recipe in recipes if recipe not in shipped]
-    print("\n".join(_lines(shipped)))
-    if own or problems:
-        print(f"\nyours, in {own_folder('recipe')}")
-        print(visible("\n".join([*_lines(own), *problems])))
-    print("\nqlora-run recipes show NAME     qlora-run --recipe NAME [--profile NAME]")
-    print("qlora-run recipes save NAME --from FOLDER-OF-A-RUN")
+def _whole(recipe: NamedRecipe) -> str:
+    return visible(recipe_text(recipe.name).rstrip("\n")) + f"\n\nNext: qlora-run --recipe {recipe.name}"
 
 
 def _lines(recipes: Iterable[NamedRecipe]) -> Iterator[str]:
@@ -78,13 +38,19 @@ def _can_say(text: str) -> bool:
     return True
 
 
-def _save(name: str, source: str | None, *, replace: bool) -> int:
-    """Keep what the plan of a run learns as a recipe. Raises UserError where no plan was named."""
+def _keep(plan: RunPlan, name: str, replace: bool) -> Path:
     from qlora_run.runs.recipe_of import recipe_of
-    from qlora_run.runs.replay import plan_of
 
-    if source is None:
-        raise UserError("recipes save needs a plan", f"qlora-run recipes save {name} --from FOLDER-OF-A-RUN")
-    path = save_recipe(recipe_of(plan_of(Path(source))[0], name), replace=replace)
-    print(visible(f"saved: {path}") + f"\nNext: qlora-run --recipe {name}")
-    return 0
+    return save_recipe(recipe_of(plan, name), replace=replace)
+
+
+RECIPES = Catalogue(
+    kind="recipe",
+    names=recipe_names,
+    load=load_recipe,
+    whole=_whole,
+    lines=_lines,
+    keep=_keep,
+    uses="--recipe {}",
+    more=" [--profile NAME]",
+)
