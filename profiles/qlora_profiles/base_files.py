@@ -1,9 +1,7 @@
 """What a base model's files hold, as digests of its parts: what was trained on is known again wherever it lies.
 
-``weights`` is exact for files up to 64 MiB. Of a larger one it stands on its header (names, types, shapes, places), its
-size and 128 blocks of 64 KiB spread evenly, so that sixteen gigabytes take a moment: other weights of the same shape
-and whole layers that were changed are seen, a change of a few values in a large file may not be. ``tokenizer`` covers
-the tokens and how text becomes tokens; neither it nor ``config`` counts notes such as who saved it.
+``weights`` is exact for files up to 64 MiB, and stands on a sample of larger ones (``digests.sampled_digest``).
+``tokenizer`` covers the tokens and how text becomes tokens; neither it nor ``config`` counts notes, as of who saved it.
 """
 
 import hashlib
@@ -12,13 +10,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-WHOLE_BYTES = 64 * 2**20
-BLOCK_BYTES = 64 * 2**10
-BLOCKS = 128
-"""All three set by hand: an 8-billion model in five files takes 640 reads."""
+from qlora_profiles.digests import sampled_digest
 
+WHOLE_BYTES = 64 * 2**20
+"""Larger files are sampled: set by hand."""
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "tekken.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "tekken.json",
+    "spiece.model",
+)
 TOKEN_SETTINGS = (
     *(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")),
     "additional_special_tokens",
@@ -48,32 +53,20 @@ def base_digests(folder: Path) -> dict[str, str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that a model is loaded from: those of its index, there or not, else the single one."""
+    """The safetensors files that transformers loads: the single one, else those of the index, there or not."""
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
     shards = _json(folder / INDEX).get("weight_map")
     if isinstance(shards, dict):
         return [folder / str(name) for name in sorted(set(shards.values()))]
-    return [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(folder.glob("model*.safetensors"))
+    return sorted(folder.glob("model*.safetensors"))
 
 
 def _weights(files: Iterable[Path]) -> str:
     """Of all files in the order of their names, which do not count themselves."""
     digest = hashlib.sha256()
     for file in sorted(files):
-        digest.update(_sampled(file).encode("ascii"))
-    return digest.hexdigest()
-
-
-def _sampled(path: Path) -> str:
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode("ascii"))
-    with path.open("rb") as file:
-        if size <= WHOLE_BYTES:
-            digest.update(file.read())
-            return digest.hexdigest()
-        digest.update(file.read(8 + int.from_bytes(file.read(8), "little")))
-        for block in range(BLOCKS):
-            file.seek(block * (size - BLOCK_BYTES) // (BLOCKS - 1))
-            digest.update(file.read(BLOCK_BYTES))
+        digest.update(sampled_digest(file, WHOLE_BYTES).encode("ascii"))
     return digest.hexdigest()
 
 

@@ -22,12 +22,14 @@ CUT_WORDS = ("PytorchStreamWriter failed", "unexpected pos")
 TOO_LARGE_WORDS = ("File too large", "os error 27")
 MEMORY_WORDS = (
     "Cannot allocate memory",
-    "can't allocate memory",
     "failed to map segment",
     "std::bad_alloc",
     "can't start new thread",
     "os error 12)",
 )
+OOM_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
+"""As torch and CUDA say it, of a card or of main memory."""
+CARD_WORDS = ("CUDA", "CUBLAS", "HIP")
 UNWRITABLE = 74
 """How the core ends (as sysexits' EX_IOERR) where the disk does not even take its last word."""
 FREE_SPACE = "free some space there; the same command then goes on"
@@ -86,10 +88,20 @@ def _of_disk(error: BaseException, where: Path | None) -> QloraRunError | None:
     return None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out in arithmetic, on the card or beside it."""
+    return isinstance(error, MemoryError) or _says(error, OOM_WORDS)
+
+
 def _of_memory(error: BaseException) -> QloraRunError | None:
     limited = isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN)
-    if not limited and not isinstance(error, MemoryError) and not _says(error, MEMORY_WORDS):
+    if not limited and not is_out_of_memory(error) and not _says(error, MEMORY_WORDS):
         return None
+    if _says(error, CARD_WORDS):
+        return EnvironmentProblem(
+            f"the card's memory ran out ({first_line(error)[:120]})",
+            "close what else uses it, or --load-in-4bit, or --device cpu",
+        )
     return EnvironmentProblem(
         f"main memory ran out ({first_line(error)[:120]})",
         "close other programs, or ulimit -v unlimited",

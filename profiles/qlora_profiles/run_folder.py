@@ -29,6 +29,9 @@ READ_BACK_ROWS = "read_back.json"
 
 ADAPTER = "lora_adapter"
 BEST_ADAPTER = "best_adapter"
+BEST_ADAPTER_PART = f"{BEST_ADAPTER}.part"
+BEST_RECORD = "best.json"
+"""In it: of which step the adapter is."""
 MERGED_MODEL = "final_model"
 """The adapter merged into its base; after full training the model itself."""
 MERGED_PART = f"{MERGED_MODEL}.part"
@@ -50,7 +53,10 @@ TRACKER_LOGS = "runs"
 """Where transformers lets TensorBoard write."""
 
 RESULTS = (ADAPTER, BEST_ADAPTER, MERGED_MODEL)
-LEFT = (*RESULTS, MERGED_PART, TRAINING_CONFIG, REJECTED_ROWS, READ_BACK_ROWS, PLAN, PLAN_COPY, EVENTS, LOG)
+LEFT = (
+    *(*RESULTS, BEST_ADAPTER_PART, MERGED_PART),
+    *(TRAINING_CONFIG, REJECTED_ROWS, READ_BACK_ROWS, PLAN, PLAN_COPY, EVENTS, LOG),
+)
 """What a run leaves beside its checkpoints, and ``--overwrite`` deletes."""
 OTHERS = (RUNNING, CORE_RUNNING, READ_BACK_JOB, DEMO_RESULT, TRACKER_LOGS)
 

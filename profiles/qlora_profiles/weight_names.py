@@ -1,7 +1,16 @@
-"""Marks in the names of weights that tell how they were saved, where that was not as the model itself."""
+"""What names of weights tell: how they were saved, where that was not as the model itself, and what they belong to."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from qlora_profiles.architectures import Architecture
+
+AGAIN = "download it again"
+NOT_ONE_MODEL = "config.json and weights of the same model, downloaded again"
+EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
+"""A config's names of layers after the last that only guess further tokens; nobody needs them here."""
+BESIDE_TEXT = ("multi_modal", "mtp")
+SHOWN = 3
 
 
 class SavedAs(NamedTuple):
@@ -54,3 +63,24 @@ def _mark_of(parts: list[str]) -> SavedAs | None:
 
 def _order(mark: SavedAs) -> int:
     return MARKS.index(mark) if mark in MARKS else len(MARKS)
+
+
+def counted(names: Sequence[str]) -> str:
+    """How many names there are, and the first of them."""
+    shown = ", ".join(names[:SHOWN])
+    return f"{len(names)} {'weight' if len(names) == 1 else 'weights'} ({shown}{', ...' if len(names) > SHOWN else ''})"
+
+
+def sides(shape: Collection[int]) -> str:
+    """A shape in words: ``4096 x 1024``."""
+    return " x ".join(map(str, shape))
+
+
+def is_beside_text(name: str, family: Architecture) -> bool:
+    """Whether a weight belongs to a part that no text passes."""
+    return any(part in name for part in (*family.beside_text, *BESIDE_TEXT))
+
+
+def extra_layers(get: Callable[[str], Any]) -> int:
+    """How many layers follow the last that text passes; ``get`` asks the config for a value."""
+    return next((count for name in EXTRA_LAYERS if isinstance(count := get(name), int) and count), 0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qlora_profiles import base_files
+from qlora_profiles import base_files, digests
 from qlora_profiles.base_files import base_digests
 
 
@@ -49,7 +49,7 @@ def test_of_a_large_file_the_header_the_size_and_blocks_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base_files, "WHOLE_BYTES", 1000)
-    monkeypatch.setattr(base_files, "BLOCK_BYTES", 10)
+    monkeypatch.setattr(digests, "BLOCK_BYTES", 10)
     whole = bytes(range(256)) * 40
     layer = whole[:5000] + bytes(200) + whole[5200:]  # longer than blocks lie apart: about 80 bytes
     for weights in (layer, whole + b"x", whole[:-1] + b"\0"):
@@ -60,3 +60,15 @@ def test_of_a_large_file_the_header_the_size_and_blocks_are_read(
 def test_without_weights_nothing_is_known(tmp_path: Path) -> None:
     (base(tmp_path / "a") / "model.safetensors").unlink()
     assert base_digests(tmp_path / "a") == {}
+
+
+def test_the_single_file_counts_where_an_index_lies_beside_it(tmp_path: Path) -> None:
+    """As transformers loads it: a stale index says nothing, whether its shards are there or not."""
+    for name in ("model.safetensors", "model-00001-of-00001.safetensors"):
+        (tmp_path / name).write_bytes(bytes(16))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model-00001-of-00001.safetensors", "b": "gone.safetensors"}}', encoding="utf-8"
+    )
+    before = base_files.base_digests(tmp_path)["weights"]
+    (tmp_path / "model.safetensors").write_bytes(bytes(15) + b"x")
+    assert base_files.base_digests(tmp_path)["weights"] != before

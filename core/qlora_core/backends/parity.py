@@ -24,7 +24,7 @@ from qlora_core.data import TokenizedExample
 from qlora_core.session import child_process
 from qlora_core.session.environment import set_environment, versions
 from qlora_profiles import codec, run_folder
-from qlora_profiles.errors import Interrupted, QloraRunError
+from qlora_profiles.errors import QloraRunError
 from qlora_profiles.machine_key import digest, machine_key
 from qlora_profiles.machine_store import MachineStore
 from qlora_profiles.plan import Resolved, RunPlan
@@ -152,8 +152,7 @@ def _in_child(plan: RunPlan, name: str, examples: Sequence[Sequence[int]], contr
             environment = child_process.python_environment()
             child = child_process.start(command, f"the comparison with {name}", output=out, environment=environment)
             child.ended_by_itself(lambda: control, MOST_SECONDS)
-        if control:
-            raise Interrupted("stopped before the first step; nothing to save")
+        control.stop_here()
         return _answer(name, child.exit_code, said.read_text(encoding="utf-8", errors="replace"))
 
 

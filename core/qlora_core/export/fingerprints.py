@@ -79,13 +79,21 @@ def _sums(tensors: Iterable[tuple[str, Any]]) -> dict[str, str]:
 def bit_sum(tensor: Tensor) -> str:
     """Shape, number format, and a sum of all bits in which every place weighs differently; the same on any device."""
     flat = tensor.detach().reshape(-1).view(torch.uint8)
-    padded = torch.zeros(-(-len(flat) // 8) * 8, dtype=torch.uint8, device=flat.device)
-    padded[: len(flat)] = flat
     total = 0
     weights = torch.arange(1, 2 * PIECE_WORDS, 2, device=flat.device)
-    for piece in padded.view(torch.int64).split(PIECE_WORDS):
-        total = (31 * total + int((piece * weights[: len(piece)]).sum())) % 2**64
+    for piece in flat.split(8 * PIECE_WORDS):
+        words = _words(piece)
+        total = (31 * total + int((words * weights[: len(words)]).sum())) % 2**64
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} {total:016x}"
+
+
+def _words(piece: Tensor) -> Tensor:
+    """Bytes as numbers of 64 bits; only those that no such number holds as they lie are copied."""
+    if len(piece) % 8 or piece.storage_offset() % 8:
+        whole = torch.zeros(-(-len(piece) // 8) * 8, dtype=torch.uint8, device=piece.device)
+        whole[: len(piece)] = piece
+        piece = whole
+    return piece.view(torch.int64)
 
 
 def differing(found: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:

@@ -33,6 +33,7 @@ def merge(
     trust_remote_code: bool = False,
     warn: Callable[[str], None] = print,
     witness: "MergeWitness | None" = None,
+    record: BaseRecord | None = None,
 ) -> Path:
     """Write the merged model (safetensors, tokenizer, generation settings) to ``output``.
 
@@ -44,6 +45,7 @@ def merge(
         trust_remote_code: whether Python code that comes with the base may run.
         warn: told where plain transformers does not read the tokenizer as it was trained with.
         witness: looks at the model before the adapter is merged and after.
+        record: the adapter's, where it was read, and the adapter found whole, already.
 
     Raises:
         UserError: no adapter there, the base is another one or only its own code can load it, or ``output`` holds
@@ -51,7 +53,7 @@ def merge(
     """
     if (output / "config.json").exists():
         raise UserError(f"{output}: holds a model already", "--output ANOTHER-FOLDER")
-    record, chat = read_record(adapter), saved_chat(adapter)
+    record, chat = record or read_record(adapter), saved_chat(adapter)
     loading: dict[str, Any] = {"cache": cache, "trust_remote_code": trust_remote_code}
     model = load_adapted(adapter, record, base, dtype=dtype, in_16_bits=True, **loading)
     if witness:

@@ -54,11 +54,11 @@ def save_model(model: Any, base: Base, folder: Path, tokenizer: Path, stop_ids: 
     model.config.use_cache = True
     model.save_pretrained(str(folder), safe_serialization=True)
     published, written = base.settings(model_config.CONFIG), read_json(folder / model_config.CONFIG)
-    names, stored = _names(folder), _published_names(base)
-    if "quantization_config" not in published and not names <= (stored or names):
+    names, stored = _names(folder), _published_files(base)
+    if "quantization_config" not in published and not names <= (stored.keys() or names):
         published = written
     elif "quantization_config" not in published:
-        _carry_over(base, folder, stored - names - _known(model))
+        _carry_over(stored, folder, stored.keys() - names - _known(model))
     dtype = str(model.dtype).removeprefix("torch.")
     model_config.write_config(folder, published or written, stop_ids, dtype)
     model_config.write_generation_config(folder, base.settings(model_config.GENERATION), stop_ids, pad_id_of(tokenizer))
@@ -88,8 +88,8 @@ def _published_files(base: Base) -> dict[str, Path]:
     """The base's tensors by name, with the file of each; empty where it has no safetensors."""
     from safetensors import safe_open
 
-    index = base.settings(INDEX).get("weight_map")
-    files = set(index.values()) if isinstance(index, Mapping) else {WEIGHTS}
+    index = {} if base.file(WEIGHTS) else base.settings(INDEX).get("weight_map")
+    files = set(index.values()) if isinstance(index, Mapping) and index else {WEIGHTS}
     found: dict[str, Path] = {}
     for path in filter(None, map(base.file, sorted(files))):
         with safe_open(path, "pt") as file:
@@ -97,23 +97,18 @@ def _published_files(base: Base) -> dict[str, Path]:
     return found
 
 
-def _published_names(base: Base) -> set[str]:
-    return set(_published_files(base))
-
-
 def _known(model: Any) -> set[str]:
     """Names that the model has itself: what of these is not written is tied to another, or is computed."""
     return set(model.state_dict()) | set(getattr(model, "all_tied_weights_keys", None) or ())
 
 
-def _carry_over(base: Base, folder: Path, names: set[str]) -> None:
+def _carry_over(files: Mapping[str, Path], folder: Path, names: set[str]) -> None:
     """Copy tensors that training never loaded, such as the part of a model that sees, into a file of their own."""
     if not names:
         return
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    files = _published_files(base)
     tensors: dict[str, Any] = {}
     for path in sorted({files[name] for name in names}):
         with safe_open(path, "pt") as file:

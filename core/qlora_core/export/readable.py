@@ -9,6 +9,7 @@ from qlora_core.data import ChatTokenizer
 from qlora_profiles.errors import EnvironmentProblem, QloraRunError, UserError, first_line
 from qlora_profiles.machine_errors import problem_of
 
+NETWORK = ("httpx", "requests", "urllib3", "huggingface_hub")
 ANOTHER_COPY = "a copy of the folder, or the run that wrote it once more"
 
 
@@ -32,7 +33,7 @@ def readable(folder: str | Path) -> Iterator[None]:
 
     Raises:
         UserError: what lies there is damaged.
-        EnvironmentProblem: not the files are at fault but this machine: memory, packages.
+        EnvironmentProblem: not the files are at fault but this machine: memory, packages, the card, the network.
     """
     try:
         yield
@@ -42,6 +43,12 @@ def readable(folder: str | Path) -> Iterator[None]:
         problem = problem_of(error)
         if isinstance(problem, EnvironmentProblem) and not isinstance(error, OSError):
             raise problem from error
-        name = type(error).__name__
-        said = f"{folder}: cannot be loaded, its files are damaged ({name}: {first_line(error)[:160]})"
-        raise UserError(said, ANOTHER_COPY) from error
+        said = f"{type(error).__name__}: {first_line(error)[:160]}"
+        if _is_the_machines(error):
+            raise EnvironmentProblem(f"{folder}: cannot be loaded ({said})", "qlora-run doctor") from error
+        raise UserError(f"{folder}: cannot be loaded, its files are damaged ({said})", ANOTHER_COPY) from error
+
+
+def _is_the_machines(error: Exception) -> bool:
+    """Whether the network or the card failed, which say it in errors of their own."""
+    return type(error).__module__.partition(".")[0] in NETWORK or "CUDA error" in str(error)

@@ -2,10 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from qlora_core.data.pipeline import TEMPLATE_DATE
+from qlora_core.export.artifacts import BaseRecord
 from qlora_core.export.merge import base_of, is_bitsandbytes, merge, read_record
 from qlora_core.export.merge_witness import MergeWitness, merged_folder
 from qlora_core.export.read_back import KeptRows, ReadBackJob, Reader, greeting, job_file, problem, row_for_weights
@@ -29,13 +31,15 @@ def run_merge(job: MergeJob) -> None:
     output = Path(job.output) if job.output else adapter.parent / run_folder.MERGED_MODEL
     reader = Reader(adapter=False)
     try:
+        record = read_record(adapter)
         kept = _kept_rows(adapter)
         witness = MergeWitness(row_for_weights(kept.rows), kept.adapter_sums)
         trust = job.trust_remote_code
-        merge(adapter, output, job.base, job.dtype, cache=job.cache, trust_remote_code=trust, witness=witness)
+        loading: dict[str, Any] = {"cache": job.cache, "trust_remote_code": trust}
+        merge(adapter, output, job.base, job.dtype, record=record, **loading, witness=witness)
         print(visible(f"merged model: {output}"))
-        _say_dequantised(adapter, job)
-        _read_back(reader, kept, witness, adapter, output, job)
+        _say_dequantised(record, job)
+        _read_back(reader, kept, witness, record, output, job)
     finally:
         reader.end()
     if job.test_prompt:
@@ -44,8 +48,7 @@ def run_merge(job: MergeJob) -> None:
         chat(ChatJob(target=str(output), prompt=job.test_prompt, temperature=0.0, trust_remote_code=trust))
 
 
-def _say_dequantised(adapter: Path, job: MergeJob) -> None:
-    record = read_record(adapter)
+def _say_dequantised(record: BaseRecord, job: MergeJob) -> None:
     if is_bitsandbytes(base_of(record, job.base, job.cache)):
         weights = f"its weights are those of {job.base or record.model} in 16 bits, which the adapter was trained on"
         print(f"{weights}; --base ORIGINAL takes those of another form of the same model")
@@ -59,14 +62,13 @@ def _kept_rows(adapter: Path) -> KeptRows:
             return codec.load(file, KeptRows)
         except UserError as error:
             raise UserError(error.message, f"delete {file}: the merge is then checked with a row of our own") from error
-    read_record(adapter)
     chat = saved_chat(adapter, today=TEMPLATE_DATE)
     today = TEMPLATE_DATE if chat.tells_date else None
     return KeptRows(rows=greeting(chat), adapter_sums={}, stop_id=None, today=today)
 
 
 def _read_back(
-    reader: Reader, kept: KeptRows, witness: MergeWitness, adapter: Path, output: Path, job: MergeJob
+    reader: Reader, kept: KeptRows, witness: MergeWitness, record: BaseRecord, output: Path, job: MergeJob
 ) -> None:
     """Say that the merged model, as plain transformers loads it, is the adapted one.
 
@@ -77,7 +79,7 @@ def _read_back(
 
     asked = ReadBackJob(
         rows=kept.rows,
-        folders=[merged_folder(output, witness, read_record(adapter).stop_ids)],
+        folders=[merged_folder(output, witness, record.stop_ids)],
         stop_id=kept.stop_id,
         today=kept.today,
         trust_remote_code=job.trust_remote_code,

@@ -17,6 +17,7 @@ import msgspec
 
 from qlora_core.export.read_back import Finding, Forward, ReadBackJob, SavedFolder, SavedRow
 from qlora_core.model.bitsandbytes import import_bitsandbytes
+from qlora_profiles.errors import first_line
 
 Fault = str
 
@@ -47,7 +48,7 @@ def tokenizer_faults(job: ReadBackJob, folder: Path) -> Iterator[Fault]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=job.trust_remote_code)
     except Exception as error:
-        yield f"its tokenizer cannot be loaded ({_first_line(error)})"
+        yield f"its tokenizer cannot be loaded ({first_line(error)[:300]})"
         return
     if job.stop_id is not None and tokenizer.eos_token_id != job.stop_id:
         trained = tokenizer.convert_ids_to_tokens(job.stop_id)
@@ -76,7 +77,7 @@ def _told(what: str, rows: Sequence[SavedRow], differs: Callable[[SavedRow], boo
         try:
             wrong = differs(row)
         except Exception as error:  # a template is somebody's program
-            yield f"row {row.line} cannot be rendered ({_first_line(error)})"
+            yield f"row {row.line} cannot be rendered ({first_line(error)[:300]})"
             return
         lines += [row.line] if wrong else []
     if lines:
@@ -154,9 +155,9 @@ def model_faults(job: ReadBackJob, path: str, forward: Forward) -> list[Fault]:
             if not apart <= forward.tolerance:
                 faults.append(f"its logits are {apart:.2%} from the trained model's")
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _Unchecked(f"memory ran out ({_first_line(error)[:80]})") from error
+        raise _Unchecked(f"memory ran out ({first_line(error)[:80]})") from error
     except ImportError as error:
-        raise _Unchecked(_first_line(error)) from error
+        raise _Unchecked(first_line(error)[:300]) from error
     except _Unloadable as error:
         faults = [f"it cannot be loaded ({error})"]
     finally:
@@ -186,7 +187,7 @@ def _load(job: ReadBackJob, path: str, forward: Forward) -> Any:
     try:
         base = AutoModelForCausalLM.from_pretrained(forward.base, **arguments)
     except (OSError, ValueError) as error:
-        raise _Unchecked(f"its base cannot be loaded ({_first_line(error)})") from error
+        raise _Unchecked(f"its base cannot be loaded ({first_line(error)[:300]})") from error
     return _tried(lambda: PeftModel.from_pretrained(base, path))
 
 
@@ -198,7 +199,7 @@ def _tried(load: Callable[[], Any]) -> Any:
     except (OutOfMemoryError, MemoryError, ImportError):
         raise
     except Exception as error:
-        raise _Unloadable(_first_line(error)) from error
+        raise _Unloadable(first_line(error)[:300]) from error
 
 
 def _weight_faults(names: Sequence[str], count: int) -> list[Fault]:
@@ -224,10 +225,6 @@ def _autocast(forward: Forward) -> Any:
     if forward.autocast is None:
         return nullcontext()
     return torch.autocast(forward.device.partition(":")[0], getattr(torch, forward.autocast))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _import(adapter: bool) -> None:

@@ -4,12 +4,12 @@ import gc
 
 import torch
 
-OOM_MESSAGES = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
+from qlora_profiles import machine_errors
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the card or beside it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in str(error) for w in OOM_MESSAGES)
+    return isinstance(error, torch.OutOfMemoryError) or machine_errors.is_out_of_memory(error)
 
 
 def free_cached_memory(device: torch.device) -> None:

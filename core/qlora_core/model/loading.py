@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from qlora_core.model.bitsandbytes import import_bitsandbytes, keep_differentiable
-from qlora_core.model.watched_weights import AGAIN
-from qlora_core.model.whole_weights import NOT_ONE_MODEL, Warn, load_causal_lm
+from qlora_core.model.whole_weights import Warn, load_causal_lm
 from qlora_core.session.ranks import SINGLE
 from qlora_profiles.errors import EnvironmentProblem, UserError, first_line
 from qlora_profiles.settings import Execution, Recipe, Run
+from qlora_profiles.weight_names import AGAIN, NOT_ONE_MODEL
 
 CONVERTED_WRONG = "conversion of the weights"
 """What transformers (5.17) says where weights cannot be joined to those of the model's layers."""

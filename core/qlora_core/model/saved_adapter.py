@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from qlora_core.model.watched_weights import WatchedWeights, counted
+from qlora_core.model.watched_weights import WatchedWeights
 from qlora_profiles.errors import UserError, first_line
+from qlora_profiles.machine_errors import is_out_of_memory
 from qlora_profiles.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from qlora_profiles.weight_names import counted
 
 WEIGHTS = (ADAPTER_WEIGHTS, "adapter_model.bin")
 TRAIN_AGAIN = "the adapter as it was saved, or one of another checkpoint"
@@ -40,7 +42,7 @@ def put_on(model: Any, folder: Path) -> Any:
 def _explained(file: Path, error: Exception) -> Exception:
     """One line for what PEFT and safetensors raise of a file; memory that ran out stays what it is."""
     text = str(error)
-    if isinstance(error, MemoryError | ImportError) or "out of memory" in text or "not enough memory" in text:
+    if isinstance(error, ImportError) or is_out_of_memory(error):
         return error
     if "size mismatch" in text:
         where = next((line.strip() for line in text.splitlines() if "size mismatch" in line), "")

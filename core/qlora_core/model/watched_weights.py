@@ -3,27 +3,15 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from qlora_core.model.parts import family_of
 from qlora_profiles.errors import UserError
+from qlora_profiles.weight_names import AGAIN, SHOWN, counted, is_beside_text
 
-AGAIN = "download it again"
 ANY_LAYER = re.compile(r"^(?P<layer>(?:.*\.)?(?:layers|blocks|block|h)\.(?P<index>\d+))\.")
-SHOWN = 3
-
-
-def counted(names: Sequence[str]) -> str:
-    """How many names there are, and the first of them."""
-    shown = ", ".join(names[:SHOWN])
-    return f"{len(names)} {'weight' if len(names) == 1 else 'weights'} ({shown}{', ...' if len(names) > SHOWN else ''})"
-
-
-def of_other_senses(name: str, model: Any) -> bool:
-    """Whether a weight belongs to a part that no text passes."""
-    return any(part in name for part in (*family_of(model).beside_text, "multi_modal", "mtp"))
 
 
 def lets_nothing_through(name: str, model: Any) -> bool:
@@ -99,7 +87,7 @@ class WatchedWeights:
         family = family_of(model)
         tables = tuple(f".{name}.weight" for name in (*family.embedding, *family.head))
         layers: dict[str, list[str]] = defaultdict(list)
-        for name in (each for each in self._matrices if not of_other_senses(each, model)):
+        for name in (each for each in self._matrices if not is_beside_text(each, family)):
             found = ANY_LAYER.match(name)
             if found or f".{name}".endswith(tables):
                 layers[found["layer"] if found else name].append(name)

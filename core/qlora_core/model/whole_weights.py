@@ -3,20 +3,18 @@
 transformers fills what is missing with random values and drops what is left over, with a line of its log.
 """
 
-import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from qlora_core.model.watched_weights import AGAIN, ANY_LAYER, counted, of_other_senses, watched_weights
+from qlora_core.model.parts import family_of
+from qlora_core.model.watched_weights import ANY_LAYER, watched_weights
+from qlora_profiles.base_files import weight_files
 from qlora_profiles.errors import UserError
-from qlora_profiles.weight_names import saved_as
+from qlora_profiles.weight_names import AGAIN, NOT_ONE_MODEL, counted, extra_layers, is_beside_text, saved_as, sides
 
-NOT_ONE_MODEL = "config.json and weights of the same model, downloaded again"
-EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
-"""The config's names of layers after the last that only guess further tokens; nobody needs them here."""
 CONFIG_ARGUMENTS = ("revision", "cache_dir", "trust_remote_code")
 
 Warn = Callable[[str], None]
@@ -96,13 +94,9 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
         UserError: a file is damaged.
     """
     from safetensors import SafetensorError, safe_open
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        files = [folder / SAFE_WEIGHTS_NAME]
-    elif (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
-        files = _shards(folder / SAFE_WEIGHTS_INDEX_NAME)
-    else:
+    files = weight_files(folder)
+    if not all(path.is_file() for path in files):
         return {}
     shapes: dict[str, list[int]] = {}
     for path in files:
@@ -112,16 +106,6 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
         except SafetensorError as error:
             raise UserError(f"{path}: damaged ({error})", AGAIN) from error
     return shapes
-
-
-def _shards(index: Path) -> list[Path]:
-    """The files that an index names, none where not all are there. Raises UserError where the index is damaged."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: damaged", AGAIN) from error
-    files = [index.parent / name for name in names]
-    return files if all(file.is_file() for file in files) else []
 
 
 def _on_meta(config: Any, shapes: Mapping[str, Collection[int]]) -> tuple[Any, Mapping[str, Any]] | None:
@@ -188,7 +172,7 @@ def _check_found(source: str, model: Any, found: Mapping[str, Any]) -> list[str]
     if found["mismatched_keys"]:
         name, held, wanted = sorted(found["mismatched_keys"])[0]
         more = f" and {len(found['mismatched_keys']) - 1} more" if len(found["mismatched_keys"]) > 1 else ""
-        said = f"{name}: {_sides(held)} in the file, {_sides(wanted)} by config.json"
+        said = f"{name}: {sides(held)} in the file, {sides(wanted)} by config.json"
         raise UserError(f"{source}: of another shape than the model: {said}{more}", NOT_ONE_MODEL)
     if missing:
         called = f"; they hold {counted(left_over)} that the model has not" if left_over else ""
@@ -197,7 +181,7 @@ def _check_found(source: str, model: Any, found: Mapping[str, Any]) -> list[str]
     if inside:
         said = f"its files hold {counted(inside)}, which the model of its config.json has not"
         raise UserError(f"{source}: {said}", NOT_ONE_MODEL)
-    return [name for name in left_over if not of_other_senses(name, model)]
+    return [name for name in left_over if not is_beside_text(name, family_of(model))]
 
 
 def _is_inside(name: str, model: Any) -> bool:
@@ -209,7 +193,7 @@ def _is_inside(name: str, model: Any) -> bool:
         return True
     stack = found["layer"].rpartition(".")[0]
     text = model.config.get_text_config()
-    extra = next((count for each in EXTRA_LAYERS if (count := getattr(text, each, None))), 0)
+    extra = extra_layers(lambda name: getattr(text, name, None))
     return _module_there(model, stack) and int(found["index"]) >= len(model.get_submodule(stack)) + extra
 
 
@@ -221,7 +205,3 @@ def _module_there(model: Any, path: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def _sides(shape: Collection[int]) -> str:
-    return " x ".join(map(str, shape))

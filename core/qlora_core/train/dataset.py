@@ -18,6 +18,7 @@ from qlora_profiles.facts import DataFacts
 from qlora_profiles.plan import RunPlan, other_parts
 from qlora_profiles.run_folder import REJECTED_ROWS
 from qlora_profiles.settings import Recipe
+from qlora_profiles.weight_names import AGAIN
 
 PHASE = "preparing data"
 
@@ -117,7 +118,7 @@ def check_base(plan: RunPlan, template: str) -> None:
     try:
         now = base_digests(folder) if folder else {}
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror or error})", "download it again") from error
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})", AGAIN) from error
     changed = other_parts(plan.base_parts(), now | {"template": template})
     if changed:
         said = f"--model {plan.recipe_values().model}: other {' and '.join(changed)} since this run was planned"

@@ -82,8 +82,9 @@ class Reporter(TrainerCallback):
         ``from_pretrained`` leaves the base in eval mode, and the wrapper that PEFT puts around it says that it trains:
         no dropout would be applied, and no layer would recompute, until somebody else calls ``train()``.
         """
-        self._check_trained(state.global_step)
-        if state.global_step == 0:
+        if state.global_step:
+            self._check_trained(state.global_step)
+        else:
             self._evaluate(0)
         self.job.loaded.model.train()
 

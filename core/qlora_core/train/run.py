@@ -41,7 +41,8 @@ def run(plan: RunPlan, log: EventLog, control: Control, measured: bool = False) 
     data = prepare_data(plan, output, log, import_meanwhile(plan), control.stop_here)
     control.stop_here()
     planned, plan = plan, agreed(plan, data.train, log, control)
-    trainer = _trainer(plan, data, log, control, output)
+    begun = run_folder.checkpoint_step(checkpoint) if checkpoint else 0
+    trainer = _trainer(plan, data, log, control, output, begun)
     log.in_force = trainer.execution.values
     if not measured and measured_first(plan):
         _preflight(trainer, data)
@@ -75,7 +76,7 @@ def _end(found: events.ReadBack | None) -> tuple[str, int, str | None]:
     return "finished", EXIT_OK, None
 
 
-def _trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Control, output: Path) -> Any:
+def _trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Control, output: Path, begun: int = 0) -> Any:
     """The trainer with its model.
 
     Raises:
@@ -84,7 +85,7 @@ def _trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Control,
     from qlora_core.memory.oom import is_out_of_memory
 
     try:
-        return _make_trainer(plan, data, log, control, output)
+        return _make_trainer(plan, data, log, control, output, begun)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -93,7 +94,7 @@ def _trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Control,
     raise EnvironmentProblem(f"out of memory while {plan.model.name} was loaded{allowed}", "a smaller --model")
 
 
-def _make_trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Control, output: Path) -> Any:
+def _make_trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Control, output: Path, begun: int) -> Any:
     from qlora_core import backends
     from qlora_core.memory import device_memory
 
@@ -122,7 +123,7 @@ def _make_trainer(plan: RunPlan, data: PreparedData, log: EventLog, control: Con
             control=control,
             memory=memory,
             output=output,
-            best_checkpoint=_best_checkpoint(plan, output, log),
+            best_checkpoint=_best_checkpoint(plan, output, log, begun),
         )
     )
 
@@ -139,14 +140,14 @@ def _preflight(trainer: Any, data: PreparedData) -> None:
     trainer.execution.begin()
 
 
-def _best_checkpoint(plan: RunPlan, output: Path, log: EventLog) -> "BestCheckpoint | None":
+def _best_checkpoint(plan: RunPlan, output: Path, log: EventLog, begun: int) -> "BestCheckpoint | None":
     """What keeps the best adapter, where the recipe wants it and there is one."""
     recipe = plan.recipe_values()
     if recipe.keep == "last" or recipe.method == "full":
         return None
     from qlora_core.train.best_checkpoint import BestCheckpoint
 
-    return BestCheckpoint(output, events.all_events(output / run_folder.EVENTS), log.warn)
+    return BestCheckpoint(output, events.all_events(output / run_folder.EVENTS), begun, log.warn)
 
 
 def _restore_best(trainer: Any, log: EventLog, done: int) -> None:

@@ -9,20 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from qlora_profiles.architectures import ARCHITECTURES, Architecture
 from qlora_profiles.errors import UserError
-from qlora_profiles.weight_names import saved_as
+from qlora_profiles.weight_names import AGAIN, NOT_ONE_MODEL, SHOWN, extra_layers, is_beside_text, saved_as, sides
 from qlora_run.model_facts import config as configs
 from qlora_run.model_facts.config import Config
 from qlora_run.model_facts.layout import tensors_from_config
-from qlora_run.model_facts.safetensors_header import AGAIN, TensorInfo, Tensors
+from qlora_run.model_facts.safetensors_header import TensorInfo, Tensors
 from qlora_run.model_facts.summary import LAYER
 
-NOT_ONE_MODEL = "config.json and weights of the same model, downloaded again"
-EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
-"""The config's names of layers after the last that only guess further tokens; nobody needs them here."""
 FLOATS = ("BF16", "F16", "F32", "F64")
 FEWEST_ALIKE = 3
 """Layers that must be alike for another one to lack something."""
-SHOWN = 3
 
 Layers = Mapping[int, Mapping[str, TensorInfo]]
 
@@ -60,7 +56,7 @@ def text_layers(tensors: Tensors, config: Config) -> tuple[str, dict[int, dict[s
     stacks: dict[str, dict[int, dict[str, TensorInfo]]] = {}
     for name, tensor in tensors.items():
         found = LAYER.match(name)
-        if found and not _beside_text(found["stack"], family):
+        if found and not is_beside_text(found["stack"], family):
             start = name[: found.start("index")]
             stacks.setdefault(start, {}).setdefault(int(found["index"]), {})[found["rest"]] = tensor
     size = {start: (len(stack) == wanted, _params(stack)) for start, stack in stacks.items()}
@@ -72,15 +68,11 @@ def _params(layers: Layers) -> int:
     return sum(tensor.params for layer in layers.values() for tensor in layer.values())
 
 
-def _beside_text(name: str, family: Architecture) -> bool:
-    return any(part in name for part in (*family.beside_text, "mtp"))
-
-
 def _of_text(tensors: Tensors, stack: str, family: Architecture) -> Iterator[tuple[str, TensorInfo]]:
     """The tensors of the text layers, the embedding and the head."""
     ends = tuple(f".{module}.weight" for module in (*family.embedding, *family.head))
     for name, tensor in tensors.items():
-        if name.startswith(stack) or (f".{name}".endswith(ends) and not _beside_text(name, family)):
+        if name.startswith(stack) or (f".{name}".endswith(ends) and not is_beside_text(name, family)):
             yield name, tensor
 
 
@@ -97,8 +89,7 @@ def _check_count(where: str, config: Config, stack: str, layers: Layers) -> None
             f"{len(missing)} of {wanted} layers are not in its files ({shown}{', ...' if len(missing) > SHOWN else ''})"
         )
         raise UserError(f"{where}  {said}", NOT_ONE_MODEL)
-    extra = next((count for name in EXTRA_LAYERS if isinstance(count := text.get(name), int) and count), 0)
-    beyond = [index for index in layers if index >= wanted + extra]
+    beyond = [index for index in layers if index >= wanted + extra_layers(text.get)]
     if beyond:
         said = f"its files hold {max(beyond) + 1} layers, its config.json says num_hidden_layers {wanted}"
         raise UserError(f"{where}  {said}", NOT_ONE_MODEL)
@@ -108,7 +99,7 @@ def _check_values(where: str, held: Iterable[tuple[str, TensorInfo]]) -> None:
     """Weights are numbers with a fraction, and there are some."""
     for name, tensor in held:
         if not tensor.params:
-            raise UserError(f"{where}  {name} is empty ({_sides(tensor.shape)})", AGAIN)
+            raise UserError(f"{where}  {name} is empty ({sides(tensor.shape)})", AGAIN)
         if tensor.dtype not in FLOATS and len(tensor.shape) > 1:
             said = f"{name} is stored as {tensor.dtype}, and its config.json names no quantisation"
             raise UserError(f"{where}  {said}", "the model in 16 bits, or its own config.json")
@@ -125,7 +116,7 @@ def _check_family(where: str, config: Config, stack: str, tensors: Tensors) -> N
         if own not in tensors:
             raise UserError(f"{where}  {own} is missing in its files", NOT_ONE_MODEL)
         if tensors[own].shape != wanted.shape:
-            said = f"{own} is {_sides(tensors[own].shape)} in its files, {_sides(wanted.shape)} by its config.json"
+            said = f"{own} is {sides(tensors[own].shape)} in its files, {sides(wanted.shape)} by its config.json"
             raise UserError(f"{where}  {said}", NOT_ONE_MODEL)
     if _says_untied(config, family) and not any(f".{name}".endswith(f".{head}") for name in tensors):
         said = f"{head} is missing in its files, and its config.json says tie_word_embeddings false"
@@ -152,7 +143,3 @@ def _check_alike(where: str, config: Config, stack: str, layers: Layers) -> None
         lacking = sorted(usual - odd)
         shown = ", ".join(f"{stack}{index}.{name}" for name in lacking[:SHOWN])
         raise UserError(f"{where}  {len(lacking)} weights are missing in its files ({shown})", NOT_ONE_MODEL)
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

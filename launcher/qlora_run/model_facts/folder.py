@@ -13,10 +13,11 @@ from qlora_profiles.base_files import INDEX, SINGLE, base_digests
 from qlora_profiles.errors import UserError
 from qlora_profiles.facts import ModelFacts
 from qlora_profiles.suggest import dangling
+from qlora_profiles.weight_names import AGAIN
 from qlora_run.model_facts.completeness import check_complete
 from qlora_run.model_facts.config import Config, quantised
 from qlora_run.model_facts.layout import tensors_from_config
-from qlora_run.model_facts.safetensors_header import AGAIN, TensorInfo, Tensors, read_header
+from qlora_run.model_facts.safetensors_header import TensorInfo, Tensors, read_header
 from qlora_run.model_facts.summary import fingerprint, summarise
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
@@ -97,9 +98,9 @@ def read_config(folder: Path, source: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})", "download it again") from error
+        raise UserError(f"{path}: not JSON ({error})", AGAIN) from error
     if not isinstance(config, dict):
-        raise UserError(f"{path}: not a model's config", "download it again")
+        raise UserError(f"{path}: not a model's config", AGAIN)
     return config
 
 

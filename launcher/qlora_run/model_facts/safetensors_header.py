@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from qlora_profiles.errors import UserError
 from qlora_profiles.units import human_bytes
+from qlora_profiles.weight_names import AGAIN
 
 LARGEST_HEADER_BYTES = 100 * 2**20
 """About safetensors' own limit (``MAX_HEADER_SIZE``, 100 million)."""
-AGAIN = "download it again"
 OTHER_FORMAT = "download the safetensors weights"
 OTHER_FILES = (
     (b"version ", "a git-lfs pointer, not the weights", "git lfs pull"),

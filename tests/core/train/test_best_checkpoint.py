@@ -47,7 +47,7 @@ def test_a_resumed_run_knows_what_was_best(tmp_path: Path) -> None:
     past = [events.EvalEvent(time_s=1.0, step=step, loss=loss, rows=1) for step, loss in ((0, 0.1), (2, 0.7), (4, 0.9))]
     model = adapted()
     BestCheckpoint(tmp_path, []).offer(model, 2, 0.7)
-    best = BestCheckpoint(tmp_path, past)
+    best = BestCheckpoint(tmp_path, past, 4)
     assert not best.lost
     best.offer(model, 6, 0.8)
     assert (best.step, best.loss) == (2, 0.7)
@@ -68,10 +68,27 @@ def test_a_best_adapter_that_is_lost_is_told_and_never_taken(tmp_path: Path, dam
     else:
         (folder / run_folder.DIGESTS).write_text("{", encoding="utf-8")
     said: list[str] = []
-    best = BestCheckpoint(tmp_path, past, said.append)
+    best = BestCheckpoint(tmp_path, past, 2, said.append)
     assert best.lost
     assert [text.partition(" (")[0] for text in said] == ["the best adapter so far, of step 2, is lost"]
     assert not best.restore(model, last_step=6), "the last step's is kept, the same command ends"
     best.offer(model, 6, 0.8)
     assert (best.step, best.loss) == (6, 0.8), "worse than what is lost, and the best that there is"
     assert not BestCheckpoint(tmp_path, []).lost
+
+
+def test_a_kill_while_the_best_is_written_loses_neither(tmp_path: Path) -> None:
+    """Between two moments of a kill: the new one is not whole yet, or whole and not yet in its place."""
+    model = adapted()
+    BestCheckpoint(tmp_path, []).offer(model, 2, 0.7)
+    past = [events.EvalEvent(time_s=1.0, step=step, loss=loss, rows=1) for step, loss in ((2, 0.7), (4, 0.5))]
+    part = tmp_path / run_folder.BEST_ADAPTER_PART
+    shutil.copytree(tmp_path / run_folder.BEST_ADAPTER, part)
+    (part / run_folder.DIGESTS).unlink()
+    best = BestCheckpoint(tmp_path, past, 2)
+    assert (best.step, best.loss, best.lost) == (2, 0.7, False), "step 4 is measured once more"
+    best.offer(model, 4, 0.5)
+    shutil.move(tmp_path / run_folder.BEST_ADAPTER, part)
+    best = BestCheckpoint(tmp_path, past, 2)
+    assert (best.step, best.loss, best.lost) == (4, 0.5, False)
+    assert not part.exists()

@@ -235,6 +235,7 @@ if "qlora_core.jobs.read_back" in sys.orig_argv:
             line = told.readline()
             if os.environ["DISTURB"] == "wait":
                 time.sleep(10)
+                os._exit(1)
             template = pathlib.Path(line.strip()).parent / "lora_adapter" / "chat_template.jinja"
             template.write_text(template.read_text().replace("assistant", "model"))
             return line
