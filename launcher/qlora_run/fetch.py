@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from qlora_core.data.read import wanted_rows
 from qlora_core.data.schema import ReadOptions
 from qlora_core.data.sources.stored import Stored, folder_of, record_of
@@ -122,7 +120,7 @@ def _listed(word: str) -> list[str]:
 
 
 def _run(job: FetchDataJob) -> None:
-    command = [sys.executable, "-m", "qlora_core.jobs.fetch_data", msgspec.json.encode(job).decode("utf-8")]
+    command = child_process.job_command("qlora_core.jobs.fetch_data", job)
     environment = child_process.python_environment(weak={"HF_HUB_DISABLE_PROGRESS_BARS": "1"})
     child = child_process.start(command, "the fetching of data", output="pipes", environment=environment)
     lines, errors = child.said()

@@ -13,6 +13,8 @@ State = Literal["held", "taken", "no locks"]
 
 PATIENCE_SECONDS = 10.0
 GLANCE_SECONDS = 0.005
+HOW = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+"""The name is written into the file: never into one that a link leads to."""
 LOCKED_BYTE = 2**30
 """Far behind what stands in the file: on Windows nobody else may read a byte that is locked."""
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
@@ -73,7 +75,7 @@ def claimed(path: Path, patience_seconds: float = 0.0) -> Iterator[bool]:
 def _opened(path: Path, until: float) -> tuple[BinaryIO, State]:
     """The file, locked or not; one that its last holder deleted meanwhile is opened once more."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        descriptor = os.open(path, HOW, 0o666)
         file = os.fdopen(descriptor, "r+b", buffering=0)
         state = _state_of(descriptor, until)
         with suppress(OSError):

@@ -40,6 +40,9 @@ Natural = Annotated[int, NotNegative]
 FIRST_CARD = (0,)
 """``devices`` where nobody chose; a CPU has none."""
 
+READS_DATA = ("data_format", "field", "ignore", "encoding")
+"""Settings about how one file of data is written; they say nothing of another."""
+
 BACKEND_GROUP = "qlora_run.backends"
 """The entry-point group through which third parties add backends."""
 

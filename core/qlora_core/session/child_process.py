@@ -16,6 +16,8 @@ from io import TextIOWrapper
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal
 
+import msgspec
+
 from qlora_core.session.stop_signals import held_back
 from qlora_profiles.errors import EnvironmentProblem
 
@@ -28,6 +30,11 @@ LAST_WORDS_SECONDS = 5.0
 """How long a pipe is read on behind its process: what that started may hold it open."""
 
 Output = BinaryIO | Literal["terminal", "pipes"]
+
+
+def job_command(module: str, job: msgspec.Struct) -> list[str]:
+    """``python -m module JOB``."""
+    return [sys.executable, "-m", module, msgspec.json.encode(job).decode("utf-8")]
 
 
 def python_environment(

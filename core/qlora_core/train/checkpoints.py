@@ -7,6 +7,7 @@ resumed from. It holds a digest of each file: one that is no longer as it was wr
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -64,6 +65,15 @@ def delete_older(output: Path, step: int, kept: int) -> None:
         if folder.is_dir() and not folder.is_symlink():
             unmark(folder)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def recipes_in(output: Path) -> set[str]:
+    """The digests of what complete checkpoints were trained with; no file of theirs is looked at."""
+    found = set()
+    for folder in filter(is_complete, all_checkpoints(output)):
+        with suppress(UserError):
+            found.add(codec.load(folder / COMPLETE_MARK, Mark).recipe)
+    return found
 
 
 def read_mark(folder: Path) -> Mark:

@@ -10,6 +10,7 @@ from qlora_profiles.aliases import find
 from qlora_profiles.plan import Given, Profile, Request, Written
 from qlora_profiles.recipe_file import NamedRecipe
 from qlora_profiles.registry import settings
+from qlora_profiles.settings import READS_DATA
 from qlora_run.cli.commands import Command
 from qlora_run.cli.level import Levels
 from qlora_run.cli.names import canonical
@@ -23,7 +24,7 @@ FOUND_NAME = "qlora-run.yaml"
 TRUST = "trust_remote_code"
 
 OF_ITS_MODEL = ("local_dir", "revision", "chat_template")
-OF_ITS_DATA = ("max_samples", "sample", "data_format", "field", "ignore", "encoding", "skip_bad_rows")
+OF_ITS_DATA = ("max_samples", "sample", "skip_bad_rows", *READS_DATA)
 """What a recipe says of its own model or data, and of no other one."""
 
 READS_FOUND_CONFIG = ("train", "doctor", "plan", "data")

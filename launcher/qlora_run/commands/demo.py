@@ -17,7 +17,7 @@ from qlora_profiles.plan import Given, Request, strongest
 from qlora_profiles.registry import lookup, parse
 from qlora_run.cli.commands import Command
 from qlora_run.commands.plan_input import plan_input
-from qlora_run.supervise.child import child_environment, job_command
+from qlora_run.supervise.child import child_environment
 
 SAMPLES = 2
 """Held-out prompts that are shown with their answers."""
@@ -83,7 +83,7 @@ def exact_shares(folder: Path, output: Path) -> dict[str, float]:
         "merged": ChatJob(target=str(output), merged=True),
     }
     job = ExactMatchJob(data=str(folder / "data" / "held_out.jsonl"), models=models)
-    command = job_command("qlora_core.jobs.exact_match", job)
+    command = child_process.job_command("qlora_core.jobs.exact_match", job)
     child = child_process.start(command, "the counting", output="pipes", environment=child_environment())
     lines, errors = child.said()
     if child.exit_code != 0:

@@ -69,8 +69,8 @@ def adapter_in(target: Path, options: dict[str, Any]) -> tuple[Path, str]:
     adapter = _adapter_in(target)
     if adapter is not None:
         base = checked_base(adapter, options)
-        said = changed_base(adapter, base)
-        if said and not options.get("base"):
+        said = None if options.get("base") else changed_base(adapter, base)
+        if said:
             fix = f"put it back   or   --base {quoted(shown_path(base))} to merge into what lies there now"
             raise UserError(said, fix)
         return adapter, base

@@ -27,7 +27,6 @@ from qlora_run.runs.folder import (
     with_full_paths,
     with_output,
 )
-from qlora_run.runs.links import refuse_links
 from qlora_run.runs.replay import held
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def plan_to_run(inputs: "PlanInput") -> RunPlan:
 
 
 def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int:
-    """Claim the output folder, say what will be done, and do it; returns the exit code.
+    """Claim the plan's output folder, say what will be done, and do it; returns the exit code.
 
     Raises:
         UserError: the folder is taken, or its checkpoint belongs to another recipe.
@@ -77,7 +76,6 @@ def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int
     """
     from qlora_run.supervise.supervisor import run_core
 
-    plan = with_output(plan)
     output = _output(plan)
     if finished_already(output, plan):
         tell_finished(output)
@@ -91,7 +89,6 @@ def start(plan: RunPlan, *, as_json: bool = False, dry_run: bool = False) -> int
     check_checkpoint(plan)
     with occupied(output, _tell):
         found = claim(output, plan)
-        refuse_links(output)
         if found.note and found.note not in plan.notes:
             plan = msgspec.structs.replace(plan, notes=(*plan.notes, found.note))
         _save(plan, output)

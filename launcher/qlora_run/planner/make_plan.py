@@ -1,6 +1,5 @@
 """From a request to a plan: probe, look at the model and the data, resolve."""
 
-import json
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,7 @@ from qlora_run.machine.measurements.records import Calibration
 from qlora_run.machine.measurements.store import load
 from qlora_run.machine.selftest_results import SelftestResults, load_results
 from qlora_run.model_facts import read_model_facts
+from qlora_run.model_facts.folder import read_config
 from qlora_run.planner import as_measured, default_model, devices_given, resolve, usual_length
 from qlora_run.planner.backends import backend_reasons
 from qlora_run.probe import probe
@@ -160,7 +160,7 @@ def check_own_code(folder: Path | None, model: str, allowed: bool) -> None:
     """
     if allowed or folder is None:
         return
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+    config = read_config(folder, model)
     if config.get("auto_map") and not _built_in(str(config.get("model_type"))):
         raise UserError(
             f"--model {model}  comes with Python code of its own that must run to load it",

@@ -23,6 +23,7 @@ from qlora_profiles.suggest import dangling, hint
 from qlora_run.report.commands import on_run
 from qlora_run.report.formatting import quoted, shown_path
 from qlora_run.report.plan_changes import mixing_error
+from qlora_run.runs.links import refuse_links
 from qlora_run.runs.lost_events import lost_events
 from qlora_run.runs.own_files import check_own
 
@@ -169,11 +170,20 @@ def stopped_run(plan: RunPlan, root: Path = RUNS) -> Path | None:
 
 def checkpoint_without_plan(plan: RunPlan, root: Path = RUNS) -> Path | None:
     """A whole checkpoint of what ``plan`` learns under ``root``, in a folder whose own plan cannot be read."""
-    from qlora_core.train.checkpoints import newest, read_mark
+    from qlora_core.train.checkpoints import newest, recipes_in
 
     folders = root.glob(f"{glob.escape(run_name(plan).lower())}-*")
-    whole = [newest(folder) for folder in folders if folder.is_dir() and look(folder).plan is None]
-    return next((f for f in whole if f and read_mark(f).recipe == plan.recipe_digest()), None)
+    lost = (folder for folder in folders if folder.is_dir() and not _is_planned(folder))
+    whole = (newest(folder) for folder in lost if plan.recipe_digest() in recipes_in(folder))
+    return next(filter(None, whole), None)
+
+
+def _is_planned(folder: Path) -> bool:
+    try:
+        plan_in(folder)
+    except (UserError, OSError):
+        return False
+    return True
 
 
 def decisions_agree(old: RunPlan | None, new: RunPlan) -> bool:
@@ -313,13 +323,14 @@ def occupied(folder: Path, say: Callable[[str], None] = lambda text: None) -> It
     ``say`` hears what a person should know: what is waited for, and that a file system cannot keep others out.
 
     Raises:
-        UserError: it cannot be written, or another run holds it.
+        UserError: it cannot be written, another run holds it, or links in it lead out of it.
         EnvironmentProblem: the disk is full.
     """
     with ExitStack() as stack:
         try:
             _refuse_file(folder)
             folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(folder)
             locked = stack.enter_context(claimed(folder / RUNNING))
             _wait_for_core(folder, say)
         except Taken as taken:

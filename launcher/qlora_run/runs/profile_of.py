@@ -4,13 +4,14 @@ from typing import Any
 
 from qlora_profiles.plan import PERSON, MachineClass, Profile, RunPlan
 from qlora_profiles.registry import settings
+from qlora_profiles.settings import READS_DATA
 from qlora_profiles.units import GIB
 
 ALWAYS = ("model", "method", "max_length")
 """What every profile names, whoever decided it."""
 OF_ONE_RUN = (
     *("data", "output", "resume", "overwrite", "trust_remote_code"),
-    *("field", "data_format", "encoding", "sample_prompts", "devices"),
+    *("sample_prompts", "devices", *READS_DATA),
 )
 """About one file, one folder or one machine; a profile is for many."""
 

@@ -20,11 +20,6 @@ def child_environment() -> dict[str, str]:
     return child_process.python_environment(f"{console}:replace")
 
 
-def job_command(module: str, job: msgspec.Struct) -> list[str]:
-    """``python -m module JOB``."""
-    return [sys.executable, "-m", module, msgspec.json.encode(job).decode("utf-8")]
-
-
 def run_job(module: str, job: msgspec.Struct) -> int:
     """Run ``python -m module JOB`` on this terminal; returns its exit code. Ctrl-C is the child's to answer.
 
@@ -33,7 +28,7 @@ def run_job(module: str, job: msgspec.Struct) -> int:
     """
     check_installed(*INFERENCE)
     sys.stdout.flush()
-    command = job_command(module, job)
+    command = child_process.job_command(module, job)
     child = child_process.start(command, module, output="terminal", environment=child_environment())
     while True:
         try:

@@ -216,7 +216,9 @@ def test_a_received_folder_switches_no_code_on(here: Path, capsys: Caught) -> No
         assert "comes with Python code" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["events.jsonl", "run.log", "lora_adapter", "checkpoint-3/optimizer.pt"])
+@pytest.mark.parametrize(
+    "name", ["events.jsonl", "run.log", "lora_adapter", "checkpoint-3/optimizer.pt", ".running", ".running-core"]
+)
 def test_nothing_is_written_through_a_link_out_of_the_folder(name: str, here: Path, capsys: Caught) -> None:
     outside = here / "outside"
     outside.mkdir()
